@@ -1,0 +1,113 @@
+"""Bytes -> pixels: the one decoder and resizer, for training, evaluation, batch scoring and service alike.
+
+A photo is identified by its content, never by its name. It is decoded at about the size needed (JPEGs are scaled
+inside the DCT), turned upright, laid on white where it is transparent, and squashed to a square of `size` pixels: the
+whole car stays in view, whatever the aspect.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pillow_heif
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+pillow_heif.register_heif_opener()
+# Pillow's own bomb check knows one limit per process and warns below it; `decode` applies its caller's limit instead.
+Image.MAX_IMAGE_PIXELS = None
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
+RESIZE_RULE = "squash-bilinear-1"  # recorded in every model: a model is only as good as the pixels it was trained on
+MAX_PIXELS = 120_000_000
+
+_OTHER_TYPES = {
+    b"%PDF": "a PDF",
+    b"8BPS": "a Photoshop file",
+    b"<svg": "an SVG drawing",
+    b"<?xm": "an XML or SVG file",
+    b"\x00\x00\x01\x00": "an icon",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\x00\x00\x00\x0cJXL": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+}
+_VIDEO_BRANDS = (b"ftypmp4", b"ftypisom", b"ftypqt", b"ftypM4V", b"ftyp3gp")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PhotoError(ValueError):
+    """A photo that cannot be used; the message says why in words for its sender."""
+
+
+class NotAPhoto(PhotoError):
+    """The bytes are no image at all."""
+
+
+class UnsupportedPhoto(PhotoError):
+    """An image, of a kind that is not read here."""
+
+
+class PhotoTooLarge(PhotoError):
+    """More pixels than allowed, as the file's header declares them."""
+
+
+class BrokenPhoto(PhotoError):
+    """An image of a supported type whose data is damaged or cut short."""
+
+
+def decode(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode a photo to upright RGB, uint8 `[size, size, 3]`.
+
+    Raises NotAPhoto, UnsupportedPhoto, PhotoTooLarge (before any pixel is decoded) or BrokenPhoto.
+    """
+    image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PhotoTooLarge(f"the photo has {width} x {height} pixels; at most {max_pixels:,} are accepted")
+    try:
+        image.draft(image.mode, (size, size))  # JPEG only: the smallest DCT scale that still covers size x size
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    except PhotoError:
+        raise
+    except Exception as error:  # the decoders raise anything from SyntaxError to struct.error on damaged files
+        raise BrokenPhoto(f"the {image.format} photo is damaged or cut short: {error}") from error
+    # A square can be turned after it was made small, where turning costs nothing.
+    return np.asarray(small if turn is None else small.transpose(turn))
+
+
+def _open(data: bytes) -> Image.Image:
+    """Identify a photo from its header; no pixel is decoded yet."""
+    if not data:
+        raise NotAPhoto("the file is empty")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # UnidentifiedImageError, and whatever a damaged header makes a plugin raise
+        kind = next((name for magic, name in _OTHER_TYPES.items() if data.startswith(magic)), None)
+        if kind is None and data[4:12].startswith(_VIDEO_BRANDS):
+            kind = "a video"
+        if kind is not None:
+            raise UnsupportedPhoto(f"this is {kind}; send one of {', '.join(FORMATS)}") from error
+        raise NotAPhoto(f"the bytes are not a photo of a known type ({', '.join(FORMATS)})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to 8-bit RGB: 16-bit keeps its high byte, transparency becomes white."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("F", "LAB"):
+        raise UnsupportedPhoto(f"{image.format} with {image.mode} pixels is not read; save it as 8-bit RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
