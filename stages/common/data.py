@@ -1,0 +1,75 @@
+"""The photos: where they lie, which class they are, and their pixels. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.image import PhotoError, decode
+from serving.predictor import CLASSES
+from stages.common.errors import StageError
+
+SPLITS = ("train", "val", "test")
+CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
+
+
+@dataclass(frozen=True, order=True)
+class Photo:
+    """One photo: `name` is its path below the data folder, such as `val/clean/0007.jpg`; `label` CLEAN or DIRTY."""
+
+    name: str
+    label: int
+
+
+def list_photos(root: Path, split: str) -> list[Photo]:
+    """The photos of one split in a fixed order. Raises StageError for a missing, unreadable or empty class folder."""
+    found = []
+    for label, class_name in enumerate(CLASSES):
+        folder = root / split / class_name
+        photos = [Photo(path.relative_to(root).as_posix(), label) for path in _files(folder)]
+        if not photos:
+            raise StageError(
+                f"{folder} holds no photos; the layout is {root}/{{{','.join(SPLITS)}}}/{{{','.join(sorted(CLASSES))}}}"
+            )
+        found += photos
+    return sorted(found)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder but hidden ones (.DS_Store, .gitignore); photos may lie in sub-folders."""
+
+    def refuse(error: OSError) -> None:
+        raise StageError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def read_pixels(root: Path, photo: Photo, size: int) -> NDArray[np.uint8]:
+    """The pixels of a photo, uint8 `[size, size, 3]`. Raises StageError naming a photo that cannot be read."""
+    try:
+        return decode((root / photo.name).read_bytes(), size)
+    except (OSError, PhotoError) as error:
+        raise StageError(f"{root / photo.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """A map-style data set for torch's DataLoader: index -> (uint8 `[size, size, 3]`, label)."""
+
+    root: Path
+    photos: Sequence[Photo]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        photo = self.photos[index]
+        return read_pixels(self.root, photo, self.size), photo.label

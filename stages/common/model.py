@@ -1,0 +1,130 @@
+"""The network: a timm model with two outputs (dirty, clean), the checkpoint that carries it, and its scores."""
+
+from __future__ import annotations
+
+import difflib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from serving.cores import usable_cores
+from serving.predictor import CLASSES
+from stages.common.data import CLEAN, DIRTY, PhotoSet
+from stages.common.errors import StageError
+from stages.common.reports import write_bytes
+
+
+def create(name: str) -> nn.Module:
+    """A timm model with random weights and one output per class. Raises StageError for an unknown name."""
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "see `timm.list_models()`"
+        raise StageError(f"params.yaml: model: timm has no model {name!r}; {hint}")
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+    return model
+
+
+def check_image_size(model: nn.Module, name: str, size: int) -> None:
+    """Raises StageError when the model cannot take `size` x `size` images or gives something else than two outputs."""
+    model.eval()
+    try:
+        with torch.inference_mode():
+            outputs = model(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each architecture refuses in its own way
+        raise StageError(f"params.yaml: img_size: {name} cannot take {size} x {size} images: {error}") from error
+    if outputs.shape != (1, len(CLASSES)):
+        raise StageError(f"params.yaml: model: {name} gives outputs {tuple(outputs.shape)}, no classifier")
+
+
+def pick_device() -> torch.device:
+    """The first GPU, or the CPU with as many threads as cores are usable."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    torch.set_num_threads(usable_cores())
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """best.pt: weights, and what is needed to use them. Depends on nothing but what was trained."""
+
+    model: str
+    img_size: int
+    mean: tuple[float, ...]  # of RGB in [0, 1], as the pretrained weights expect
+    std: tuple[float, ...]
+    data_version: str
+    epoch: int
+    weights: dict[str, Tensor]
+
+    def save(self, path: Path) -> None:
+        """Write it; the same content gives the same bytes (a path given to torch.save would be part of the file)."""
+        buffer = io.BytesIO()
+        torch.save({name: getattr(self, name) for name in self.__dataclass_fields__}, buffer)
+        write_bytes(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read it on the CPU, weights only. Raises StageError for a missing, damaged or foreign file."""
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            return cls(**content)
+        except Exception as error:  # torch.load raises anything from EOFError to UnpicklingError
+            raise StageError(f"{path} is not a usable checkpoint: {error}; `dvc repro train` makes it") from error
+
+    def network(self) -> nn.Module:
+        """The trained model in evaluation mode, taking normalised float images `[N, 3, S, S]`."""
+        model = create(self.model)
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+class Normalise(nn.Module):
+    """uint8 RGB `[N, S, S, 3]`, as serving.image gives them -> what the backbone expects, float `[N, 3, S, S]`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
+def clean_logit(outputs: Tensor) -> Tensor:
+    """The logit of clean against dirty, `[N]`, from a model's outputs `[N, 2]`."""
+    return outputs[:, CLEAN] - outputs[:, DIRTY]
+
+
+def score(
+    model: nn.Module, normalise: Normalise, photos: PhotoSet, *, batch_size: int, num_workers: int, title: str = ""
+) -> NDArray[np.float64]:
+    """The logit of clean against dirty for every photo, `[N]`, in their order, on the device the model is on.
+
+    Always in float32: scores are compared to the last digits later. `title` shows a progress bar.
+    """
+    device = next(model.parameters()).device
+    data: Any = photos  # map-style; torch's Dataset adds nothing but a name, and this class needs no torch
+    pin = device.type == "cuda"
+    loader: DataLoader[Any] = DataLoader(data, batch_size=batch_size, num_workers=num_workers, pin_memory=pin)
+    logits = []
+    model.eval()
+    with torch.inference_mode():
+        for images, _ in tqdm(loader, desc=title, unit="batch", disable=None if title else True):
+            batch = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+            logits.append(clean_logit(model(batch)).double().cpu())
+    result: NDArray[np.float64] = torch.cat(logits).numpy()
+    if not np.isfinite(result).all():
+        raise StageError("the model's scores are not finite numbers; train again with a lower train.lr")
+    return result

@@ -1,0 +1,60 @@
+"""Random changes to training photos, a whole batch at a time on the device that trains.
+
+What happens to a photo is drawn from (seed, epoch, its position in the epoch), so the number of workers and processes
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.train.params import AugmentParams
+
+DRAWS = 9  # random numbers a photo uses
+
+
+def draw(seed: int, epoch: int, positions: Sequence[int]) -> Tensor:
+    """Uniform random numbers in [-1, 1), float32 `[N, DRAWS]`, one row per position."""
+    rows = [np.random.default_rng([seed, 2, epoch, position]).random(DRAWS) for position in positions]
+    return torch.from_numpy(2 * np.stack(rows) - 1).float()
+
+
+def apply(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
+    """Change RGB images `[N, 3, S, S]` with values in 0..255, geometry first, then colour; same shape and range."""
+    return _colour(_move(images, draws[:, :6], params), draws[:, 6:], params)
+
+
+def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
+    """Mirror, zoom, stretch, shift and rotate in one resampling."""
+    flip = torch.where((draws[:, 0] + 1) / 2 < params.flip, -1.0, 1.0)
+    zoom = 1 + params.zoom * draws[:, 1]
+    stretch = torch.sqrt(1 + params.aspect * draws[:, 2])
+    angle = math.radians(params.rotate) * draws[:, 3]
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    shift = 2 * params.shift * draws[:, 4:6]  # the grid spans -1..1
+    # From places in the result to places in the photo, hence the inverse of each change.
+    rows = (
+        torch.stack([flip * cos / (zoom * stretch), -flip * sin / (zoom * stretch), shift[:, 0]], 1),
+        torch.stack([sin * stretch / zoom, cos * stretch / zoom, shift[:, 1]], 1),
+    )
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _colour(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
+    """Scale brightness, contrast about each photo's mean and saturation about its greys."""
+    brightness, contrast, saturation = (
+        (1 + strength * draws[:, column]).view(-1, 1, 1, 1)
+        for column, strength in enumerate((params.brightness, params.contrast, params.saturation))
+    )
+    images = images * brightness
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + contrast * (images - mean)
+    grey = images.mean(1, keepdim=True)
+    return (grey + saturation * (images - grey)).clamp(0, 255)

@@ -1,0 +1,91 @@
+"""One training process per device, started by torchrun's own launcher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from serving.cores import usable_cores
+from stages.common.errors import StageError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among the training processes."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that reports, chooses and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def process_count(devices: str | int) -> int:
+    """How many processes to start: one per visible GPU, or on a CPU one, or as many as asked for.
+
+    Raises StageError when there are GPUs, but fewer than asked for.
+    """
+    gpus = torch.cuda.device_count()
+    if devices == "auto":
+        return max(1, gpus)
+    if gpus and int(devices) > gpus:
+        raise StageError(f"params.yaml: train.devices: {devices} asked for, {gpus} GPUs are visible")
+    return int(devices)
+
+
+def launch(worker: Callable[[], None], processes: int) -> None:
+    """Run `worker` in `processes` processes, or here when one is enough or torchrun has already started us
+    (`torchrun --nnodes 2 --nproc-per-node 2 -m stages.train` trains on several nodes).
+
+    Raises StageError when a process fails; the launcher stops the others.
+    """
+    if processes == 1 or "RANK" in os.environ:
+        worker()
+        return
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        start_method="spawn", monitor_interval=0.5, max_restarts=0,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, worker)()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise StageError(f"training process {rank} failed: {failure.message}") from error
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Join the other processes (NCCL on GPUs, gloo on CPUs) for the length of a `with` block, and share the cores."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
+    torch.set_num_threads(max(1, usable_cores() // local_world))
+    if gpu:
+        torch.cuda.set_device(device)
+    if world > 1:
+        # The others wait while the first process scores the held-out photos: far longer than a step.
+        dist.init_process_group(
+            "nccl" if gpu else "gloo", timeout=timedelta(hours=1), device_id=device if gpu else None
+        )
+    try:
+        yield Ranks(rank, world, device)
+    finally:
+        if world > 1:
+            dist.destroy_process_group()

@@ -1,0 +1,62 @@
+"""What the train stage reads of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.common.params import Data, ImageSize, ModelName, NonNegative, OpenShare, Positive, Share, strict
+
+Strength = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+@strict
+class AugmentParams:
+    """Strengths of the random changes to a training photo; 0 turns one off."""
+
+    flip: Share  # probability of a mirror image
+    zoom: Strength  # scale between 1 - zoom and 1 + zoom
+    aspect: Strength  # width against height, likewise
+    shift: Strength  # of the image's side, each way
+    rotate: Annotated[float, Field(ge=0, le=180)]  # degrees each way
+    brightness: Strength  # factor between 1 - x and 1 + x; the next two likewise
+    contrast: Strength
+    saturation: Strength
+
+
+@strict
+class TrainParams:
+    """The section `train`."""
+
+    seed: NonNegative
+    epochs: Positive
+    batch_size: Positive
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    sampler: Literal["weighted", "oversample", "none"]
+    oversample_ratio: PositiveFloat
+    class_weights: Literal["auto", "none"] | tuple[PositiveFloat, PositiveFloat]
+    loss: Literal["ce", "focal"]
+    focal_gamma: NonNegativeFloat
+    label_smoothing: Strength
+    ema: Strength
+    amp: Literal["auto", "off", "bf16", "fp16"]
+    devices: Literal["auto"] | Positive
+    num_workers: NonNegative
+    holdout: OpenShare
+    tensorboard: bool
+    augment: AugmentParams
+
+
+@strict
+class Params:
+    """What this stage reads of params.yaml."""
+
+    data: Data
+    img_size: ImageSize
+    model: ModelName
+    train: TrainParams

@@ -1,0 +1,80 @@
+"""Which photos are trained on, and in which order. Every draw depends on (seed, epoch) alone.
+
+The order of an epoch is drawn for all processes at once and then dealt out, so neither the number of processes nor of
+workers changes which photos meet in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.common.data import CLEAN, DIRTY, Photo
+from stages.common.errors import StageError
+from stages.train.params import TrainParams
+
+
+def hold_out(photos: Sequence[Photo], share: float, seed: int) -> tuple[list[Photo], list[Photo]]:
+    """Split the train photos into (fit, held out), `share` of each class held out, at least one photo on each side.
+
+    The checkpoint is chosen on the held-out part; val stays untouched for the threshold, whose promise needs that.
+    Raises StageError for a class with fewer than two photos.
+    """
+    rng = np.random.default_rng([seed, 0])
+    held: set[Photo] = set()
+    for label, name in ((CLEAN, "clean"), (DIRTY, "dirty")):
+        of_class = [photo for photo in photos if photo.label == label]
+        if len(of_class) < 2:
+            raise StageError(f"train/{name} holds {len(of_class)} photo; at least 2 are needed")
+        count = min(max(1, round(share * len(of_class))), len(of_class) - 1)
+        held.update(of_class[index] for index in rng.permutation(len(of_class))[:count])
+    return [photo for photo in photos if photo not in held], [photo for photo in photos if photo in held]
+
+
+def epoch_order(labels: NDArray[np.int64], params: TrainParams, epoch: int) -> NDArray[np.int64]:
+    """The photos of an epoch, as indices into `labels`, filled up from its own start to whole batches.
+
+    weighted: as many draws as photos, with replacement, both classes equally likely;
+    oversample: every clean photo once, dirty ones repeated until there are `oversample_ratio` dirty per clean;
+    none: every photo once.
+    """
+    rng = np.random.default_rng([params.seed, 1, epoch])
+    clean, dirty = np.flatnonzero(labels == CLEAN), np.flatnonzero(labels == DIRTY)
+    if params.sampler == "weighted":
+        weight = np.where(labels == CLEAN, 0.5 / len(clean), 0.5 / len(dirty))
+        order = rng.choice(len(labels), len(labels), p=weight)
+    elif params.sampler == "oversample":
+        wanted = max(len(dirty), round(params.oversample_ratio * len(clean)))
+        whole, rest = divmod(wanted, len(dirty))
+        repeated = np.concatenate([np.tile(dirty, whole), rng.permutation(dirty)[:rest]])
+        order = rng.permutation(np.concatenate([clean, repeated]))
+    else:
+        order = rng.permutation(len(labels))
+    return np.resize(order, -(-len(order) // params.batch_size) * params.batch_size)
+
+
+class Batches:
+    """A batch sampler for one process: lists of (position in the epoch's order, photo index).
+
+    `batch_size` is global; process `rank` of `world` gets its slice of every batch. Set `epoch` before each pass.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], params: TrainParams, rank: int, world: int) -> None:
+        if params.batch_size % world:
+            raise StageError(
+                f"params.yaml: train.batch_size: {params.batch_size} cannot be shared out among {world} processes"
+            )
+        self.labels, self.params, self.epoch = labels, params, 0
+        share = params.batch_size // world
+        self.mine = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return len(epoch_order(self.labels, self.params, 0)) // self.params.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = epoch_order(self.labels, self.params, self.epoch)
+        positions = np.arange(len(order)).reshape(-1, self.params.batch_size)
+        for batch in positions[:, self.mine]:
+            yield [(int(position), int(order[position])) for position in batch]
