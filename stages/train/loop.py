@@ -71,6 +71,9 @@ def build(params: Params, device: torch.device) -> nn.Module:
         raise StageError(f"{BACKBONE} does not fit {params.model}: {error}; run `dvc repro backbone`") from error
     if unexpected or len(missing) > 2:  # the classifier's weight and bias
         raise StageError(f"{BACKBONE} is not of {params.model}; run `dvc repro backbone`")
+    for name in missing:  # some architectures start a classifier so wide that its first gradients undo the backbone
+        parameter = model.get_parameter(name)
+        nn.init.trunc_normal_(parameter, std=0.01) if parameter.ndim > 1 else nn.init.zeros_(parameter)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -134,7 +137,8 @@ def run() -> None:
     params = load(Params)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with a fixed workspace
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a third of the time
+    # A debugging aid that comes with it, and costs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     photos = list_photos(Path(params.data.root), "train")
     fit, held = hold_out(photos, params.train.holdout, params.train.seed)
     with process_group() as ranks:

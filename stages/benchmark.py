@@ -1,0 +1,139 @@
+"""How fast, how large and how right is the model as it is served. Everything runs through serving.predictor; no torch.
+
+Times are of this machine at this moment: compare them within one report, not across machines.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+from serving.cores import usable_cores
+from serving.image import decode
+from serving.predictor import Predictor, default_providers
+from stages.common.data import CLEAN, Photo, list_photos, read_pixels
+from stages.common.errors import run_stage
+from stages.common.outcome import outcome, verdicts
+from stages.common.params import Data, load, strict
+from stages.common.reports import write_json
+
+MODEL, THRESHOLD = Path("artifacts/best.onnx"), Path("artifacts/threshold.json")
+REPORT = Path("reports/benchmark.json")
+BATCHES = (1, 8, 32)
+
+
+@strict
+class BenchmarkParams:
+    """The section `benchmark`."""
+
+    seconds: Annotated[float, Field(gt=0)]
+
+
+@strict
+class Params:
+    """What this stage reads of params.yaml."""
+
+    data: Data
+    benchmark: BenchmarkParams
+
+
+def measure(run: Callable[[], object], images: int, seconds: float) -> dict[str, float]:
+    """Call `run`, which handles `images`, for about `seconds` (at least 10 times, after 2 to warm up)."""
+    run(), run()
+    times: list[float] = []
+    while len(times) < 10 or sum(times) < seconds:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    p50, p95 = np.quantile(times, [0.5, 0.95])
+    return {"p50_ms": float(1000 * p50), "p95_ms": float(1000 * p95), "images_per_s": float(images / p50)}
+
+
+def speed(predictor: Predictor, contents: list[bytes], seconds: float) -> dict[str, dict[str, float]]:
+    """Model alone and photo to verdict, per batch size; photos are decoded with one thread per core."""
+    size, rule = predictor.image_size, predictor.threshold.rule
+    found: dict[str, dict[str, float]] = {}
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        photos = cycle(contents)
+
+        def pixels(count: int) -> np.ndarray:
+            return np.stack(list(pool.map(lambda content: decode(content, size), islice(photos, count))))
+
+        for batch in BATCHES:
+            images = pixels(batch)
+            found[f"model_only_batch_{batch}"] = measure(lambda x=images: predictor.p_clean(x), batch, seconds)
+            found[f"photo_to_verdict_batch_{batch}"] = measure(
+                lambda n=batch: verdicts(rule, predictor.p_clean(pixels(n))), batch, seconds
+            )
+    return found
+
+
+def first_verdict(provider: str, content: bytes) -> float:
+    """Load the model, judge one photo; peak memory of this process in MB."""
+    predictor = Predictor(MODEL, THRESHOLD, providers=[provider])
+    predictor.verdicts(predictor.p_clean(decode(content, predictor.image_size)[None]))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def cold_start(provider: str, content: bytes) -> dict[str, float]:
+    """Seconds from starting a fresh Python to its first verdict, and its peak memory."""
+    start = time.perf_counter()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        memory = pool.submit(first_verdict, provider, content).result()
+        return {"cold_start_s": time.perf_counter() - start, "peak_memory_mb": memory}
+
+
+def as_served(predictor: Predictor, root: Path, photos: list[Photo]) -> dict[str, Any]:
+    """The verdicts of the file that is served, on the test photos."""
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in tqdm(range(0, len(photos), max(BATCHES)), desc="test", unit="batch", disable=None):
+            part = photos[start : start + max(BATCHES)]
+            yield np.stack([read_pixels(root, photo, predictor.image_size) for photo in part])
+
+    p_clean = np.concatenate([predictor.p_clean(batch) for batch in batches()])
+    is_clean = np.array([photo.label == CLEAN for photo in photos])
+    auc = float(roc_auc_score(is_clean, p_clean))
+    return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, p_clean))}
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the speeds as a table."""
+    for provider, found in report["speed"].items():
+        print(f"{provider}, first verdict after {found['cold_start_s']:.1f} s, {found['peak_memory_mb']:.0f} MB")
+        print(f"  {'':28}{'p50 ms':>9}{'p95 ms':>9}{'images/s':>10}")
+        for name, row in found.items():
+            if isinstance(row, dict):
+                print(f"  {name:28}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['images_per_s']:10.1f}")
+    print("as served on test:", report["as_served"])
+
+
+def main() -> None:
+    """Measure on every provider at hand; accuracy on the one the service would choose."""
+    params = load(Params)
+    root = Path(params.data.root)
+    photos = list_photos(root, "test")
+    contents = [(root / photo.name).read_bytes() for photo in photos[:: max(1, len(photos) // 64)]]
+    report: dict[str, Any] = {"speed": {}, "threads": usable_cores(), "size_mb": MODEL.stat().st_size / 1e6}
+    for provider in reversed(default_providers()):
+        predictor = Predictor(MODEL, THRESHOLD, providers=[provider])
+        found: dict[str, Any] = dict(speed(predictor, contents, params.benchmark.seconds))
+        report["speed"][provider] = found | cold_start(provider, contents[0])
+    report["as_served"] = as_served(predictor, root, photos)
+    write_json(REPORT, report)
+    show(report)
+
+
+if __name__ == "__main__":
+    run_stage("benchmark", main)

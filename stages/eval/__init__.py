@@ -1,0 +1,1 @@
+"""Score val and test, calibrate, report. `python -m stages.eval`."""

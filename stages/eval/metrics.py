@@ -1,0 +1,71 @@
+"""How good are the scores: numbers with bootstrap intervals. Labels are booleans `[N]` (clean), p_clean floats `[N]`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, f1_score, roc_auc_score
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def reliability(is_clean: Bools, p_clean: Floats, bins: int) -> list[tuple[float, float, int]]:
+    """(mean p_clean, share of clean, count) of up to `bins` groups of equal size, ties kept together."""
+    order = np.argsort(p_clean, kind="stable")
+    edges = np.unique(np.searchsorted(p_clean[order], p_clean[order][:: max(1, -(-len(order) // bins))]))
+    groups = np.split(order, edges[1:])
+    return [(float(p_clean[group].mean()), float(is_clean[group].mean()), len(group)) for group in groups]
+
+
+def expected_calibration_error(is_clean: Bools, p_clean: Floats, bins: int) -> float:
+    """Mean distance of p_clean from the share of clean, over groups of equal size (Naeini et al. 2015)."""
+    groups = reliability(is_clean, p_clean, bins)
+    return sum(count * abs(p - share) for p, share, count in groups) / len(p_clean)
+
+
+def point_metrics(is_clean: Bools, p_clean: Floats, bins: int) -> dict[str, float]:
+    """Every metric of one set of photos; accuracy, F1 and the confusion counts are at p_clean >= 0.5.
+
+    Precision and recall at the business threshold are the threshold stage's, which knows it.
+    """
+    said_clean = p_clean >= 0.5
+    return {
+        "roc_auc": float(roc_auc_score(is_clean, p_clean)),
+        "average_precision_clean": float(average_precision_score(is_clean, p_clean)),
+        "average_precision_dirty": float(average_precision_score(~is_clean, 1 - p_clean)),
+        "accuracy": float(accuracy_score(is_clean, said_clean)),
+        "f1_clean": float(f1_score(is_clean, said_clean, zero_division=0)),
+        "f1_dirty": float(f1_score(~is_clean, ~said_clean, zero_division=0)),
+        "brier": float(brier_score_loss(is_clean, p_clean)),
+        "ece": expected_calibration_error(is_clean, p_clean, bins),
+    }
+
+
+def with_intervals(
+    is_clean: Bools, p_clean: Floats, *, bins: int, draws: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Each metric as value, low and high: the 95 % percentile interval over `draws` bootstrap samples, drawn within
+    each class (Efron & Tibshirani 1993, chapter 13)."""
+    rng = np.random.default_rng(seed)
+    classes = [np.flatnonzero(is_clean), np.flatnonzero(~is_clean)]
+    samples = []
+    for _ in range(draws):
+        picked = np.concatenate([rng.choice(members, len(members)) for members in classes])
+        samples.append(list(point_metrics(is_clean[picked], p_clean[picked], bins).values()))
+    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
+    values = point_metrics(is_clean, p_clean, bins)
+    return {
+        name: {"value": value, "low": float(low[i]), "high": float(high[i])}
+        for i, (name, value) in enumerate(values.items())
+    }
+
+
+def confusion(is_clean: Bools, said_clean: Bools) -> dict[str, int]:
+    """Counts by truth and verdict; `dirty_as_clean` are the ones that cost."""
+    return {
+        "clean_as_clean": int((is_clean & said_clean).sum()),
+        "clean_as_dirty": int((is_clean & ~said_clean).sum()),
+        "dirty_as_clean": int((~is_clean & said_clean).sum()),
+        "dirty_as_dirty": int((~is_clean & ~said_clean).sum()),
+    }

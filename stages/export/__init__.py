@@ -1,0 +1,1 @@
+"""The checkpoint as one self-contained ONNX file. `python -m stages.export`."""

@@ -1,0 +1,73 @@
+"""Checkpoint + calibration -> an ONNX graph that takes the service's pixels and gives its p_clean."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from serving.predictor import Metadata
+from stages.common.errors import StageError
+from stages.common.model import Checkpoint, Normalise, clean_logit
+from stages.eval.calibration import Calibration
+
+
+class Served(nn.Module):
+    """uint8 RGB `[N, S, S, 3]` -> calibrated p_clean, float32 `[N]`: what training and eval decided, in one graph."""
+
+    def __init__(self, checkpoint: Checkpoint, calibration: Calibration) -> None:
+        super().__init__()
+        self.normalise = Normalise(checkpoint.mean, checkpoint.std)
+        self.network = checkpoint.network()
+        self.calibration = calibration
+
+    def forward(self, image: Tensor) -> Tensor:
+        logit = clean_logit(self.network(self.normalise(image)))
+        return torch.sigmoid(self.calibration.scale * logit + self.calibration.offset)
+
+
+def to_onnx(checkpoint: Checkpoint, calibration: Calibration) -> onnx.ModelProto:
+    """Export in float32 with a free batch size. Raises StageError for a network ONNX cannot express."""
+    served = Served(checkpoint, calibration).eval()
+    example = torch.zeros(2, checkpoint.img_size, checkpoint.img_size, 3, dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        try:
+            program = torch.onnx.export(
+                served, (example,), input_names=["image"], output_names=["p_clean"], dynamo=True, verbose=False,
+                dynamic_shapes={"image": {0: torch.export.Dim("N")}},
+            )  # fmt: skip
+        except Exception as error:  # the exporter wraps anything
+            raise StageError(f"{checkpoint.model} cannot be exported to ONNX: {error}") from error
+    assert program is not None  # only without dynamo
+    model: onnx.ModelProto = program.model_proto
+    strip(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def strip(graph: onnx.GraphProto) -> None:
+    """Remove what the exporter notes on every node: stack traces, and with them the paths of this machine."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+    for node in graph.node:
+        node.doc_string = ""
+
+
+def describe(model: onnx.ModelProto, metadata: Metadata) -> bytes:
+    """The file: the graph with its metadata."""
+    described = onnx.ModelProto()
+    described.CopyFrom(model)
+    onnx.helper.set_model_props(described, metadata.properties())
+    content: bytes = described.SerializeToString(deterministic=True)
+    return content
+
+
+def tail(model: onnx.ModelProto) -> list[str]:
+    """The nodes from the classifier's output on: a few operations on one number, kept in float32."""
+    last = max(i for i, node in enumerate(model.graph.node) if node.op_type in ("Conv", "Gemm", "MatMul"))
+    return [node.name for node in model.graph.node[last + 1 :]]

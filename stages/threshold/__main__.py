@@ -1,0 +1,120 @@
+"""`python -m stages.threshold`: the predictions on val -> threshold.json; on test, how it turned out. No torch."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.decision import CLEAN, Rule
+from stages.common.errors import StageError, run_stage
+from stages.common.outcome import outcome, verdicts
+from stages.common.params import OpenShare, load, strict
+from stages.common.reports import write_csv, write_json
+from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
+
+PREDICTIONS, THRESHOLD = Path("artifacts/predictions"), Path("artifacts/threshold.json")
+REPORT, PLOTS = Path("reports/threshold.json"), Path("reports/threshold")
+
+log = logging.getLogger(__name__)
+
+
+@strict
+class ThresholdParams:
+    """The section `threshold`."""
+
+    target_precision_clean: OpenShare
+    target_precision_dirty: OpenShare | None
+    confidence: OpenShare
+    dirty_share: OpenShare | None
+    max_false_clean_rate: OpenShare | None
+    on_unreachable: Literal["best_effort", "fail"]
+
+
+@strict
+class Params:
+    """What this stage reads of params.yaml."""
+
+    threshold: ThresholdParams
+
+
+def read_predictions(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """is_clean `[N]` and p_clean `[N]` of a predictions CSV. Raises StageError naming file and row."""
+    is_clean, p_clean = [], []
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                is_clean.append({"clean": True, "dirty": False}[row["label"]])
+                p_clean.append(float(row["p_clean"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise StageError(f"{path}, row {len(p_clean) + 1}: {error!r}; `dvc repro eval` makes it") from error
+    return np.array(is_clean), np.array(p_clean)
+
+
+def decide(is_clean: NDArray[np.bool_], p_clean: NDArray[np.float64], params: ThresholdParams) -> list[Decision]:
+    """The decision on T_clean and, where the dirty verdict has a target too, the one on T_low."""
+    share, confidence = params.dirty_share, params.confidence
+    clean = choose_threshold(
+        is_clean, p_clean, target_precision=params.target_precision_clean, confidence=confidence, dirty_share=share,
+        max_false_clean_rate=params.max_false_clean_rate,
+    )  # fmt: skip
+    if params.target_precision_dirty is None:
+        return [clean]
+    dirty = choose_low_threshold(
+        is_clean, p_clean, target_precision_dirty=params.target_precision_dirty, confidence=confidence,
+        t_clean=clean.threshold, dirty_share=share,
+    )  # fmt: skip
+    return [clean, dirty]
+
+
+def speak_up(decisions: list[Decision], params: ThresholdParams) -> None:
+    """Say loudly what is not promised. Raises StageError where that must stop the pipeline."""
+    for name, decision in zip(("clean", "dirty"), decisions, strict=False):
+        if not decision.certified:
+            message = f"the precision of {name} >= {decision.target_precision} is NOT CERTIFIED: {decision.reason}"
+            if params.on_unreachable == "fail":
+                raise StageError(f"{message}\nSet threshold.on_unreachable: best_effort to go on without the promise.")
+            log.warning(message)
+    if decisions[0].trivial:
+        log.warning(
+            "the target is TRIVIAL: passing every car as clean meets precision %s at this share of dirty cars; set "
+            "threshold.max_false_clean_rate, or threshold.dirty_share to a share where it matters",
+            decisions[0].target_precision,
+        )
+
+
+def write_plots(tables: Scenarios) -> None:
+    """The tables behind the plots: along all thresholds, at other targets, at other shares of dirty cars."""
+    for name, rows in asdict(tables).items():
+        write_csv(PLOTS / f"{name}.csv", list(rows[0]), (list(row.values()) for row in rows))
+
+
+def main() -> None:
+    """Choose on val, report on test."""
+    params = load(Params).threshold
+    is_clean, p_clean = read_predictions(PREDICTIONS / "val.csv")
+    test_clean, test_p = read_predictions(PREDICTIONS / "test.csv")
+    decisions = decide(is_clean, p_clean, params)
+    speak_up(decisions, params)
+    clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
+    rule = Rule(clean.threshold, low.threshold if low else None)
+    tables = scenarios(is_clean, p_clean, clean, low=low)
+    found: dict[str, Any] = {"T_clean": rule.t_clean, "T_low": rule.t_low}
+    found |= {"certified": all(decision.certified for decision in decisions), "trivial": clean.trivial}
+    promise = {CLEAN: asdict(clean), "dirty": asdict(low) if low else None}
+    write_plots(tables)
+    write_json(THRESHOLD, found | {"promise": promise}, digits=None)
+    turned_out = outcome(test_clean, verdicts(rule, test_p))
+    write_json(REPORT, found | {"val": promise, "test": turned_out, "at_dirty_shares": tables.shares,
+                                "at_targets": tables.targets})  # fmt: skip
+    print(f"T_clean {rule.t_clean:.4f}, {'certified' if found['certified'] else 'NOT certified'}; "
+          f"on test: {turned_out}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_stage("threshold", main)
