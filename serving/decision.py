@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from serving.expected import ExpectedError
 
 CLEAN, DIRTY, UNCERTAIN = "clean", "dirty", "uncertain"
+CLASSES = (DIRTY, CLEAN)  # in the order of the network's outputs
 
 
-class ThresholdError(ValueError):
+class ThresholdError(ExpectedError):
     """threshold.json is missing, damaged or holds values that make no rule; the message names file and key."""
 
 
@@ -38,11 +42,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Threshold:
-    """What threshold.json says: the rule, whether its promise is certified, and the sha256 of the file."""
+    """What threshold.json says: the rule, whether its promise is certified, the sha256 of the file and all it holds."""
 
     rule: Rule
     certified: bool
     sha256: str
+    content: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def read_threshold(path: Path) -> Threshold:
@@ -60,4 +65,8 @@ def read_threshold(path: Path) -> Threshold:
         raise ThresholdError(f"{path}: T_clean must be a number and T_low a number or null")
     if not isinstance(certified, bool):
         raise ThresholdError(f"{path}: certified must be true or false")
-    return Threshold(Rule(t_clean, t_low), certified, hashlib.sha256(raw).hexdigest())
+    try:
+        rule = Rule(t_clean, t_low)
+    except ThresholdError as error:
+        raise ThresholdError(f"{path}: {error}") from None
+    return Threshold(rule, certified, hashlib.sha256(raw).hexdigest(), content)

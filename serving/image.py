@@ -8,20 +8,26 @@ whole car stays in view, whatever the aspect.
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from serving.expected import ExpectedError
+
 pillow_heif.register_heif_opener()
 # Pillow's own bomb check knows one limit per process and warns below it; `decode` applies its caller's limit instead.
 Image.MAX_IMAGE_PIXELS = None
+# Damaged metadata makes Pillow warn; Python keeps every such text for good, and strangers choose the texts.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
 RESIZE_RULE = "squash-bilinear-1"  # recorded in every model: a model is only as good as the pixels it was trained on
 MAX_PIXELS = 120_000_000
 
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 _OTHER_TYPES = {
     b"%PDF": "a PDF",
     b"8BPS": "a Photoshop file",
@@ -44,7 +50,7 @@ _UPRIGHT = {
 }
 
 
-class PhotoError(ValueError):
+class PhotoError(ExpectedError):
     """A photo that cannot be used; the message says why in words for its sender."""
 
 
@@ -82,7 +88,7 @@ def decode(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
     except Exception as error:  # the decoders raise anything from SyntaxError to struct.error on damaged files
         raise BrokenPhoto(f"the {image.format} photo is damaged or cut short: {error}") from error
     # A square can be turned after it was made small, where turning costs nothing.
-    return np.asarray(small if turn is None else small.transpose(turn))
+    return np.array(small if turn is None else small.transpose(turn))
 
 
 def _open(data: bytes) -> Image.Image:
@@ -97,6 +103,8 @@ def _open(data: bytes) -> Image.Image:
             kind = "a video"
         if kind is not None:
             raise UnsupportedPhoto(f"this is {kind}; send one of {', '.join(FORMATS)}") from error
+        if data.startswith(_MAGIC):
+            raise BrokenPhoto("the photo's header is damaged or cut short") from error
         raise NotAPhoto(f"the bytes are not a photo of a known type ({', '.join(FORMATS)})") from error
 
 

@@ -14,16 +14,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from serving.cores import usable_cores
-from serving.decision import Threshold, read_threshold
+from serving.decision import CLASSES, Threshold, read_threshold
+from serving.expected import ExpectedError
 from serving.image import RESIZE_RULE
 
 log = logging.getLogger(__name__)
 
-CLASSES = ("dirty", "clean")
 PREFIX = "dirtycar."  # of every metadata key
 
 
-class ModelError(ValueError):
+class ModelError(ExpectedError):
     """The model file cannot be served; the message names the file and what is wrong with it."""
 
 

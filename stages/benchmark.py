@@ -10,7 +10,8 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from itertools import cycle, islice
+from functools import partial
+from itertools import cycle, islice, repeat
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,14 +69,15 @@ def speed(predictor: Predictor, contents: list[bytes], seconds: float) -> dict[s
         photos = cycle(contents)
 
         def pixels(count: int) -> np.ndarray:
-            return np.stack(list(pool.map(lambda content: decode(content, size), islice(photos, count))))
+            return np.stack(list(pool.map(decode, islice(photos, count), repeat(size))))
+
+        def judge(count: int) -> None:
+            verdicts(rule, predictor.p_clean(pixels(count)))
 
         for batch in BATCHES:
             images = pixels(batch)
-            found[f"model_only_batch_{batch}"] = measure(lambda x=images: predictor.p_clean(x), batch, seconds)
-            found[f"photo_to_verdict_batch_{batch}"] = measure(
-                lambda n=batch: verdicts(rule, predictor.p_clean(pixels(n))), batch, seconds
-            )
+            found[f"model_only_batch_{batch}"] = measure(partial(predictor.p_clean, images), batch, seconds)
+            found[f"photo_to_verdict_batch_{batch}"] = measure(partial(judge, batch), batch, seconds)
     return found
 
 

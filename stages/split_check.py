@@ -18,8 +18,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from serving.cores import usable_cores
+from serving.decision import CLASSES
 from serving.image import PhotoError, decode
-from serving.predictor import CLASSES
 from stages.common.data import SPLITS, Photo, list_photos
 from stages.common.errors import StageError, run_stage
 from stages.common.params import Data, load, strict

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.decision import CLASSES
 from serving.image import PhotoError, decode
-from serving.predictor import CLASSES
 from stages.common.errors import StageError
 
 SPLITS = ("train", "val", "test")

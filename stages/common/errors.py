@@ -6,12 +6,10 @@ import logging
 import sys
 from collections.abc import Callable
 
-from serving.decision import ThresholdError
-from serving.image import PhotoError
-from serving.predictor import ModelError
+from serving.expected import ExpectedError
 
 
-class StageError(Exception):
+class StageError(ExpectedError):
     """Something the user can mend; the message names the file, folder or key and says what to do."""
 
 
@@ -21,9 +19,9 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     OSError is expected too (no permission, disk full): its message names the file. Anything else is a defect of ours
     and keeps its traceback.
     """
-    logging.basicConfig(level=logging.INFO, format=f"{name}: %(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format=f"{name}: %(levelname)s: %(message)s", stream=sys.stderr)
     try:
         main()
-    except (StageError, PhotoError, ModelError, ThresholdError, OSError) as error:
+    except (ExpectedError, OSError) as error:
         print(f"\n{name}: {error}", file=sys.stderr)
         sys.exit(1)

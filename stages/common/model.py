@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from serving.cores import usable_cores
-from serving.predictor import CLASSES
+from serving.decision import CLASSES
 from stages.common.data import CLEAN, DIRTY, PhotoSet
 from stages.common.errors import StageError
 from stages.common.reports import write_bytes

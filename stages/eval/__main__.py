@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import expit
 
-from serving.predictor import CLASSES
+from serving.decision import CLASSES
 from stages.common.data import CLEAN, Photo, PhotoSet, list_photos
 from stages.common.errors import run_stage
 from stages.common.model import Checkpoint, Normalise, pick_device, score

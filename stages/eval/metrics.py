@@ -1,4 +1,4 @@
-"""How good are the scores: numbers with bootstrap intervals. Labels are booleans `[N]` (clean), p_clean floats `[N]`."""
+"""How good are the scores: metrics with bootstrap intervals. Labels: booleans `[N]` (clean); p_clean: floats `[N]`."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from serving.decision import CLASSES
 from serving.image import RESIZE_RULE
-from serving.predictor import CLASSES, Metadata, Predictor
+from serving.predictor import Metadata, Predictor
 from stages.common.data import CLEAN, Photo, list_photos, read_pixels
 from stages.common.errors import StageError, run_stage
 from stages.common.model import Checkpoint

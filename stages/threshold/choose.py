@@ -1,0 +1,111 @@
+"""The thresholds of both verdicts: arguments checked, one unit per car, then `certify.decide`."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stages.threshold.bounds import Floats
+from stages.threshold.certify import decide
+from stages.threshold.cuts import Cuts
+from stages.threshold.decision import Decision, Promise, describe
+
+
+def choose_threshold(
+    is_clean: ArrayLike,
+    p_clean: ArrayLike,
+    *,
+    target_precision: float,
+    confidence: float,
+    dirty_share: float | None = None,
+    groups: ArrayLike | None = None,
+    max_false_clean_rate: float | None = None,
+) -> Decision:
+    """Choose the lowest T such that precision(p_clean >= T) >= target with probability >= confidence.
+
+    Method and assumptions: see `walk`. is_clean: bool [N]. p_clean: float [N] in [0, 1], higher meaning likelier
+    clean; only its order counts, so a strictly monotone calibration fitted on the same photos does no harm.
+    dirty_share: the share of dirty cars where T will be used (None: as among these photos). groups: car ids [N]; one
+    photo per car is drawn, blind to label and score, so that cars are counted and not photos, each car alike.
+    max_false_clean_rate: the share of dirty photos that may pass as clean, to be proven as well.
+
+    T lies between the last score accepted and the next; it is 0 if all are accepted. Without a proof, T is where the
+    lower bound on precision is highest, `certified` is False and `reason` says what is missing; where one class is
+    missing, T is 1. Raises ValueError naming the argument that is empty, of the wrong length or type, not finite or
+    out of range.
+    """
+    clean, score = _photos(is_clean, p_clean)
+    promise = Promise(
+        _inside("target_precision", target_precision, up_to_one=True),
+        _inside("confidence", confidence),
+        None if dirty_share is None else _inside("dirty_share", dirty_share),
+        None if max_false_clean_rate is None else _inside("max_false_clean_rate", max_false_clean_rate),
+    )
+    units = one_per_car(groups, len(clean))
+    return replace(decide(Cuts.of(clean[units], score[units]), promise), n_photos=len(clean))
+
+
+def choose_low_threshold(
+    is_clean: ArrayLike,
+    p_clean: ArrayLike,
+    *,
+    target_precision_dirty: float,
+    confidence: float,
+    t_clean: float,
+    dirty_share: float | None = None,
+    groups: ArrayLike | None = None,
+) -> Decision:
+    """The mirror image: the highest T_low <= t_clean whose precision of dirty among p_clean < T_low is proven.
+
+    Arguments, errors and method as in `choose_threshold`. In the Decision the classes have changed places: precision
+    and recall are those of dirty, false_clean_rate is the share of the clean called dirty, n_clean and
+    accepted_clean count dirty photos. Where one class is missing, T_low is 0.
+    """
+    clean, score = _photos(is_clean, p_clean)
+    share = None if dirty_share is None else _inside("dirty_share", dirty_share)
+    promise = Promise(
+        _inside("target_precision_dirty", target_precision_dirty, up_to_one=True),
+        _inside("confidence", confidence),
+        None if share is None else 1 - share,
+        names=("dirty", "clean"),
+    )
+    if not 0 <= t_clean <= 1:
+        raise ValueError(f"t_clean must lie in [0, 1], not {t_clean!r}")
+    units = one_per_car(groups, len(clean))
+    cuts = Cuts.of(~clean[units], 1 - score[units])
+    mirror = decide(cuts, promise)
+    low = min(1 - mirror.threshold, float(t_clean))
+    if low < 1 - mirror.threshold:  # stricter than what was certified
+        mirror = describe(cuts, int((1 - cuts.score < low).sum()) - 1, promise, mirror.reason)
+    return replace(mirror, threshold=low, dirty_share=share, n_photos=len(clean))
+
+
+def one_per_car(groups: ArrayLike | None, n_photos: int) -> NDArray[np.int64]:
+    """Indices [U] of the photos that count: one of every car, drawn from a fixed seed; all without groups."""
+    if groups is None:
+        return np.arange(n_photos)
+    cars = np.asarray(groups)
+    if cars.shape != (n_photos,):
+        raise ValueError(f"groups has shape {cars.shape}, is_clean ({n_photos},)")
+    drawn = np.random.default_rng(0).permutation(n_photos)
+    return np.sort(drawn[np.unique(cars[drawn], return_index=True)[1]])
+
+
+def _photos(is_clean: ArrayLike, p_clean: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+    clean = np.asarray(is_clean)
+    if clean.ndim != 1 or clean.size == 0:
+        raise ValueError(f"is_clean must be a non-empty vector, not of shape {clean.shape}")
+    if not np.isin(clean, (False, True)).all():
+        raise ValueError("is_clean must hold booleans")
+    score = np.asarray(p_clean, dtype=np.float64)
+    if score.shape != clean.shape:
+        raise ValueError(f"p_clean has shape {score.shape}, is_clean {clean.shape}")
+    if not ((score >= 0) & (score <= 1)).all():
+        raise ValueError("p_clean must lie in [0, 1], without NaN")
+    return clean.astype(np.bool_), score
+
+
+def _inside(name: str, value: float, *, up_to_one: bool = False) -> float:
+    if not (0 < value < 1 or (up_to_one and value == 1)):
+        raise ValueError(f"{name} must lie in (0, 1{']' if up_to_one else ')'}, not {value!r}")
+    return float(value)

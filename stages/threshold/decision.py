@@ -1,0 +1,109 @@
+"""What is promised, and what is known at the threshold that was chosen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stages.threshold.bounds import precision_at_share, rate_high, rate_low, ratio_high
+from stages.threshold.cuts import Cuts
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A threshold and what is known at it. Rates in [0, 1]; None where undefined; JSON-ready.
+
+    The promise is `certified`: with probability >= confidence over the draw of the validation photos, precision >=
+    target (and false-clean rate <= max_false_clean_rate, where given). The bounds hold with `confidence` each, for
+    this one threshold as if it had been fixed beforehand; the recall interval is two-sided.
+    """
+
+    threshold: float  # p_clean >= threshold is clean
+    certified: bool
+    trivial: bool  # accepting every photo meets the target at this dirty share: the promise says nothing
+    reason: str | None  # in words, where it is not certified
+
+    target_precision: float
+    confidence: float
+    dirty_share: float | None  # where precision is meant to hold; None: the validation photos' own share
+    max_false_clean_rate: float | None
+
+    precision: float | None
+    precision_low: float | None
+    recall: float | None  # share of the clean that is accepted
+    recall_low: float | None
+    recall_high: float | None
+    false_clean_rate: float | None  # share of the dirty that is accepted
+    false_clean_rate_high: float | None
+
+    n_photos: int
+    n_clean: int  # of the units that count: photos, or with groups one photo per car
+    n_dirty: int
+    accepted_clean: int
+    accepted_dirty: int
+
+    reachable_precision: (
+        float | None
+    )  # where not certified: the highest target that these photos prove, in steps of 0.01
+    more_dirty: int | None  # and about how many more dirty photos, with clean ones in proportion, the target takes
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What T must keep. For the dirty verdict the classes change places; `names`: the accepted one, the other."""
+
+    target: float
+    confidence: float
+    dirty_share: float | None
+    max_false_clean_rate: float | None = None
+    names: tuple[str, str] = ("clean", "dirty")
+
+    @property
+    def alpha(self) -> float:
+        return 1 - self.confidence
+
+    def trivial(self, cuts: Cuts) -> bool:
+        share = cuts.n_dirty / len(cuts) if self.dirty_share is None else self.dirty_share
+        return 1 - share >= self.target
+
+
+def describe(cuts: Cuts, cut: int, promise: Promise, reason: str | None = None) -> Decision:
+    """The Decision at this cut, certified unless there is a reason; cut -1: nothing is accepted (short of p = 1)."""
+    clean, dirty = (int(cuts.clean[cut]), int(cuts.dirty[cut])) if cut >= 0 else (0, 0)
+    precision, precision_low = _precision(cuts, clean, dirty, promise)
+    n_clean, n_dirty, alpha = cuts.n_clean, cuts.n_dirty, promise.alpha
+    return Decision(
+        threshold=cuts.threshold(cut),
+        certified=reason is None,
+        trivial=promise.trivial(cuts),
+        reason=reason,
+        target_precision=promise.target,
+        confidence=promise.confidence,
+        dirty_share=promise.dirty_share,
+        max_false_clean_rate=promise.max_false_clean_rate,
+        precision=precision,
+        precision_low=precision_low,
+        recall=clean / n_clean if n_clean else None,
+        recall_low=float(rate_low(clean, n_clean, alpha / 2)) if n_clean else None,
+        recall_high=float(rate_high(clean, n_clean, alpha / 2)) if n_clean else None,
+        false_clean_rate=dirty / n_dirty if n_dirty else None,
+        false_clean_rate_high=float(rate_high(dirty, n_dirty, alpha)) if n_dirty else None,
+        n_photos=len(cuts),
+        n_clean=n_clean,
+        n_dirty=n_dirty,
+        accepted_clean=clean,
+        accepted_dirty=dirty,
+        reachable_precision=None,
+        more_dirty=None,
+    )
+
+
+def _precision(cuts: Cuts, clean: int, dirty: int, promise: Promise) -> tuple[float | None, float | None]:
+    """Precision and its lower bound with so many accepted."""
+    if clean + dirty == 0 or 0 in (cuts.n_clean, cuts.n_dirty):
+        return None, None
+    if promise.dirty_share is None:
+        return clean / (clean + dirty), float(rate_low(clean, clean + dirty, promise.alpha))
+    ratio = dirty / cuts.n_dirty * cuts.n_clean / clean if clean else np.inf
+    high = ratio_high(clean, cuts.n_clean, dirty, cuts.n_dirty, promise.alpha)
+    share = promise.dirty_share
+    return float(precision_at_share(ratio, share)), float(precision_at_share(high, share))

@@ -1,0 +1,140 @@
+"""The walk from the strictest threshold to the most permissive one, and the tests that decide how far it may go.
+
+The fixed-sequence test of Angelopoulos et al., "Learn then Test" (2021, arXiv:2110.01052), over every cut between
+two scores, with three refinements. The p-values use the clean run after the cut as well as the count (`Pooled`).
+The first test comes late enough that one dirty photo at the top need not end the walk. Spare starts further down,
+each with a small budget that returns once it is passed, save the walk where labels are noisy (the fallback
+procedure of Wiens & Dmitrienko, J. Biopharm. Stat. 15, 2005).
+
+Why the promise holds. Assume that (1) units (photos, or cars) are drawn independently, and (2) below the cut where
+the precision first falls short of the target, no score stands for cleaner photos than the target: so it is whenever
+a higher score means likelier clean. Call that cut t* and let m photos lie above it. A threshold breaks the promise
+only if it accepts more than those m, hence only if the test at m has passed, or one at a later start (if m lies
+before the first start: the test there, or at a later one). Given m, the dirty count above t* is at least
+Binomial(m, 1 - target), and each photo below is dirty with probability >= 1 - target whatever its score; so the
+count at any k >= m picked by scores alone is at least Binomial(k, 1 - target), and a clean run after it at most
+geometric. The levels of the tests that could wrongly pass add up to 1 - confidence.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from stages.threshold.bounds import Floats, ratio_tail, tail
+from stages.threshold.cuts import Cuts, Ints
+
+SPARE = 0.05  # share of the budget for the later starts: where labels are noisy, little suffices
+CHUNK = 512  # cuts tested at once: most walks end early
+
+
+class Test(Protocol):
+    """Can the precision at a cut be taken for >= target? `rank` [C] counts what a cut accepts."""
+
+    @property
+    def cuts(self) -> Cuts: ...
+
+    @property
+    def rank(self) -> Ints: ...
+
+    def first(self, level: float) -> int:
+        """The rank where, with no dirty photo accepted, the p-value just reaches this level."""
+        ...
+
+    def p_value(self, cut: Ints, rank: Ints) -> Floats:
+        """P-values of these cuts, of these ranks (at a start among ties: of the rank that was asked for)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Precision at the share of dirty photos that the validation photos themselves have: a binomial test.
+
+    The p-value is that of (dirty photos accepted, clean run that follows), ordered by the count, then the run:
+    P(D < d) + P(D = d) * target**run. The count alone would waste the part of the level between two of its values.
+    """
+
+    cuts: Cuts
+    target: float
+
+    @property
+    def rank(self) -> Ints:
+        return self.cuts.total
+
+    def first(self, level: float) -> int:
+        return int(np.ceil(np.log(level) / np.log(self.target)))
+
+    def p_value(self, cut: Ints, rank: Ints) -> Floats:
+        total, dirty = self.rank[cut], self.cuts.dirty[cut]
+        fewer, upto = tail(dirty - 1, total, 1 - self.target), tail(dirty, total, 1 - self.target)
+        return fewer + (upto - fewer) * self.target ** (self.rank[self.cuts.run_end(cut)] - total)
+
+
+@dataclass(frozen=True)
+class AtShare:
+    """Precision at another share of dirty cars: a test of two rates, given the class counts.
+
+    precision >= target <=> dirty rate <= odds * clean rate, hence `ratio_tail`. The clean run counts as in `Pooled`:
+    that d dirty photos rank above the a-th clean one and no more above the b-th has probability
+    P(D_b = d) * E[v**d], v ~ Beta(a, b - a). Starts are ranks among the clean photos, whose scores say nothing about
+    the dirty ones: there the p-value is exact. Between starts it is a melded one, on the safe side.
+    """
+
+    cuts: Cuts
+    target: float
+    share: float
+
+    @property
+    def rank(self) -> Ints:
+        return self.cuts.clean
+
+    @property
+    def odds(self) -> float:
+        return (1 - self.share) / self.share * (1 - self.target) / self.target
+
+    def first(self, level: float) -> int:
+        ranks = range(1, self.cuts.n_clean)
+        return 1 + bisect_left(ranks, True, key=lambda clean: bool(self._tail(clean, 0) <= level))
+
+    def p_value(self, cut: Ints, rank: Ints) -> Floats:
+        dirty, end = self.cuts.dirty[cut], self.rank[self.cuts.run_end(cut)]
+        p = np.ones(len(cut))
+        likely = np.flatnonzero(dirty * self.cuts.n_clean < self.odds * rank * self.cuts.n_dirty)
+        dirty, rank, end = dirty[likely], rank[likely], end[likely]
+        log_before = special.gammaln([rank + dirty, rank, end, end + dirty])
+        before = np.exp(log_before[0] - log_before[1] + log_before[2] - log_before[3])
+        p[likely] = self._tail(rank, dirty - 1) + before * (self._tail(end, dirty) - self._tail(end, dirty - 1))
+        return p
+
+    def _tail(self, clean: ArrayLike, dirty: ArrayLike) -> Floats:
+        return ratio_tail(clean, self.cuts.n_clean, dirty, self.cuts.n_dirty, self.odds)
+
+
+def furthest(test: Test, alpha: float) -> int:
+    """Index of the most permissive cut that the tests allow, or -1; wrong with probability <= alpha.
+
+    Along a clean run the test only gets easier, so that its first cut stands for all.
+    """
+    rank, cuts = test.rank, test.cuts
+    first = min(test.first(alpha / 2), int(rank[-1]))
+    doubled = first * 2.0 ** np.arange(64)
+    starts = np.unique(np.append(doubled[doubled < rank[-1]], rank[-1])).astype(np.int64)
+    spare = SPARE * alpha / max(len(starts) - 1, 1)
+    # The last cut of the first rank that is not less.
+    at = np.searchsorted(rank, rank[np.searchsorted(rank, starts)], side="right") - 1
+
+    budget = np.append(alpha - spare * (len(starts) - 1), np.full(len(starts) - 1, spare))
+    begun = np.flatnonzero(test.p_value(at, np.minimum(starts, rank[at])) <= budget)
+    if len(begun) == 0:
+        return -1
+    steps = cuts.soiled[cuts.soiled > at[begun[-1]]]
+    level = alpha - spare * (len(starts) - np.searchsorted(starts, rank[steps], side="right"))
+    for done in range(0, len(steps), CHUNK):
+        few = slice(done, done + CHUNK)
+        failed = test.p_value(steps[few], rank[steps[few]]) > level[few]
+        if failed.any():
+            return int(steps[few][np.argmax(failed)]) - 1
+    return len(rank) - 1

@@ -1,0 +1,102 @@
+"""dvc.yaml declares what the stages really use: every module they import, every key of params.yaml they read."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.common.params import TOP_LEVEL, keys, load
+
+ROOT = Path(__file__).parents[1]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES = ["split_check", "backbone", "train", "eval", "threshold", "export", "benchmark"]
+PARAMS_MODULE = {"train": "stages.train.params", "eval": "stages.eval.__main__"}
+PARAMS_MODULE |= {name: f"stages.{name}.__main__" for name in ("threshold", "export")}
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a first-party module or package, None for others."""
+    base = ROOT.joinpath(*name.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def imported(file: Path) -> set[str]:
+    """The modules a file imports, anywhere in it, and the packages they lie in."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names | {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
+
+
+def code_of(stage: str) -> set[str]:
+    """Every first-party file that `python -m stages.STAGE` runs, but empty ones."""
+    package = ROOT / "stages" / stage
+    entry = [package / "__init__.py", package / "__main__.py"] if package.is_dir() else [package.with_suffix(".py")]
+    todo, seen = [ROOT / "stages/__init__.py", *entry], set()
+    while todo:
+        file = todo.pop()
+        if file not in seen:
+            seen.add(file)
+            todo += [found for name in imported(file) if (found := module_file(name)) is not None]
+    return {str(file.relative_to(ROOT)) for file in seen if file.stat().st_size}
+
+
+def test_the_stages_are_the_modules() -> None:
+    assert list(PIPELINE["stages"]) == STAGES
+    for name, stage in PIPELINE["stages"].items():
+        assert stage["cmd"] == f"python -m stages.{name}"
+        assert stage["desc"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_list_the_code_a_stage_runs(stage: str) -> None:
+    declared = {dep for dep in PIPELINE["stages"][stage]["deps"] if dep.endswith(".py")}
+    assert declared == code_of(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_files_not_folders_of_code(stage: str) -> None:
+    for dep in PIPELINE["stages"][stage]["deps"]:
+        assert not dep.startswith(("stages", "serving")) or dep.endswith(".py")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_list_the_keys_a_stage_reads(stage: str) -> None:
+    module = importlib.import_module(PARAMS_MODULE.get(stage, f"stages.{stage}"))
+    assert sorted(PIPELINE["stages"][stage].get("params", [])) == sorted(keys(module.Params))
+    load(module.Params, ROOT / "params.yaml")
+
+
+def test_every_key_of_params_yaml_is_read_by_a_stage() -> None:
+    read = {key for stage in PIPELINE["stages"].values() for key in stage.get("params", [])}
+    assert read == set(yaml.safe_load((ROOT / "params.yaml").read_text())) == set(TOP_LEVEL)
+
+
+def test_metrics_and_plots_are_in_git_and_artifacts_are_not() -> None:
+    for stage in PIPELINE["stages"].values():
+        for kind in ("metrics", "plots"):
+            for entry in stage.get(kind, []):
+                ((path, options),) = entry.items()
+                assert path.startswith("reports/") and options["cache"] is False
+        for out in stage.get("outs", []):
+            assert isinstance(out, str) and out.startswith("artifacts/")
+
+
+def test_everything_a_stage_reads_is_written_by_one_before_it() -> None:
+    written: set[str] = set()
+    for stage in PIPELINE["stages"].values():
+        for dep in stage["deps"]:
+            if dep.startswith(("artifacts/", "reports/")):
+                assert dep in written, dep
+        written |= set(stage.get("outs", [])) | {next(iter(entry)) for entry in stage.get("metrics", [])}

@@ -1,0 +1,86 @@
+"""What is trained on, in which order: drawn from (seed, epoch) alone, dealt out to processes without loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.common.data import CLEAN, DIRTY, Photo
+from stages.common.errors import StageError
+from stages.common.params import load
+from stages.train.params import Params, TrainParams
+from stages.train.sampling import Batches, epoch_order, hold_out
+
+PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
+LABELS = np.array([CLEAN] * 90 + [DIRTY] * 10)
+PHOTOS = [Photo(f"train/{i:03}.jpg", int(label)) for i, label in enumerate(LABELS)]
+
+
+def with_sampler(name: str, ratio: float = 1.0, batch_size: int = 8) -> TrainParams:
+    return replace(PARAMS, sampler=name, oversample_ratio=ratio, batch_size=batch_size)
+
+
+def test_weighted_draws_both_classes_equally_often() -> None:
+    drawn = np.concatenate([LABELS[epoch_order(LABELS, with_sampler("weighted"), epoch)] for epoch in range(100)])
+    assert abs((drawn == DIRTY).mean() - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(("ratio", "dirty"), [(1.0, 90), (0.5, 45), (0.01, 10)])
+def test_oversample_repeats_dirty_and_keeps_every_clean(ratio: float, dirty: int) -> None:
+    order = epoch_order(LABELS, with_sampler("oversample", ratio, batch_size=1), 0)
+    counts = np.bincount(order, minlength=len(LABELS))
+    assert (counts[LABELS == CLEAN] == 1).all()
+    assert counts[LABELS == DIRTY].sum() == dirty
+    assert np.ptp(counts[LABELS == DIRTY]) <= 1
+
+
+def test_none_takes_every_photo_once_and_fills_the_last_batch() -> None:
+    order = epoch_order(LABELS, with_sampler("none"), 0)
+    assert len(order) == 104
+    assert sorted(order[:100]) == list(range(100))
+    assert (order[100:] == order[:4]).all()
+
+
+@pytest.mark.parametrize("sampler", ["weighted", "oversample", "none"])
+def test_an_epoch_repeats_and_epochs_differ(sampler: str) -> None:
+    params = with_sampler(sampler)
+    assert (epoch_order(LABELS, params, 3) == epoch_order(LABELS, params, 3)).all()
+    assert (epoch_order(LABELS, params, 3) != epoch_order(LABELS, params, 4)).any()
+    assert (epoch_order(LABELS, params, 3) != epoch_order(LABELS, replace(params, seed=1), 3)).any()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_every_batch(world: int) -> None:
+    params = with_sampler("weighted")
+    whole = list(Batches(LABELS, params, 0, 1))
+    parts = [list(Batches(LABELS, params, rank, world)) for rank in range(world)]
+    assert [sum(batches, []) for batches in zip(*parts, strict=True)] == whole
+    assert len(whole) == len(Batches(LABELS, params, 0, 1))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_named() -> None:
+    with pytest.raises(StageError, match=r"train\.batch_size: 8 cannot be shared out among 3"):
+        Batches(LABELS, with_sampler("weighted"), 0, 3)
+
+
+def test_hold_out_keeps_the_share_of_each_class_and_loses_none() -> None:
+    fit, held = hold_out(PHOTOS, 0.2, seed=0)
+    assert sorted(fit + held) == PHOTOS
+    assert sum(photo.label == CLEAN for photo in held) == 18
+    assert sum(photo.label == DIRTY for photo in held) == 2
+    assert hold_out(PHOTOS, 0.2, seed=0) == (fit, held)
+    assert hold_out(PHOTOS, 0.2, seed=1) != (fit, held)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_hold_out_leaves_both_classes_on_both_sides(share: float) -> None:
+    for part in hold_out(PHOTOS[88:92], share, seed=0):
+        assert {photo.label for photo in part} == {CLEAN, DIRTY}
+
+
+def test_a_class_of_one_photo_cannot_be_split() -> None:
+    with pytest.raises(StageError, match="train/dirty holds 1 photo"):
+        hold_out(PHOTOS[:91], 0.2, seed=0)

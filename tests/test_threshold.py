@@ -1,0 +1,373 @@
+"""The threshold keeps its promise, says what it cannot keep, and is defined everywhere."""
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+from benchmarks import threshold_coverage as coverage
+from stages.threshold import Decision, choose_low_threshold, choose_threshold, scenarios
+from stages.threshold.bounds import rate_high, rate_low, ratio_high, ratio_tail, tail
+from stages.threshold.cuts import Cuts
+from stages.threshold.walk import Pooled, furthest
+
+PROMISE: dict[str, Any] = {"target_precision": 0.95, "confidence": 0.95}
+
+
+def photos(n_clean: int, n_dirty: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    clean = rng.permutation(np.arange(n_clean + n_dirty) < n_clean)
+    return clean, special.expit(rng.normal(size=len(clean)) + apart * clean - apart / 2)
+
+
+def choose(clean: np.ndarray, p: np.ndarray, **changed: Any) -> Decision:
+    return choose_threshold(clean, p, **(PROMISE | changed))
+
+
+# --- what a Decision says ---
+
+
+@pytest.mark.parametrize("dirty_share", [None, 0.1, 0.4])
+def test_a_certified_decision_describes_the_photos_at_its_threshold(dirty_share: float | None) -> None:
+    clean, p = photos(600, 120, 3.0)
+    decision = choose(clean, p, dirty_share=dirty_share)
+    accepted = p >= decision.threshold
+    assert decision.certified and decision.reason is None and not decision.trivial
+    assert (decision.accepted_clean, decision.accepted_dirty) == ((accepted & clean).sum(), (accepted & ~clean).sum())
+    assert decision.precision_low is not None and decision.precision is not None
+    assert 0.95 <= decision.precision_low < decision.precision
+    assert decision.recall == pytest.approx((accepted & clean).sum() / 600)
+    assert decision.recall_low < decision.recall < decision.recall_high  # type: ignore[operator]
+    assert decision.false_clean_rate < decision.false_clean_rate_high  # type: ignore[operator]
+
+
+def test_without_a_proof_the_best_threshold_and_the_reason_are_given() -> None:
+    decision = choose(*photos(60, 20, 1.5))
+    assert not decision.certified
+    assert decision.precision is not None and 0 < decision.threshold < 1
+    assert decision.reachable_precision is not None and decision.reachable_precision < 0.95
+    assert decision.more_dirty is not None and decision.more_dirty > 0
+    assert f"{decision.reachable_precision:g} can be promised" in str(decision.reason)
+    assert f"about {decision.more_dirty} more dirty" in str(decision.reason)
+    assert choose(*photos(60, 20, 1.5), target_precision=decision.reachable_precision).certified
+
+
+def test_scores_that_mislead_are_not_helped_by_more_photos() -> None:
+    decision = choose(*photos(100, 100, -1.0))
+    assert not decision.certified and decision.more_dirty is None
+    assert "more photos would not help" in str(decision.reason)
+
+
+@pytest.mark.parametrize(("present", "missing"), [(True, "dirty"), (False, "clean")])
+def test_a_missing_class_is_named_and_nothing_is_accepted(present: bool, missing: str) -> None:
+    decision = choose(np.full(200, present), np.linspace(0.1, 0.9, 200))
+    assert not decision.certified and decision.threshold == 1.0
+    assert f"none of the 200 photos is {missing}" in str(decision.reason)
+    json.dumps(asdict(decision), allow_nan=False)
+
+
+def test_constant_scores_leave_one_cut() -> None:
+    clean = np.arange(200) >= 40
+    decision = choose(clean, np.full(200, 0.7))
+    assert not decision.certified and decision.threshold == 0.0 and decision.precision == 0.8
+    assert choose(np.arange(1000) >= 10, np.full(1000, 0.7)).certified
+
+
+def test_a_precision_of_one_cannot_be_promised() -> None:
+    decision = choose(*photos(600, 120, 9.0), target_precision=1.0)
+    assert not decision.certified and "no number of photos" in str(decision.reason)
+    assert decision.reachable_precision == 0.99
+
+
+def test_a_single_photo() -> None:
+    assert not choose(np.array([True]), np.array([0.5])).certified
+
+
+# --- trivial targets, and the next constraint ---
+
+
+def test_a_target_that_accepting_everything_meets_is_flagged() -> None:
+    clean, p = photos(2000, 20, 2.0)
+    assert choose(clean, p).trivial and choose(clean, p).threshold == 0.0
+    elsewhere = choose(clean, p, dirty_share=0.04)
+    assert elsewhere.trivial and elsewhere.certified and elsewhere.threshold == 0.0
+    assert elsewhere.precision == elsewhere.precision_low == pytest.approx(0.96)
+    assert not choose(clean, p, dirty_share=0.3).trivial
+
+
+def test_the_false_clean_rate_is_held_as_well() -> None:
+    clean, p = photos(2000, 60, 3.0)
+    free, held = choose(clean, p), choose(clean, p, max_false_clean_rate=0.1)
+    assert free.trivial and held.trivial and held.certified
+    assert held.threshold > free.threshold
+    assert held.false_clean_rate_high is not None and held.false_clean_rate_high <= 0.1
+    impossible = choose(clean, p, max_false_clean_rate=0.01)
+    assert not impossible.certified and "at most 0.01 of the dirty" in str(impossible.reason)
+
+
+# --- only ranks count, cars are counted once, rounding flips nothing ---
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.lists(st.tuples(st.booleans(), st.integers(0, 30)), min_size=1, max_size=300),
+    target=st.sampled_from([0.5, 0.8, 0.95]),
+    dirty_share=st.sampled_from([None, 0.1, 0.5]),
+)
+def test_any_photos_give_a_consistent_decision(
+    data: list[tuple[bool, int]], target: float, dirty_share: float | None
+) -> None:
+    clean, rank = np.array([c for c, _ in data]), np.array([r for _, r in data])
+    settings_ = {"target_precision": target, "confidence": 0.9, "dirty_share": dirty_share}
+    one = choose_threshold(clean, rank / 30, **settings_)
+    other = choose_threshold(clean[::-1], special.expit(rank[::-1] * 0.7 - 3), **settings_)
+    assert (one.certified, one.accepted_clean, one.accepted_dirty) == (
+        other.certified,
+        other.accepted_clean,
+        other.accepted_dirty,
+    )
+    json.dumps(asdict(one), allow_nan=False)
+    assert ((rank / 30 >= one.threshold) & clean).sum() == one.accepted_clean or one.threshold == 1.0
+    if one.certified:
+        assert one.precision_low is not None and one.precision_low >= target - 1e-6
+    else:
+        assert one.reason
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), spread=st.floats(0.2, 5))
+def test_a_cut_between_distinct_scores_survives_float32(seed: int, spread: float) -> None:
+    clean, p = photos(300, 60, spread, seed)
+    decision = choose(clean, p)
+    nearest = np.abs(p - decision.threshold).min()
+    assume(nearest > 1e-6)
+    assert ((p >= decision.threshold) == (p.astype(np.float32) >= decision.threshold)).all()
+
+
+def test_photos_of_one_car_count_once() -> None:
+    clean, p = photos(600, 120, 3.0)
+    once = choose(clean, p)
+    cars = np.repeat(np.arange(len(p)), 5)
+    fivefold = choose(np.repeat(clean, 5), np.repeat(p, 5), groups=cars)
+    assert fivefold.n_photos == 3600
+    assert asdict(fivefold) | {"n_photos": 720} == asdict(once)
+
+
+# --- the dirty verdict ---
+
+
+@pytest.mark.parametrize("dirty_share", [None, 0.3])
+def test_the_low_threshold_is_the_mirror_image(dirty_share: float | None) -> None:
+    clean, p = photos(600, 300, 2.5)
+    low = choose_low_threshold(
+        clean, p, target_precision_dirty=0.9, confidence=0.95, t_clean=1.0, dirty_share=dirty_share
+    )
+    mirror = choose_threshold(
+        ~clean,
+        1 - p,
+        target_precision=0.9,
+        confidence=0.95,
+        dirty_share=None if dirty_share is None else 1 - dirty_share,
+    )
+    assert low.certified and low.threshold == pytest.approx(1 - mirror.threshold)
+    assert (low.precision, low.recall, low.accepted_clean) == (mirror.precision, mirror.recall, mirror.accepted_clean)
+    assert ((p < low.threshold) & ~clean).sum() == low.accepted_clean
+    assert low.dirty_share == dirty_share
+
+
+def test_the_low_threshold_never_passes_the_high_one() -> None:
+    clean, p = photos(600, 300, 4.0)
+    low = choose_low_threshold(clean, p, target_precision_dirty=0.6, confidence=0.95, t_clean=0.3)
+    assert low.threshold == 0.3 and low.certified
+    assert low.accepted_clean == ((p < 0.3) & ~clean).sum()
+    nothing = choose_low_threshold(clean, p, target_precision_dirty=0.6, confidence=0.95, t_clean=0.0)
+    assert nothing.threshold == 0.0 and nothing.accepted_clean == 0 and nothing.precision is None
+    one_class = choose_low_threshold(clean[clean], p[clean], target_precision_dirty=0.6, confidence=0.95, t_clean=0.5)
+    assert one_class.threshold == 0.0 and "none of the 600 photos is dirty" in str(one_class.reason)
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"is_clean": []}, "is_clean"),
+        ({"is_clean": [[True, False]]}, "is_clean"),
+        ({"is_clean": [0, 2]}, "is_clean"),
+        ({"p_clean": [0.5]}, "p_clean"),
+        ({"p_clean": [0.5, float("nan")]}, "p_clean"),
+        ({"p_clean": [0.5, 1.1]}, "p_clean"),
+        ({"p_clean": [-0.1, 0.5]}, "p_clean"),
+        ({"target_precision": 0.0}, "target_precision"),
+        ({"target_precision": 1.01}, "target_precision"),
+        ({"target_precision": float("nan")}, "target_precision"),
+        ({"confidence": 1.0}, "confidence"),
+        ({"confidence": 0.0}, "confidence"),
+        ({"dirty_share": 0.0}, "dirty_share"),
+        ({"dirty_share": 1.0}, "dirty_share"),
+        ({"max_false_clean_rate": 0.0}, "max_false_clean_rate"),
+        ({"groups": ["a"]}, "groups"),
+    ],
+)
+def test_bad_arguments_are_named(changed: dict[str, Any], named: str) -> None:
+    arguments = {"is_clean": [True, False], "p_clean": [0.9, 0.1], **PROMISE, **changed}
+    with pytest.raises(ValueError, match=rf"^{named}\b"):
+        choose_threshold(arguments.pop("is_clean"), arguments.pop("p_clean"), **arguments)
+
+
+def test_bad_arguments_of_the_low_threshold_are_named() -> None:
+    clean, p = photos(60, 20, 2.0)
+    for changed in ({"target_precision_dirty": 0.0}, {"t_clean": 1.5}, {"t_clean": float("nan")}, {"dirty_share": 2}):
+        arguments: dict[str, Any] = {"target_precision_dirty": 0.9, "confidence": 0.9, "t_clean": 0.5, **changed}
+        with pytest.raises(ValueError, match=f"^{next(iter(changed))}"):
+            choose_low_threshold(clean, p, **arguments)
+
+
+# --- the statistics ---
+
+
+def test_bounds_are_those_of_scipy() -> None:
+    hits, total = np.arange(21), 20
+    interval = [stats.binomtest(int(k), total).proportion_ci(0.9, "exact") for k in hits]
+    assert rate_low(hits, total, 0.05) == pytest.approx([low for low, _ in interval])
+    assert rate_high(hits, total, 0.05) == pytest.approx([high for _, high in interval])
+    assert tail(hits, total, 0.3) == pytest.approx(stats.binom.cdf(hits, total, 0.3))
+    assert tail(-1, total, 0.3) == 0
+
+
+@pytest.mark.parametrize(
+    ("clean", "n_clean", "dirty", "n_dirty"), [(60, 250, 0, 120), (3, 40, 1, 9), (580, 600, 22, 120)]
+)
+def test_the_ratio_tail_is_the_integral_it_claims(clean: int, n_clean: int, dirty: int, n_dirty: int) -> None:
+    beta = stats.beta(clean, n_clean - clean + 1)
+    truth, _ = integrate.quad(lambda a: beta.pdf(a) * stats.binom.cdf(dirty, n_dirty, 0.26 * a), 0, 1, limit=500)
+    assert ratio_tail(clean, n_clean, dirty, n_dirty, 0.26) == pytest.approx(truth, abs=1e-6)
+    high = ratio_high(clean, n_clean, dirty, n_dirty, 0.05)
+    assert ratio_tail(clean, n_clean, dirty, n_dirty, high) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("n_clean", "n_dirty", "ratio"), [(100, 40, 0.26), (40, 80, 0.1), (60, 12, 0.6)])
+@pytest.mark.parametrize("level", [0.05, 0.005])
+def test_the_melded_test_is_never_too_large(n_clean: int, n_dirty: int, ratio: float, level: float) -> None:
+    clean, dirty = np.meshgrid(np.arange(n_clean + 1), np.arange(n_dirty + 1), indexing="ij")
+    rejected = ratio_tail(clean, n_clean, dirty, n_dirty, ratio) <= level
+    for rate in np.linspace(0.02, 1, 50):  # on the border of the hypothesis
+        chance = stats.binom.pmf(clean, n_clean, rate) * stats.binom.pmf(dirty, n_dirty, ratio * rate)
+        assert chance[rejected].sum() <= level
+
+
+def test_the_clean_run_fills_the_level_and_does_not_exceed_it() -> None:
+    """P(p-value <= level) at a fixed cut, summed over counts and runs, for a precision of exactly the target."""
+    total, target, longest = 60, 0.9, 400
+    for level in (0.05, 0.01, 0.001):
+        size = 0.0
+        for dirty in range(30):
+            clean = np.concatenate([np.zeros(dirty, bool), np.ones(total - dirty + longest, bool)])
+            score = np.concatenate([np.full(total, 1.0), np.linspace(0.9, 0.1, longest)])
+            for run in [*range(60), longest]:
+                labels = clean.copy()
+                if run < longest:
+                    labels[total + run] = False
+                cuts = Cuts.of(labels, score)
+                chance = stats.binom.pmf(dirty, total, 1 - target) * (
+                    target**run * (1 - target) if run < longest else target**60
+                )
+                size += chance * bool(Pooled(cuts, target).p_value(np.array([0]), np.array([total]))[0] <= level)
+        assert 0.9 * level <= size <= level * (1 + 1e-9)
+
+
+def test_a_noisy_start_does_not_end_the_walk() -> None:
+    """Two dirty photos at the very top stop a plain sequence; a later start recovers."""
+    clean = np.ones(3000, dtype=bool)
+    clean[[3, 20, 40, 60, 80]] = False
+    clean[2900:] = False
+    cuts = Cuts.of(clean, np.linspace(1, 0, 3000))
+    assert Pooled(cuts, 0.95).p_value(np.array([72]), np.array([73]))[0] > 0.05
+    assert cuts.total[furthest(Pooled(cuts, 0.95), 0.05)] > 2900
+
+
+# --- the promise, simulated ---
+
+SMALL = [
+    coverage.FIGURES[2],
+    *coverage.KNIFE_EDGE[1:],
+    coverage.Scenario("ties", 500, 0.3, 0.9),
+    coverage.Scenario("overconfident", 300, 0.3, 0.9, calibrated=True),
+    coverage.Scenario("skewed", 500, 0.3, 0.9, dirty_share=0.2),
+    coverage.Scenario("mislabelled", 1000, 0.3, 0.95, per_car=4),
+    coverage.Scenario("normal", 1000, 0.05, 0.95, max_false_clean_rate=0.3),
+]
+
+
+@pytest.mark.parametrize("scenario", SMALL, ids=coverage.describe)
+def test_the_promise_is_kept(scenario: coverage.Scenario) -> None:
+    draws = 400
+    outcome = coverage.simulate(scenario, draws)
+    assert outcome.violations <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "recall", "refused"),
+    list(zip(coverage.FIGURES, (0.97, 0.90, 0.60), (0.01, 0.03, 0.20), strict=True)),
+    ids=[coverage.describe(figure) for figure in coverage.FIGURES],
+)
+def test_the_promise_costs_little(scenario: coverage.Scenario, recall: float, refused: float) -> None:
+    draws = 250
+    ours = coverage.simulate(scenario, draws)
+    assert ours.recall >= recall and ours.refused <= refused
+    for other in (coverage.fixed_sequence, coverage.holm):
+        assert ours.recall > coverage.simulate(scenario, draws, other).recall
+    assert coverage.simulate(scenario, draws, coverage.empirical).violations > 0.3
+
+
+# --- scenarios, and speed ---
+
+
+def test_scenarios_are_tables_ready_for_json() -> None:
+    clean, p = photos(600, 120, 3.0)
+    decision = choose(clean, p)
+    low = choose_low_threshold(clean, p, target_precision_dirty=0.8, confidence=0.95, t_clean=decision.threshold)
+    tables = scenarios(clean, p, decision, low=low)
+    json.dumps(asdict(tables), allow_nan=False)
+
+    at_a_tenth = next(row for row in tables.shares if row["dirty_share"] == 0.1)
+    right, wrong = 0.9 * (p[clean] >= decision.threshold).mean(), 0.1 * (p[~clean] >= decision.threshold).mean()
+    assert at_a_tenth["precision"] == pytest.approx(right / (right + wrong))
+    lows = [row["precision_low"] for row in tables.shares]
+    assert lows == sorted(lows, reverse=True)  # type: ignore[type-var]
+    unsure = [((low.threshold <= q) & (q < decision.threshold)).mean() for q in (p[clean], p[~clean])]
+    assert at_a_tenth["review_share"] == pytest.approx(0.9 * unsure[0] + 0.1 * unsure[1])
+
+    same = next(row for row in tables.targets if row["target_precision"] == 0.95)
+    assert same["threshold"] == decision.threshold
+    for row in tables.curve:
+        above = float(row["threshold"]) >= decision.threshold  # type: ignore[arg-type]
+        assert (float(row["precision_certified"] or 0) >= 0.95) == above
+
+
+def test_scenarios_where_no_photo_is_called_dirty() -> None:
+    clean, p = photos(600, 120, 3.0)
+    decision = choose(clean, p)
+    low = choose_low_threshold(clean, p, target_precision_dirty=0.8, confidence=0.95, t_clean=0.0)
+    assert {row["precision_dirty"] for row in scenarios(clean, p, decision, low=low).shares} == {None}
+
+
+def test_scenarios_need_both_classes() -> None:
+    clean, p = photos(60, 20, 3.0)
+    with pytest.raises(ValueError, match=r"^is_clean"):
+        scenarios(clean[clean], p[clean], choose(clean, p))
+
+
+@pytest.mark.parametrize("dirty_share", [None, 0.2])
+def test_a_hundred_thousand_photos_take_a_second(dirty_share: float | None) -> None:
+    clean, p = photos(97_000, 3_000, 2.0)
+    start = time.perf_counter()
+    assert choose(clean, p, dirty_share=dirty_share).certified
+    assert time.perf_counter() - start < 5  # a second on a quiet machine

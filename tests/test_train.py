@@ -1,0 +1,186 @@
+"""Training: loss and schedule, augmentation, precision rule; repeatable runs with one and two processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_MODEL, Workspace
+from torch import nn
+
+from stages.common.data import CLEAN, DIRTY
+from stages.common.errors import StageError
+from stages.common.model import Checkpoint, check_image_size, create
+from stages.common.params import load
+from stages.train import augment
+from stages.train.distributed import process_count
+from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
+from stages.train.params import Params
+
+PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
+OUTPUTS = torch.tensor([[2.0, -1.0], [0.5, 0.3], [-1.0, 3.0]])
+LABELS = torch.tensor([DIRTY, CLEAN, CLEAN])
+EVEN = torch.ones(2)
+CHECKPOINT = Path("artifacts/best.pt")
+
+
+def test_cross_entropy_is_torchs() -> None:
+    params = replace(PARAMS, loss="ce", label_smoothing=0.1)
+    expected = nn.CrossEntropyLoss(label_smoothing=0.1)(OUTPUTS, LABELS)
+    assert torch.isclose(loss(OUTPUTS, LABELS, EVEN, params), expected)
+
+
+def test_focal_without_gamma_is_cross_entropy_and_with_it_forgives_easy_photos() -> None:
+    plain = loss(OUTPUTS, LABELS, EVEN, replace(PARAMS, loss="ce"))
+    assert torch.isclose(loss(OUTPUTS, LABELS, EVEN, replace(PARAMS, loss="focal", focal_gamma=0.0)), plain)
+    p_true = OUTPUTS.softmax(1)[torch.arange(3), LABELS]
+    by_hand = ((1 - p_true) ** 2 * -p_true.log()).mean()
+    assert torch.isclose(loss(OUTPUTS, LABELS, EVEN, replace(PARAMS, loss="focal", focal_gamma=2.0)), by_hand)
+
+
+def test_class_weights() -> None:
+    labels = np.array([CLEAN] * 30 + [DIRTY] * 10)
+    auto = class_weights(labels, replace(PARAMS, class_weights="auto"))
+    assert auto[DIRTY] == 2 and torch.isclose(auto[CLEAN], torch.tensor(2 / 3))
+    pair = class_weights(labels, replace(PARAMS, class_weights=(1.0, 5.0)))
+    assert (pair[CLEAN], pair[DIRTY]) == (1, 5)
+    params = replace(PARAMS, class_weights="none")
+    assert (class_weights(labels, params) == 1).all()
+    heavier = loss(OUTPUTS, LABELS, pair, params) - loss(OUTPUTS, LABELS, EVEN, params)
+    alone = loss(OUTPUTS[:1], LABELS[:1], EVEN, params)
+    assert torch.isclose(heavier, 4 * alone / 3)
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    factors = [lr_factor(step, 100, 0.1) for step in range(101)]
+    assert factors[0] > 0 and factors[10] == 1 and factors[100] == pytest.approx(0)
+    assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_augmentation_of_strength_zero_changes_nothing() -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32)).float()
+    off = replace(PARAMS.augment, **dict.fromkeys(PARAMS.augment.__dataclass_fields__, 0.0))
+    moved = augment.apply(images, augment.draw(0, 0, range(4)), off)
+    assert torch.allclose(moved, images, atol=1e-2)
+
+
+def test_a_certain_flip_mirrors() -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32)).float()
+    flip = replace(PARAMS.augment, **(dict.fromkeys(PARAMS.augment.__dataclass_fields__, 0.0) | {"flip": 1.0}))
+    moved = augment.apply(images, augment.draw(0, 0, range(4)), flip)
+    assert torch.allclose(moved, images.flip(3), atol=1e-2)
+
+
+def test_a_photo_is_changed_by_its_place_in_the_epoch_alone() -> None:
+    together, alone = augment.draw(7, 2, [5, 6, 7]), augment.draw(7, 2, [6])
+    assert (together[1] == alone[0]).all()
+    assert (augment.draw(7, 3, [6]) != alone).any()
+    assert together.min() >= -1 and together.max() < 1
+
+
+def test_augmented_pixels_stay_in_range() -> None:
+    images = torch.randint(0, 256, (16, 3, 32, 32)).float()
+    moved = augment.apply(images, augment.draw(0, 0, range(16)), PARAMS.augment)
+    assert moved.min() >= 0 and moved.max() <= 255 and moved.shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "mostly_depthwise"),
+    [("resnet50", False), ("convnext_tiny", False), ("efficientnet_b0", True), ("tf_efficientnet_lite0", True)],
+)
+def test_the_precision_rule_on_a_cpu(name: str, mostly_depthwise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create(name)
+    check_image_size(model, name, 64)
+    assert (depthwise_share(model, 64) > 0.05) == mostly_depthwise
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    expected = torch.float32 if mostly_depthwise else torch.bfloat16
+    assert pick_precision(model, 64, cpu, "auto") is expected
+    assert pick_precision(model, 64, cpu, "off") is torch.float32
+    assert pick_precision(model, 64, cpu, "bf16") is torch.bfloat16
+
+
+def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert process_count("auto") == 2
+    with pytest.raises(StageError, match=r"train\.devices: 3 asked for, 2 GPUs"):
+        process_count(3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert (process_count("auto"), process_count(2)) == (1, 2)
+
+
+def test_an_unknown_model_is_named_with_what_is_close() -> None:
+    with pytest.raises(StageError, match=r"no model 'resnet5O'; did you mean .*resnet50"):
+        create("resnet5O")
+
+
+def test_an_image_size_a_model_cannot_take_is_named() -> None:
+    with pytest.raises(StageError, match="img_size: vit_tiny_patch16_224 cannot take 128 x 128"):
+        check_image_size(create("vit_tiny_patch16_224"), "vit_tiny_patch16_224", 128)
+
+
+def train(workspace: Workspace, **changes: object) -> bytes:
+    workspace.set(**changes)
+    workspace.must("train")
+    return CHECKPOINT.read_bytes()
+
+
+def test_a_run_repeats_to_the_bit_whatever_the_workers_and_processes(workspace: Workspace) -> None:
+    workspace.must("split_check", "backbone")
+    first = train(workspace)
+    report = json.loads(Path("reports/train.json").read_text())
+    assert report["processes"] == 1 and report["precision"] == "float32" and report["held_out"] == 6
+    live = Path("reports/train/plots/metrics/holdout_auc.tsv").read_text().splitlines()
+    assert len(live) == 3
+    assert train(workspace, **{"train.num_workers": 2}) == first
+    two = train(workspace, **{"train.num_workers": 0, "train.devices": 2})
+    assert json.loads(Path("reports/train.json").read_text())["processes"] == 2
+    assert train(workspace) == two
+    assert train(workspace, **{"train.devices": "auto", "train.seed": 1}) != first
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.sampler": "oversample", "train.loss": "focal", "train.class_weights": "auto", "train.ema": 0.0},
+        {"train.sampler": "none", "train.amp": "bf16", "train.class_weights": [1.0, 3.0], "train.label_smoothing": 0.1},
+    ],
+)
+def test_every_kind_of_run_makes_a_usable_checkpoint(workspace: Workspace, changes: dict[str, object]) -> None:
+    workspace.must("split_check", "backbone")
+    train(workspace, **changes)
+    checkpoint = Checkpoint.load(CHECKPOINT)
+    assert checkpoint.model == SMALL_MODEL
+    outputs = checkpoint.network()(torch.zeros(1, 3, 64, 64))
+    assert outputs.shape == (1, 2) and bool(torch.isfinite(outputs).all())
+
+
+def test_a_failing_process_ends_the_run_with_its_error(workspace: Workspace) -> None:
+    workspace.must("split_check", "backbone")
+    workspace.set(**{"train.devices": 2})
+    for photo in (workspace.data / "train/clean").iterdir():
+        photo.write_bytes(b"")
+    done = workspace.run("train")
+    assert done.returncode == 1
+    assert "the file is empty" in done.stderr
+    assert not CHECKPOINT.exists()
+
+
+def test_tensorboard_without_its_package_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.must("split_check", "backbone")
+    (workspace.folder / "tensorboard.py").write_text("raise ImportError")
+    workspace.set(**{"train.tensorboard": True})
+    workspace.refuses("train", "pip install tensorboard")
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(workspace: Workspace, full_disk: object) -> None:
+    checkpoint = Checkpoint("m", 64, (0.5,), (0.5,), "v", 1, {"weight": torch.zeros(1000)})
+    assert callable(full_disk)
+    full_disk()
+    with pytest.raises(StageError, match=r"cannot write artifacts/best\.pt: File too large"):
+        checkpoint.save(CHECKPOINT)
+    assert list(Path("artifacts").iterdir()) == []
