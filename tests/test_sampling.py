@@ -57,7 +57,7 @@ def test_processes_share_every_batch(world: int) -> None:
     params = with_sampler("weighted")
     whole = list(Batches(LABELS, params, 0, 1))
     parts = [list(Batches(LABELS, params, rank, world)) for rank in range(world)]
-    assert [sum(batches, []) for batches in zip(*parts, strict=True)] == whole
+    assert [[key for share in shares for key in share] for shares in zip(*parts, strict=True)] == whole
     assert len(whole) == len(Batches(LABELS, params, 0, 1))
 
 

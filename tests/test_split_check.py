@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_listed_is_named(workspace: Workspace, monkeypat
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(StageError, match="cannot read the folder .*val/clean: Permission denied"):
+    with pytest.raises(StageError, match=r"cannot read the folder .*val/clean: Permission denied"):
         list_photos(workspace.data, "val")
 
 

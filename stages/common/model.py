@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from serving.cores import usable_cores
 from serving.decision import CLASSES
-from stages.common.data import CLEAN, DIRTY, PhotoSet
+from stages.common.data import CLEAN, PhotoSet
 from stages.common.errors import StageError
 from stages.common.reports import write_bytes
 
@@ -104,7 +104,8 @@ class Normalise(nn.Module):
 
 def clean_logit(outputs: Tensor) -> Tensor:
     """The logit of clean against dirty, `[N]`, from a model's outputs `[N, 2]`."""
-    return outputs[:, CLEAN] - outputs[:, DIRTY]
+    sign = outputs.new_tensor([1.0 if label == CLEAN else -1.0 for label in range(len(CLASSES))])
+    return (outputs * sign).sum(1)
 
 
 def score(

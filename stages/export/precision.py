@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from stages.export.graph import tail
@@ -35,11 +36,12 @@ def to_int8(model: onnx.ModelProto, photos: Callable[[], Iterator[Images]]) -> o
     can overflow and then gives other verdicts than a core that has them; with 7 bits it cannot.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
+        source, prepared, target = (Path(folder, name) for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
         onnx.save(model, source)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
-            source, target, Batches(photos()), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=tail(model),
+            prepared, target, Batches(photos()), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=tail(onnx.load(prepared)),
         )  # fmt: skip
         return onnx.load(target)
 

@@ -53,6 +53,8 @@ def read_predictions(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64]
                 p_clean.append(float(row["p_clean"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise StageError(f"{path}, row {len(p_clean) + 1}: {error!r}; `dvc repro eval` makes it") from error
+    if not p_clean:
+        raise StageError(f"{path} holds no predictions; `dvc repro eval` makes it")
     return np.array(is_clean), np.array(p_clean)
 
 

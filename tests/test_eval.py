@@ -1,0 +1,135 @@
+"""Calibration, metrics and what the eval stage writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import Workspace
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+
+from stages.common.outcome import outcome, verdicts
+from stages.eval.calibration import Calibration, cross_fitted, fit
+from stages.eval.metrics import expected_calibration_error, point_metrics, reliability, with_intervals
+
+RNG = np.random.default_rng(0)
+
+
+def draw(n: int, scale: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels for which p = sigmoid(scale * logit + offset) is true."""
+    logit = RNG.normal(0, 3, n)
+    return logit, RNG.random(n) < expit(scale * logit + offset)
+
+
+def test_calibration_finds_the_true_map() -> None:
+    logit, is_clean = draw(50_000, 0.6, 1.2)
+    found = fit(logit, is_clean)
+    assert found.scale == pytest.approx(0.6, rel=0.05)
+    assert found.offset == pytest.approx(1.2, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("logit", "is_clean"),
+    [
+        ([-5.0, -4.0, 6.0, 7.0], [False, False, True, True]),  # separable: maximum likelihood has no end
+        ([5.0, 4.0, -6.0, -7.0], [False, False, True, True]),  # the wrong way round
+        ([1.0, 1.0, 1.0], [True, True, False]),  # constant
+        ([0.3], [True]),  # one photo
+    ],
+)
+def test_a_tiny_val_set_cannot_wreck_it(logit: list[float], is_clean: list[bool]) -> None:
+    found = fit(np.array(logit), np.array(is_clean))
+    assert 0 < found.scale < 20 and math.isfinite(found.offset)
+    p_clean = found.p_clean(np.array(logit))
+    assert (p_clean > 0).all() and (p_clean < 1).all()
+
+
+def test_calibration_keeps_the_order_of_photos() -> None:
+    logit, is_clean = draw(300, 0.5, -1)
+    p_clean = fit(logit, is_clean).p_clean(logit)
+    assert (np.argsort(p_clean) == np.argsort(logit)).all()
+
+
+def test_cross_fitting_does_not_see_the_photo_it_judges() -> None:
+    logit, is_clean = draw(40, 1.0, 0.0)
+    p_clean = cross_fitted(logit, is_clean, folds=5, seed=0)
+    flipped = is_clean.copy()
+    flipped[0] = ~flipped[0]
+    # The photo's own label moves the maps of the other folds, and the fold assignment with its class, not its score.
+    assert p_clean[0] != fit(logit, is_clean).p_clean(logit)[0]
+    assert np.isfinite(cross_fitted(logit, flipped, folds=5, seed=0)).all()
+    assert np.isfinite(cross_fitted(logit[:3], np.array([True, True, False]), folds=5, seed=0)).all()
+
+
+def test_reliability_counts_every_photo_and_keeps_ties_together() -> None:
+    p_clean = np.repeat([0.1, 0.5, 0.9], [50, 30, 20])
+    groups = reliability(np.ones(100, bool), p_clean, 10)
+    assert [count for _, _, count in groups] == [50, 30, 20]
+    many = RNG.random(1003)
+    assert sum(count for _, _, count in reliability(many > 0.5, many, 10)) == 1003
+
+
+def test_calibration_error_of_true_and_of_wrong_probabilities() -> None:
+    p_clean = RNG.random(100_000)
+    is_clean = RNG.random(100_000) < p_clean
+    assert expected_calibration_error(is_clean, p_clean, 10) < 0.01
+    assert expected_calibration_error(is_clean, p_clean**3, 10) > 0.1
+
+
+def test_intervals_hold_the_value_and_shrink_with_photos() -> None:
+    widths = []
+    for n in (200, 5000):
+        logit, is_clean = draw(n, 1.0, 1.0)
+        found = with_intervals(is_clean, expit(logit + 1), bins=10, draws=100, seed=0)
+        assert found["roc_auc"]["low"] <= found["roc_auc"]["value"] <= found["roc_auc"]["high"]
+        widths.append(found["roc_auc"]["high"] - found["roc_auc"]["low"])
+    assert widths[1] < widths[0] / 2
+
+
+def test_metrics_of_a_perfect_model() -> None:
+    is_clean = np.array([True, False, True])
+    found = point_metrics(is_clean, is_clean.astype(float), 10)
+    assert found["roc_auc"] == found["accuracy"] == found["average_precision_dirty"] == found["f1_dirty"] == 1
+    assert found["brier"] == found["ece"] == 0
+
+
+def test_outcome_counts_uncertain_both_ways() -> None:
+    from serving.decision import Rule
+
+    is_clean = np.array([True, True, True, False, False])
+    found = outcome(is_clean, verdicts(Rule(0.8, 0.4), [0.9, 0.5, 0.1, 0.85, 0.45]))
+    assert found["dirty_as_clean"] == 1 and found["precision_clean"] == 0.5
+    assert found["recall_clean"] == pytest.approx(1 / 3)
+    assert found["recall_clean_with_uncertain"] == pytest.approx(2 / 3)
+    assert found["precision_clean_with_uncertain"] == 0.5
+    assert found["recall_dirty"] == 0 and found["recall_dirty_with_uncertain"] == 0.5
+    assert found["review_share"] == 0.4
+    nothing = outcome(is_clean, verdicts(Rule(1.0), [0.9, 0.5, 0.1, 0.85, 0.45]))
+    assert nothing["precision_clean"] is None and nothing["recall_clean"] == 0
+
+
+def test_what_the_stage_writes(pipeline: Workspace) -> None:
+    calibration = Calibration(**json.loads((pipeline.folder / "artifacts/calibration.json").read_text()))
+    report = json.loads((pipeline.folder / "reports/eval.json").read_text())
+    for split in ("val", "test"):
+        with (pipeline.folder / f"artifacts/predictions/{split}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["path", "label", "logit", "p_clean"]
+        files = {str(path.relative_to(pipeline.data)) for path in (pipeline.data / split).rglob("*.jpg")}
+        assert {row["path"] for row in rows} == files
+        assert all(row["path"].split("/")[1] == row["label"] for row in rows)
+        logit = np.array([float(row["logit"]) for row in rows])
+        assert [float(row["p_clean"]) for row in rows] == calibration.p_clean(logit).tolist()
+        auc = roc_auc_score([row["label"] == "clean" for row in rows], logit)
+        # On val the report's p_clean is cross-fitted: folds may shuffle neighbours, so its AUC is only close.
+        assert report[split]["roc_auc"]["value"] == pytest.approx(auc, abs=0.05 if split == "val" else 1e-6)
+
+
+def test_a_damaged_checkpoint_is_named(workspace: Workspace) -> None:
+    (workspace.folder / "artifacts").mkdir()
+    (workspace.folder / "artifacts/best.pt").write_bytes(b"PK\x03\x04 not really")
+    workspace.refuses("eval", "artifacts/best.pt is not a usable checkpoint", "dvc repro train")

@@ -1,0 +1,89 @@
+"""The threshold stage: predictions in, threshold.json and reports out. Its statistics: test_threshold.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Workspace
+
+from serving.decision import read_threshold
+from stages.threshold.__main__ import main
+
+
+def predictions(folder: Path, clean: int, dirty: int, distance: float) -> None:
+    """Predictions of a model whose classes lie `distance` apart."""
+    rng = np.random.default_rng(0)
+    (folder / "artifacts/predictions").mkdir(parents=True, exist_ok=True)
+    for split in ("val", "test"):
+        logit = np.concatenate([rng.normal(distance / 2, 1, clean), rng.normal(-distance / 2, 1, dirty)])
+        with (folder / f"artifacts/predictions/{split}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "logit", "p_clean"])
+            for i, z in enumerate(logit):
+                writer.writerow([f"{split}/{i}.jpg", "clean" if i < clean else "dirty", z, 1 / (1 + np.exp(-z))])
+
+
+def result() -> dict:
+    main()
+    return json.loads(Path("artifacts/threshold.json").read_text())
+
+
+def test_a_good_model_is_certified_and_a_lower_target_lowers_t(workspace: Workspace) -> None:
+    predictions(workspace.folder, 600, 120, 3.5)
+    strict = result()
+    assert strict["certified"] and not strict["trivial"] and strict["T_low"] is None
+    threshold = read_threshold(Path("artifacts/threshold.json"))
+    assert threshold.rule.t_clean == strict["T_clean"] and threshold.certified
+    report = json.loads(Path("reports/threshold.json").read_text())
+    assert report["test"]["precision_clean"] > 0.93 and report["test"]["photos"] == 720
+    assert report["at_dirty_shares"][0]["dirty_share"] == 0.01
+    workspace.set(**{"threshold.target_precision_clean": 0.9})
+    assert result()["T_clean"] < strict["T_clean"]
+
+
+def test_a_poor_model_is_said_not_to_be_certified(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    predictions(workspace.folder, 60, 40, 0.1)
+    found = result()
+    assert found["certified"] is False and found["promise"]["clean"]["reason"]
+    assert "NOT CERTIFIED" in caplog.text
+    workspace.set(**{"threshold.on_unreachable": "fail"})
+    Path("artifacts/threshold.json").unlink()
+    workspace.refuses("threshold", "NOT CERTIFIED", "best_effort")
+    assert not Path("artifacts/threshold.json").exists()
+
+
+def test_a_trivial_target_is_said_to_be_one(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    predictions(workspace.folder, 970, 30, 3.0)
+    assert result()["trivial"] and "TRIVIAL" in caplog.text and "max_false_clean_rate" in caplog.text
+
+
+def test_the_review_zone(workspace: Workspace) -> None:
+    predictions(workspace.folder, 600, 300, 3.0)
+    workspace.set(**{"threshold.target_precision_clean": 0.97, "threshold.target_precision_dirty": 0.97})
+    found = result()
+    assert 0 < found["T_low"] < found["T_clean"]
+    report = json.loads(Path("reports/threshold.json").read_text())
+    assert 0 < report["test"]["review_share"] < 1
+
+
+@pytest.mark.parametrize("target", [1.0, 0.0, "high"])
+def test_a_target_that_is_none_is_named(workspace: Workspace, target: object) -> None:
+    workspace.set(**{"threshold.target_precision_clean": target})
+    workspace.refuses("threshold", "threshold.target_precision_clean")
+
+
+@pytest.mark.parametrize("content", ["", "path,label\nx,clean\n", "path,label,logit,p_clean\nx,muddy,0,0.5\n"])
+def test_damaged_predictions_are_named(workspace: Workspace, content: str) -> None:
+    predictions(workspace.folder, 60, 30, 3.0)
+    Path("artifacts/predictions/val.csv").write_text(content)
+    workspace.refuses("threshold", "artifacts/predictions/val.csv")
+
+
+def test_it_needs_no_torch(workspace: Workspace) -> None:
+    predictions(workspace.folder, 60, 30, 3.0)
+    (workspace.folder / "torch.py").write_text("raise ImportError('torch')")
+    workspace.must("threshold")
