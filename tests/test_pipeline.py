@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,19 @@ def test_everything_a_stage_reads_is_written_by_one_before_it() -> None:
             if dep.startswith(("artifacts/", "reports/")):
                 assert dep in written, dep
         written |= set(stage.get("outs", [])) | {next(iter(entry)) for entry in stage.get("metrics", [])}
+
+
+def test_the_lock_file_is_current() -> None:
+    """On a fresh clone nothing has to run: code, params, photos and outputs are those of dvc.lock."""
+    command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Running stage" not in done.stdout, done.stdout
+
+
+def test_the_pipeline_solves_the_samples_and_their_metrics_are_committed() -> None:
+    """What README says of the samples: see test_samples.py for what colour alone reaches on them."""
+    evaluated = json.loads((ROOT / "reports/eval.json").read_text())
+    assert evaluated["test"]["roc_auc"]["value"] >= 0.95
+    threshold = json.loads((ROOT / "reports/threshold.json").read_text())
+    assert threshold["certified"] and threshold["test"]["precision_clean"] >= 0.95

@@ -30,7 +30,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         raise StageError(f"cannot write {path}: {error.strerror}; nothing was left half-written") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def write_json(path: Path, content: Any, *, digits: int | None = 6) -> None:

@@ -1,0 +1,66 @@
+"""Outputs are written whole or not at all, and expected errors are one message."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.common.errors import StageError, run_stage
+from stages.common.reports import read_json, write_bytes, write_csv, write_json
+
+
+def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path, full_disk: Callable[[], None]) -> None:
+    path = tmp_path / "report.json"
+    write_json(path, {"a": 1})
+    full_disk()
+    with pytest.raises(StageError, match=r"cannot write .*report\.json: File too large; nothing was left half-written"):
+        write_bytes(path, b"x" * 100_000)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("a file")
+    with pytest.raises(StageError, match=r"cannot write .*reports/x\.json"):
+        write_json(tmp_path / "reports/x.json", {})
+
+
+def test_json_is_rounded_for_reports_and_whole_for_artifacts(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": [1 / 3, {"b": 2 / 3}], "n": None, "t": True})
+    assert read_json(path) == {"a": [0.333333, {"b": 0.666667}], "n": None, "t": True}
+    write_json(path, {"a": 1 / 3}, digits=None)
+    assert read_json(path) == {"a": 1 / 3}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+
+
+def test_csv_keeps_every_digit_and_quotes_names(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", ["path", "p"], [("a,b.jpg", 1 / 3)])
+    assert (tmp_path / "x.csv").read_text() == 'path,p\n"a,b.jpg",0.3333333333333333\n'
+
+
+def test_what_another_stage_left_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    for name in ("x.json", "missing.json"):
+        with pytest.raises(StageError, match=f"cannot read .*{name}"):
+            read_json(tmp_path / name)
+
+
+def test_expected_errors_are_a_message_and_others_keep_their_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    def expected() -> None:
+        raise StageError("the file x is broken")
+
+    def defect() -> None:
+        raise KeyError("oops")
+
+    with pytest.raises(SystemExit) as stop:
+        run_stage("train", expected)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "\ntrain: the file x is broken\n"
+    with pytest.raises(KeyError):
+        run_stage("train", defect)
