@@ -90,6 +90,11 @@ class Predictor:
         """The ONNX Runtime provider in use, `CUDAExecutionProvider` or `CPUExecutionProvider`."""
         return str(self.session.get_providers()[0])
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether model calls run on a GPU."""
+        return self.provider == "CUDAExecutionProvider"
+
     def p_clean(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.image`."""
         result: NDArray[np.float32] = self.session.run(["p_clean"], {"image": images})[0]

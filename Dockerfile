@@ -1,0 +1,40 @@
+# The service: serving/ and the artifacts of the pipeline, no training library.
+#   docker build -t dirtycar .                              for NVIDIA GPUs (falls back to the CPU)
+#   docker build -t dirtycar --build-arg DEVICE=cpu .       for CPUs, several GB smaller
+# Add --build-arg GIT_COMMIT=$(git rev-parse HEAD) to see it in /model.
+
+ARG PYTHON=python:3.11.14-slim-bookworm
+
+FROM ${PYTHON} AS build
+ARG DEVICE=gpu
+COPY serving/requirements.txt constraints.txt /build/
+WORKDIR /build
+RUN python -m venv /opt/venv
+# The CPU variant is the same release of ONNX Runtime without CUDA; the GPU one brings CUDA and cuDNN as packages.
+RUN if [ "$DEVICE" = cpu ]; then \
+      sed -i 's/^onnxruntime-gpu==/onnxruntime==/' requirements.txt constraints.txt; \
+    else \
+      sed -i 's/^onnxruntime-gpu==/onnxruntime-gpu[cuda,cudnn]==/' requirements.txt; \
+    fi
+RUN /opt/venv/bin/pip install --no-cache-dir -r requirements.txt -c constraints.txt
+
+FROM ${PYTHON}
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin dirtycar
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY serving/ serving/
+COPY artifacts/best.onnx artifacts/threshold.json artifacts/
+ARG GIT_COMMIT=
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOST=0.0.0.0 \
+    PORT=8000 \
+    REQUIRE_CERTIFIED=1 \
+    GIT_COMMIT=${GIT_COMMIT}
+USER dirtycar
+EXPOSE 8000
+# Only /tmp is written to: run with --read-only --tmpfs /tmp.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/readyz\", timeout=8)"]
+CMD ["gunicorn", "-c", "serving/gunicorn.conf.py", "serving.app:create_app()"]

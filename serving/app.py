@@ -1,0 +1,93 @@
+"""The service: `gunicorn -c serving/gunicorn.conf.py 'serving.app:create_app()'`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from flask import Flask
+from flask_openapi3 import Info, OpenAPI
+from flask_openapi3.models import SecurityScheme
+
+from serving import errors, middleware, pair, predict_routes, service
+from serving.engine import Engine
+from serving.expected import ExpectedError
+from serving.fetch import Fetcher
+from serving.metrics import RELOADS
+from serving.page_routes import pages
+from serving.pair import Store
+from serving.schemas import ProblemAnswer
+from serving.served import load
+from serving.service import Service
+from serving.settings import Settings
+from serving.status_routes import status
+from serving.urls import Policy
+
+log = logging.getLogger(__name__)
+
+INFO = Info(title="dirtycar", version="1", description="A photo of a car in; clean or dirty out.")
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application, with a model loaded and tried.
+
+    Call it after the server has forked. Raises ExpectedError when it cannot serve.
+    """
+    settings = settings or Settings.from_env()
+    app = OpenAPI(
+        __name__,
+        info=INFO,
+        doc_ui=False,
+        security_schemes={"token": SecurityScheme(type="http", scheme="bearer")},
+        validation_error_status=400,
+        validation_error_model=ProblemAnswer,
+        validation_error_callback=errors.invalid_request,
+    )
+    app.request_class = middleware.Request
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # the verdict comes first
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
+    service.install(app, _start(settings))
+    errors.register(app)
+    middleware.register(app)
+    app.register_api(predict_routes.files)
+    if settings.url_fetch:
+        app.register_api(predict_routes.urls)
+    app.register_api(status)
+    app.register_blueprint(pages)
+    return app
+
+
+def _start(settings: Settings) -> Service:
+    store = pair.store_from_env()
+    policy = Policy(settings.url_ports, settings.url_allow_hosts, settings.url_deny_hosts, settings.url_allow_networks)
+    fetcher = Fetcher.create(
+        policy,
+        seconds=settings.url_seconds,
+        max_bytes=settings.url_max_bytes,
+        max_redirects=settings.url_max_redirects,
+        threads=settings.url_concurrency,
+    )
+    engine = _start_engine(settings, store)
+    return Service(settings, engine, fetcher, threading.BoundedSemaphore(settings.url_concurrency), store)
+
+
+def _start_engine(settings: Settings, store: Store | None) -> Engine:
+    """An engine on the server's current pair, which it then follows; outside of a server, on the configured files."""
+    if store is None:
+        return Engine(settings, load(settings, settings.model_path, settings.threshold_path))
+    current = store.current
+    engine = Engine(settings, load(settings, *pair.files(current)))
+
+    def reload(folder: Path) -> None:
+        try:
+            engine.served = load(settings, *pair.files(folder))
+        except (ExpectedError, OSError) as error:  # it was tried before: only this process's state is left
+            RELOADS.labels("failed").inc()
+            log.error("kept the old model: %s", error)
+            return
+        RELOADS.labels("done").inc()
+        log.info("now serving %s", engine.served.version)
+
+    pair.follow(store, current, reload)
+    return engine

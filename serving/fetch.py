@@ -1,0 +1,172 @@
+"""Fetching a photo from a URL: within one deadline, from the very addresses that were checked."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import certifi
+import httpcore
+
+from serving.urls import Address, Policy, Target, UrlError, UrlRefused, check_addresses, check_url
+
+_HEADERS: dict[str | bytes, str | bytes] = {
+    "User-Agent": "dirtycar",
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+Resolve = Callable[[str, int], Iterable[str]]
+
+
+class UrlUnfetchable(UrlError):
+    """The host did not answer, not in time, or not with a photo."""
+
+
+class UrlTooLarge(UrlError):
+    """More bytes than allowed."""
+
+
+def system_resolve(host: str, port: int) -> list[str]:
+    """Every address of a name (or of an address, itself). Raises OSError."""
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches URLs under a policy. `seconds` covers a fetch with all its redirects, `max_bytes` its body."""
+
+    policy: Policy
+    seconds: float
+    max_bytes: int
+    max_redirects: int
+    resolvers: ThreadPoolExecutor  # a name server may take longer than a fetch has
+    tls: ssl.SSLContext
+    resolve: Resolve = system_resolve
+
+    @classmethod
+    def create(cls, policy: Policy, *, seconds: float, max_bytes: int, max_redirects: int, threads: int) -> Fetcher:
+        """A fetcher that trusts the system's certificate authorities and Mozilla's."""
+        tls = ssl.create_default_context()
+        tls.load_verify_locations(certifi.where())
+        return cls(policy, seconds, max_bytes, max_redirects, ThreadPoolExecutor(threads, "resolve"), tls)
+
+    def fetch(self, url: str) -> bytes:
+        """The body behind a URL. Raises UrlRefused, UrlUnfetchable or UrlTooLarge."""
+        deadline = time.monotonic() + self.seconds
+        try:
+            for _ in range(self.max_redirects + 1):
+                body, location = self._get(check_url(url, self.policy), deadline)
+                if location is None:
+                    return body
+                url = _join(url, location)
+        except (httpcore.TimeoutException, TimeoutError):
+            raise UrlUnfetchable(f"the host did not send the photo within {self.seconds:g} seconds") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+            raise UrlUnfetchable(f"the host could not be read: {error}") from None
+        raise UrlUnfetchable(f"the URL redirects more than {self.max_redirects} times")
+
+    def _get(self, target: Target, deadline: float) -> tuple[bytes, str | None]:
+        """One request: the body, or where it redirects to."""
+        lookup = self.resolvers.submit(self.resolve, target.host, target.port)
+        addresses = check_addresses(lookup.result(_left(deadline)), self.policy)
+        url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+        backend = _Pinned(addresses, deadline)
+        with (
+            httpcore.ConnectionPool(ssl_context=self.tls, network_backend=backend, max_connections=1) as pool,
+            pool.stream("GET", url, headers=_HEADERS) as response,
+        ):
+            headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+            if response.status in _REDIRECTS and "location" in headers:
+                return b"", headers["location"]
+            if response.status != 200:
+                raise UrlUnfetchable(f"the host answered with status {response.status}")
+            return self._read(response, headers.get("content-length", "0")), None
+
+    def _read(self, response: httpcore.Response, declared: str) -> bytes:
+        """The body, up to `max_bytes`, whatever length was declared."""
+        body = bytearray()
+        if not declared.isdecimal() or int(declared) <= self.max_bytes:
+            for chunk in response.iter_stream():
+                body += chunk
+                if len(body) > self.max_bytes:
+                    break
+            else:
+                return bytes(body)
+        raise UrlTooLarge(f"the photo behind the URL is larger than {self.max_bytes:,} bytes")
+
+
+def _join(url: str, location: str) -> str:
+    """Where a redirect leads to. Raises UrlRefused."""
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise UrlRefused(f"the URL redirects to a malformed one: {error}") from None
+
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline; raises TimeoutError once it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+class _Pinned(httpcore.NetworkBackend):
+    """Connects to checked addresses only, whatever the host's name resolves to by now."""
+
+    def __init__(self, addresses: Iterable[Address], deadline: float) -> None:
+        self._addresses = addresses
+        self._deadline = deadline
+        self._system = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.NetworkStream:
+        failure: Exception = OSError("no address")
+        for address in self._addresses:
+            try:
+                stream = self._system.connect_tcp(str(address), port, timeout=_left(self._deadline))
+                return _Timed(stream, self._deadline)
+            except httpcore.ConnectError as error:  # a name's IPv6 address is often out of reach: try the next
+                failure = error
+        raise failure
+
+
+class _Timed(httpcore.NetworkStream):
+    """A stream whose every step ends by one deadline, so that a slow drip of bytes does too."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(self._deadline))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(self._deadline))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        stream = self._stream.start_tls(ssl_context, server_hostname, _left(self._deadline))
+        return _Timed(stream, self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

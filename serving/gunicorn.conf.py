@@ -1,0 +1,85 @@
+"""gunicorn's configuration: `gunicorn -c serving/gunicorn.conf.py 'serving.app:create_app()'`.
+
+SIGHUP reloads model and threshold without restarting a worker; other settings need a restart. What the workers share
+lies in a temporary folder: copies of the pair in service, and the files their metrics are added up from.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_shared = Path(tempfile.mkdtemp(prefix="dirtycar-"))
+(_shared / "metrics").mkdir()
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_shared / "metrics")  # read when prometheus_client is first imported
+os.environ["DIRTYCAR_STORE"] = str(_shared)
+
+from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
+
+from serving import logs  # noqa: E402
+from serving.metrics import RELOADS  # noqa: E402
+from serving.pair import PairError, Store  # noqa: E402
+from serving.settings import Settings, SettingsError  # noqa: E402
+
+_log = logging.getLogger("serving.server")
+_REJECTERS = 8  # threads beyond those that wait in the queue, so that a full queue is still answered with 503
+
+
+def _stop(reason: Exception) -> None:
+    shutil.rmtree(_shared)
+    sys.exit(f"dirtycar cannot start: {reason}")
+
+
+try:
+    _settings = Settings.from_env()
+except SettingsError as error:
+    _stop(error)
+_store = Store(_shared)
+
+bind = f"{_settings.host}:{_settings.port}"
+worker_class = "serving.worker.Worker"
+workers = _settings.workers
+threads = _settings.queue + _REJECTERS
+worker_connections = 4 * threads
+backlog = 256
+keepalive = 30
+timeout = 60
+graceful_timeout = _settings.drain_seconds
+control_socket_disable = True
+logconfig_dict = logs.config(_settings.log_level)
+
+
+def on_starting(server: Any) -> None:
+    """Start with a pair that was tried, or not at all."""
+    try:
+        _store.publish(_settings.model_path, _settings.threshold_path)
+    except PairError as error:
+        _stop(error)
+
+
+def when_ready(server: Any) -> None:
+    """Let SIGHUP change the pair; gunicorn's own way of restarting every worker drops connections that are kept."""
+    server.handle_hup = _reload
+
+
+def _reload() -> None:
+    try:
+        _store.publish(_settings.model_path, _settings.threshold_path)
+    except (PairError, OSError) as error:  # OSError: no room for a copy
+        RELOADS.labels("refused").inc()
+        _log.error("reload refused, the old model and threshold stay in service: %s", error)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a dead worker's gauges out of the metrics; what it counted stays."""
+    mark_process_dead(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(_shared, ignore_errors=True)

@@ -1,0 +1,104 @@
+"""POST /predict/file, /predict/files and /predict/url."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+from flask import Response, g, jsonify, request
+from flask_openapi3 import APIBlueprint
+
+from serving.engine import Verdict
+from serving.errors import Kind, Problem, as_problem
+from serving.image import PhotoError
+from serving.schemas import Answers, PhotoForm, PhotosForm, UrlBody, VerdictAnswer, problems
+from serving.service import current
+
+FORM_OVERHEAD = 64 * 1024  # bytes of a body beside its one photo; also the most a JSON body may have
+
+_SECURITY: list[dict[str, list[Any]]] = [{}, {"token": []}]  # a token is needed where API_TOKEN is set
+_ONE: dict[Any, Any] = {200: VerdictAnswer} | problems(400, 401, 413, 415, 503)
+_MANY: dict[Any, Any] = {200: Answers} | problems(400, 401, 413, 415, 503)
+_FETCHED: dict[Any, Any] = {200: VerdictAnswer} | problems(400, 401, 413, 415, 422, 503)
+
+files = APIBlueprint("files", __name__, abp_security=_SECURITY)
+urls = APIBlueprint("urls", __name__, abp_security=_SECURITY)
+
+
+@files.post("/predict/file", summary="One photo", responses=_ONE)
+def predict_file(form: PhotoForm) -> Response:
+    """The verdict on one uploaded photo."""
+    return _one(form.file.read())
+
+
+@files.post("/predict/files", summary="Several photos", responses=_MANY)
+def predict_files(form: PhotosForm) -> Response:
+    """A list in the order of the photos; a bad one has a problem in its place, and the rest are answered."""
+    limit = current().settings.max_photos
+    if len(form.file) > limit:
+        raise Problem(Kind.TOO_MANY_PHOTOS, f"{len(form.file)} photos; at most {limit} are taken at once")
+    results = current().engine.predict([part.read() for part in form.file])
+    g.verdicts = [as_problem(r).kind.name if isinstance(r, PhotoError) else r.label for r in results]
+    return jsonify([as_problem(r).body() if isinstance(r, PhotoError) else _answer(r) for r in results])
+
+
+@urls.post("/predict/url", summary="A photo behind a URL", responses=_FETCHED)
+def predict_url(body: UrlBody) -> Response:
+    """The verdict on a photo that is fetched from a public URL."""
+    service = current()
+    if not service.fetching.acquire(blocking=False):
+        raise Problem(Kind.OVERLOADED, "too many URLs are being fetched")
+    try:
+        photo = service.fetcher.fetch(body.url)
+    finally:
+        service.fetching.release()
+    return _one(photo)
+
+
+@files.before_request
+def _guard_files() -> None:
+    """Before a body is read: the token, the body's type and its size."""
+    _guard("multipart/form-data")
+    if request.path == "/predict/file":
+        request.max_content_length = current().settings.max_bytes + FORM_OVERHEAD
+
+
+@urls.before_request
+def _guard_urls() -> None:
+    _guard("application/json")
+    request.max_content_length = FORM_OVERHEAD
+
+
+def _guard(mimetype: str) -> None:
+    if request.method == "OPTIONS":
+        return
+    token = current().settings.api_token
+    if token is not None and not _bears(token):
+        raise Problem(Kind.UNAUTHORIZED, "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
+    if request.mimetype != mimetype:
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, f"send {mimetype}")
+
+
+def _bears(token: str) -> bool:
+    """Whether the request carries the token, compared in a time that does not tell how much of it was right."""
+    offered = request.authorization
+    given = offered.token if offered is not None and offered.type == "bearer" else None
+    return given is not None and hmac.compare_digest(given.encode(), token.encode())
+
+
+def _one(photo: bytes) -> Response:
+    result = current().engine.predict([photo])[0]
+    if isinstance(result, PhotoError):
+        raise result
+    g.verdicts = [result.label]
+    return jsonify(_answer(result))
+
+
+def _answer(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as it is sent; only here are numbers rounded, after the decision."""
+    return {
+        "label": verdict.label,
+        "p_clean": round(verdict.p_clean, 6),
+        "threshold": round(verdict.served.rule.t_clean, 6),
+        "model": verdict.served.version,
+    }

@@ -1,0 +1,126 @@
+"""What the environment sets. Every variable is a field here, in capitals; `serving/env.example` lists them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator as check
+
+from serving.cores import usable_cores
+from serving.decision import Rule, Threshold, ThresholdError
+from serving.expected import ExpectedError
+from serving.image import MAX_PIXELS
+
+MIB = 1024 * 1024
+CORES_PER_WORKER = 4  # past about four cores, one process is held back by Python's lock rather than by the model
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+def _split(value: object) -> object:
+    return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class SettingsError(ExpectedError):
+    """An environment variable has a value that cannot be used; the message names it."""
+
+
+class Settings(BaseModel):
+    """The service's settings, checked. Sizes in bytes, times in seconds; limits are per request unless said."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_path: Path = Path("artifacts/best.onnx")
+    threshold_path: Path = Path("artifacts/threshold.json")
+    imgsz: PositiveInt | None = None
+    require_certified: bool = False
+    require_gpu: bool = False
+    git_commit: str | None = None
+
+    thresh: Probability | None = None
+    t_low: Probability | None = None
+    t_high: Probability | None = None
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    workers: PositiveInt = Field(default_factory=lambda: -(-usable_cores() // CORES_PER_WORKER))
+    threads: PositiveInt = Field(default_factory=lambda data: max(1, usable_cores() // data.get("workers", 1)))
+    max_batch: PositiveInt | None = None
+    queue: PositiveInt = 64
+    drain_seconds: PositiveInt = 30
+    request_seconds: PositiveFloat = 30
+    api_token: str | None = Field(None, min_length=8, repr=False)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    max_bytes: PositiveInt = 25 * MIB
+    max_request_bytes: PositiveInt = 100 * MIB
+    max_pixels: PositiveInt = MAX_PIXELS
+    max_photos: PositiveInt = 32
+
+    url_fetch: bool = True
+    url_seconds: PositiveFloat = 10
+    url_max_bytes: PositiveInt = 25 * MIB
+    url_max_redirects: int = Field(3, ge=0, le=10)
+    url_concurrency: PositiveInt = 16
+    url_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], BeforeValidator(_split)] = frozenset(
+        {80, 443}
+    )
+    url_allow_hosts: Annotated[frozenset[str], BeforeValidator(_split)] = frozenset()
+    url_deny_hosts: Annotated[frozenset[str], BeforeValidator(_split)] = frozenset()
+    url_allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)] = ()
+
+    @check(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.workers * self.threads > usable_cores():
+            raise ValueError(
+                f"WORKERS x THREADS = {self.workers} x {self.threads} exceeds the {usable_cores()} cores usable here"
+            )
+        if self.max_photos > self.queue:
+            raise ValueError(f"MAX_PHOTOS={self.max_photos} would never fit in QUEUE={self.queue}")
+        if self.thresh is not None and self.t_high is not None:
+            raise ValueError("THRESH and T_HIGH both replace T_clean; set one of them")
+        if self.t_low is not None and self.t_high is not None and self.t_low > self.t_high:
+            raise ValueError(f"T_LOW={self.t_low} is above T_HIGH={self.t_high}; need 0 <= T_LOW <= T_HIGH <= 1")
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the environment; an empty value counts as not set. Raises SettingsError, which names the variable."""
+        given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            # A default that waits for another, wrong value is no second mistake.
+            problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+            raise SettingsError("; ".join(_sentence(problem) for problem in problems)) from None
+
+    @property
+    def override(self) -> dict[str, float]:
+        """The thresholds that the environment replaces, by variable; empty when threshold.json alone decides."""
+        given = {"THRESH": self.thresh, "T_LOW": self.t_low, "T_HIGH": self.t_high}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def rule(self, threshold: Threshold) -> Rule:
+        """The rule in force: threshold.json's, with what the environment replaces. Raises ThresholdError."""
+        high = self.t_high if self.thresh is None else self.thresh
+        t_clean = threshold.rule.t_clean if high is None else high
+        t_low = threshold.rule.t_low if self.t_low is None else self.t_low
+        try:
+            return Rule(t_clean, t_low)
+        except ThresholdError as error:
+            raise ThresholdError(f"{error} (with {self.override} from the environment)") from None
+
+
+def _sentence(problem: Mapping[str, object]) -> str:
+    """One pydantic error as words that name the variable, without its value where that is a secret."""
+    location = problem["loc"]
+    name = str(location[0]).upper() if isinstance(location, tuple) and location else None
+    if name is None:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    value = "" if name == "API_TOKEN" else f"={problem['input']!r}"
+    return f"{name}{value}: {problem['msg']}"

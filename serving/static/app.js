@@ -1,0 +1,136 @@
+"use strict";
+
+const AT_ONCE = 4; // uploads under way
+const TRIES = 5; // for an answer that says "overloaded"
+
+const byId = (id) => document.getElementById(id);
+const [drop, results, access, token] = ["drop", "results", "access", "token"].map(byId);
+const waiting = [];
+let busy = 0;
+
+function add(files) {
+  for (const file of files) {
+    const card = byId("card").content.cloneNode(true).firstElementChild;
+    const image = card.querySelector("img");
+    image.onload = image.onerror = (event) => {
+      image.classList.toggle("none", event.type === "error"); // a browser may not show what the service can read
+      URL.revokeObjectURL(image.src);
+    };
+    image.src = URL.createObjectURL(file);
+    card.querySelector(".name").textContent = file.name || "pasted photo";
+    results.append(card);
+    waiting.push({ file, card });
+  }
+  count();
+  work();
+}
+
+function work() {
+  while (busy < AT_ONCE && waiting.length && access.hidden) {
+    const photo = waiting.shift();
+    busy += 1;
+    judge(photo).finally(() => {
+      busy -= 1;
+      count();
+      work();
+    });
+  }
+}
+
+async function judge(photo) {
+  const started = performance.now();
+  try {
+    const response = await send(photo.file);
+    const answer = await response.json();
+    if (response.status === 401) {
+      askForToken(photo);
+    } else if (response.ok) {
+      showVerdict(photo.card, answer, performance.now() - started);
+    } else {
+      showProblem(photo.card, answer.detail || answer.title);
+    }
+  } catch {
+    showProblem(photo.card, "The service could not be reached. Check the connection and try again.");
+  }
+}
+
+async function send(file) {
+  const headers = token.value ? { Authorization: `Bearer ${token.value}` } : {};
+  for (let attempt = 1; ; attempt += 1) {
+    const body = new FormData();
+    body.append("file", file, file.name || "photo");
+    const response = await fetch("predict/file", { method: "POST", headers, body });
+    if (response.status !== 503 || attempt === TRIES) return response;
+    await new Promise((done) => setTimeout(done, 1000 * Number(response.headers.get("Retry-After") || 1)));
+  }
+}
+
+function showVerdict(card, answer, ms) {
+  const percent = (p) => `${100 * p}%`;
+  card.dataset.state = answer.label;
+  card.querySelector(".verdict").textContent = answer.label;
+  card.querySelector(".time").textContent = `${Math.round(ms)} ms`;
+  card.querySelector(".scale").hidden = false;
+  card.querySelector(".fill").style.width = percent(answer.p_clean);
+  card.querySelector(".mark").style.left = percent(answer.threshold);
+  card.querySelector(".bar").setAttribute("aria-label", `p_clean ${answer.p_clean}, clean from ${answer.threshold}`);
+  card.querySelector(".numbers").textContent =
+    `p_clean ${answer.p_clean.toFixed(4)} · T ${answer.threshold.toFixed(4)}`;
+}
+
+function showProblem(card, words) {
+  card.dataset.state = "error";
+  card.querySelector(".verdict").textContent = "No verdict";
+  const problem = card.querySelector(".problem");
+  problem.textContent = words.charAt(0).toUpperCase() + words.slice(1);
+  problem.hidden = false;
+}
+
+function askForToken(photo) {
+  waiting.unshift(photo);
+  token.value = "";
+  access.hidden = false;
+  token.focus();
+}
+
+function count() {
+  const states = [...results.children].map((card) => card.dataset.state);
+  const number = (state) => states.filter((s) => s === state).length;
+  const words = { clean: "clean", dirty: "dirty", uncertain: "uncertain", error: "without a verdict", waiting: "waiting" };
+  const parts = Object.keys(words).filter(number).map((state) => `${number(state)} ${words[state]}`);
+  byId("summary").hidden = states.length === 0;
+  byId("counts").textContent = parts.join(" · ");
+}
+
+for (const input of [byId("pick"), byId("camera")]) {
+  input.addEventListener("change", () => {
+    add(input.files);
+    input.value = "";
+  });
+}
+for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", name === "dragenter" || name === "dragover");
+    if (name === "drop") add(event.dataTransfer.files);
+  });
+}
+document.addEventListener("paste", (event) => add(event.clipboardData.files));
+byId("clear").addEventListener("click", () => {
+  waiting.length = 0;
+  results.replaceChildren();
+  count();
+});
+access.addEventListener("submit", (event) => {
+  event.preventDefault();
+  access.hidden = true;
+  work();
+});
+
+fetch("model")
+  .then((response) => response.json())
+  .then((model) => {
+    const proof = model.certified ? "certified" : "not certified";
+    byId("model").textContent = `${model.model} at ${model.image_size} px · clean from T = ${model.T_clean.toFixed(4)} (${proof})`;
+  })
+  .catch(() => {}); // the line then keeps what it says without a model

@@ -1,0 +1,70 @@
+"""GET /healthz, /readyz, /model and /metrics: what the service says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, jsonify
+from flask_openapi3 import APIBlueprint
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serving import metrics as prometheus
+from serving.errors import Kind, Problem
+from serving.schemas import Health, ModelAnswer, problems
+from serving.service import current
+
+_READY: dict[Any, Any] = {200: Health} | problems(503)
+_TEXT = {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+status = APIBlueprint("status", __name__)
+
+
+@status.get("/healthz", summary="The process lives", responses={200: Health})
+def healthz() -> Response:
+    """200 while the process can answer at all."""
+    return jsonify(Health().model_dump())
+
+
+@status.get("/readyz", summary="A photo went through the whole path", responses=_READY)
+def readyz() -> Response:
+    """200 when a built-in photo went through decoding, queue, model and rule less than a second ago."""
+    failure = current().engine.failure()
+    if failure is not None:
+        raise Problem(Kind.NOT_READY, f"the self-check failed: {type(failure).__name__}")
+    return jsonify(Health().model_dump())
+
+
+@status.get("/model", summary="What is in service", responses={200: ModelAnswer})
+def model() -> Response:
+    """Everything that decides an answer, and where it comes from."""
+    service = current()
+    settings, served = service.settings, service.engine.served
+    predictor, metadata = served.predictor, served.predictor.metadata
+    answer = ModelAnswer(
+        model=metadata.model,
+        version=served.version,
+        precision=metadata.precision,
+        provider=predictor.provider,
+        image_size=predictor.image_size,
+        resize=metadata.resize,
+        T_clean=served.rule.t_clean,
+        T_low=served.rule.t_low,
+        override=settings.override,
+        threshold_json=predictor.threshold.content,
+        certified=predictor.threshold.certified,
+        model_path=str(settings.model_path),
+        threshold_path=str(settings.threshold_path),
+        model_sha256=predictor.sha256,
+        threshold_sha256=predictor.threshold.sha256,
+        data_version=metadata.data_version,
+        checkpoint_sha256=metadata.checkpoint_sha256,
+        git_commit=settings.git_commit,
+        reload_refused=service.store.refused if service.store else None,
+    )
+    return jsonify(answer.model_dump())
+
+
+@status.get("/metrics", summary="Prometheus metrics of all workers", responses={200: _TEXT})
+def metrics() -> Response:
+    """Counters and histograms since the server started, over all its workers."""
+    return Response(prometheus.exposition(), content_type=CONTENT_TYPE_LATEST)

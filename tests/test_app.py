@@ -1,0 +1,329 @@
+"""Every path and every status, through the application itself; the real server is in test_service.py."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from serving.app import create_app
+from serving.batcher import Batcher
+from serving.errors import TYPE_PREFIX
+from serving.fetch import UrlUnfetchable
+from serving.logs import JsonFormatter
+from serving.predictor import Predictor
+from serving.service import Service
+from serving.settings import Settings
+from tests.live import photo
+from tests.onnx_models import Pair, write_pair
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return write_pair(tmp_path_factory.mktemp("pair"), t_clean=0.75, t_low=0.5)
+
+
+def make_app(pair: Pair, **environ: str) -> Flask:
+    app = create_app(
+        Settings.from_env({"MODEL_PATH": str(pair.model), "THRESHOLD_PATH": str(pair.threshold), **environ})
+    )
+    return app
+
+
+def service_of(app: Flask) -> Service:
+    with app.app_context():
+        from serving.service import current
+
+        return current()
+
+
+@pytest.fixture(scope="module")
+def app(pair: Pair) -> Iterator[Flask]:
+    app = make_app(pair, MAX_BYTES="200000", MAX_REQUEST_BYTES="400000", MAX_PHOTOS="4", MAX_PIXELS="1000000")
+    yield app
+    service_of(app).engine.close()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def post(client: FlaskClient, *photos: bytes, path: str = "/predict/file", **options: Any) -> TestResponse:
+    parts = [(io.BytesIO(data), f"{i}.txt") for i, data in enumerate(photos)]
+    return client.post(path, data={"file": parts}, **options)
+
+
+def assert_problem(response: TestResponse, status: int, slug: str) -> dict[str, Any]:
+    assert (response.status_code, response.mimetype) == (status, "application/problem+json"), response.text
+    body = json.loads(response.text)
+    assert body["type"] == TYPE_PREFIX + slug and body["status"] == status
+    assert body["title"] and body["detail"] and body["request_id"] == response.headers["X-Request-ID"]
+    return dict(body)
+
+
+@pytest.mark.parametrize(("grey", "label"), [(255, "clean"), (192, "clean"), (160, "uncertain"), (100, "dirty")])
+def test_file(client: FlaskClient, grey: int, label: str) -> None:
+    answer = post(client, photo(grey, kind="PNG")).json
+    assert list(answer) == ["label", "p_clean", "threshold", "model"]
+    assert answer["label"] == label and answer["threshold"] == 0.75
+    assert answer["p_clean"] == pytest.approx(grey / 255, abs=1e-6) == round(answer["p_clean"], 6)
+
+
+def test_files_keep_their_order_and_bad_ones_their_place(client: FlaskClient) -> None:
+    answers = post(client, photo(255), b"junk", photo(0), b"%PDF-1.7", path="/predict/files").json
+    assert [a.get("label", a.get("status")) for a in answers] == ["clean", 400, "dirty", 415]
+    assert answers[1]["type"] == TYPE_PREFIX + "not-a-photo"
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "slug"),
+    [
+        (b"", 400, "not-a-photo"),
+        (b"junk", 400, "not-a-photo"),
+        (photo()[:300], 400, "broken-photo"),
+        (photo(size=(800, 800), quality=95)[:-400], 400, "broken-photo"),
+        (b"%PDF-1.7", 415, "unsupported-photo"),
+        (b"x" * 200_001, 413, "too-many-bytes"),
+        (photo(size=(1001, 1000), kind="PNG"), 413, "too-many-pixels"),
+    ],
+)
+def test_bad_photos(client: FlaskClient, data: bytes, status: int, slug: str) -> None:
+    assert_problem(post(client, data), status, slug)
+
+
+def test_bodies_that_are_not_understood(client: FlaskClient) -> None:
+    assert_problem(client.post("/predict/file", data={"photo": (io.BytesIO(photo()), "a")}), 400, "bad-request")
+    assert_problem(
+        client.post("/predict/file", data={"file": "text"}, content_type="multipart/form-data"), 400, "bad-request"
+    )
+    assert_problem(client.post("/predict/file", data=b"x", content_type="image/jpeg"), 415, "unsupported-media-type")
+    assert_problem(client.post("/predict/file", data=b"x", content_type="multipart/form-data"), 400, "bad-request")
+    assert_problem(client.post("/predict/files", data={}, content_type="multipart/form-data"), 400, "bad-request")
+    assert_problem(post(client, b"x" * 300_000), 413, "too-many-bytes")
+    assert_problem(post(client, *[b"x" * 150_000] * 3, path="/predict/files"), 413, "too-many-bytes")
+    assert_problem(post(client, *[photo()] * 5, path="/predict/files"), 413, "too-many-photos")
+    for body in (b"{", b"[]", b"null", b"{}", b'{"url": 3}', b'"x"', b"\xff"):
+        assert_problem(client.post("/predict/url", data=body, content_type="application/json"), 400, "bad-request")
+    assert_problem(client.post("/predict/url", data=b"{}"), 415, "unsupported-media-type")
+    assert_problem(client.post("/predict/url", json={"url": "x" * 100_000}), 413, "too-many-bytes")
+
+
+def test_paths_and_methods(client: FlaskClient) -> None:
+    assert_problem(client.get("/nope"), 404, "not-found")
+    refused = client.get("/predict/file")
+    assert_problem(refused, 405, "method-not-allowed")
+    assert "POST" in refused.headers["Allow"]
+    assert client.get("/healthz").json == {"status": "ok"}
+    for path in ("/", "/docs", "/static/app.js", "/docs/js/swagger-ui-bundle.js"):
+        assert client.get(path).status_code == 200, path
+    assert_problem(client.get("/static/../app.py"), 404, "not-found")
+    assert_problem(client.get("/docs/..%2f..%2f__init__.py"), 404, "not-found")
+
+
+def test_url(client: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_problem(client.post("/predict/url", json={"url": "http://127.0.0.1/"}), 422, "url-refused")
+    monkeypatch.setattr("serving.fetch.Fetcher.fetch", lambda self, url: photo(255))
+    assert client.post("/predict/url", json={"url": "https://photos.example/a"}).json["label"] == "clean"
+
+    def unfetchable(self: object, url: str) -> bytes:
+        raise UrlUnfetchable("no answer")
+
+    monkeypatch.setattr("serving.fetch.Fetcher.fetch", unfetchable)
+    assert_problem(client.post("/predict/url", json={"url": "https://photos.example/a"}), 422, "url-unfetchable")
+
+
+def test_url_fetch_can_be_removed(pair: Pair) -> None:
+    client = make_app(pair, URL_FETCH="off").test_client()
+    assert_problem(client.post("/predict/url", json={"url": "https://photos.example/"}), 404, "not-found")
+    assert "/predict/url" not in client.get("/openapi.json").json["paths"]
+
+
+def test_too_many_fetches_are_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(pair, URL_CONCURRENCY="1")
+    service_of(app).fetching.acquire()
+    refused = app.test_client().post("/predict/url", json={"url": "https://photos.example/"})
+    assert_problem(refused, 503, "overloaded")
+    assert refused.headers["Retry-After"] == "1"
+
+
+def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(pair, QUEUE="2", MAX_PHOTOS="2")
+    release, entered = threading.Event(), threading.Semaphore(0)
+
+    def slow(self: Predictor, images: np.ndarray) -> np.ndarray:
+        entered.release()
+        release.wait(20)
+        return np.ones(len(images), np.float32)
+
+    monkeypatch.setattr(Predictor, "p_clean", slow)
+    answers: list[TestResponse] = []
+    threads = [threading.Thread(target=lambda: answers.append(post(app.test_client(), photo()))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    entered.acquire()
+    while service_of(app).engine._free:
+        time.sleep(0.01)
+    refused = post(app.test_client(), photo())
+    assert_problem(refused, 503, "overloaded")
+    assert refused.headers["Retry-After"] == "1"
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert post(app.test_client(), photo()).status_code == 200
+
+
+def test_ready_fails_with_the_model_and_recovers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(pair)
+    client = app.test_client()
+    assert client.get("/readyz").status_code == 200
+    monkeypatch.setattr("serving.engine.CHECK_AGE", 0)
+
+    def broken(self: Predictor, images: np.ndarray) -> np.ndarray:
+        raise RuntimeError("the device is gone")
+
+    with monkeypatch.context() as context:
+        context.setattr(Predictor, "p_clean", broken)
+        assert_problem(client.get("/readyz"), 503, "not-ready")
+        assert_problem(post(client, photo()), 500, "internal")
+    assert client.get("/readyz").status_code == 200 and post(client, photo()).status_code == 200
+
+
+def test_nan_is_no_verdict(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = make_app(pair).test_client()
+    monkeypatch.setattr(Predictor, "p_clean", lambda self, images: np.full(len(images), np.nan, np.float32))
+    assert_problem(post(client, photo()), 500, "internal")
+
+
+def test_token(pair: Pair) -> None:
+    client = make_app(pair, API_TOKEN="correct-horse").test_client()
+    for value in (
+        None,
+        "Bearer wrong-horse",
+        "Basic Y29ycmVjdC1ob3JzZTo=",
+        "Bearer",
+        "correct-horse",
+        "Bearer correct-horsë",
+    ):
+        for path in ("/predict/file", "/predict/files", "/predict/url"):
+            refused = client.post(path, headers={} if value is None else {"Authorization": value})
+            assert_problem(refused, 401, "unauthorized")
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+    assert post(client, photo(), headers={"Authorization": "Bearer correct-horse"}).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_model_tells_where_answers_come_from(pair: Pair) -> None:
+    app = make_app(pair, T_HIGH="0.9", T_LOW="0.2", GIT_COMMIT="abc123")
+    model = app.test_client().get("/model").json
+    assert model["T_clean"] == 0.9 and model["T_low"] == 0.2 and model["override"] == {"T_HIGH": 0.9, "T_LOW": 0.2}
+    assert model["threshold_json"]["T_clean"] == 0.75 and model["certified"] is True
+    assert model["provider"] == "CPUExecutionProvider" and model["git_commit"] == "abc123"
+    assert len(model["model_sha256"]) == 64 and model["version"].endswith(model["model_sha256"][:12])
+    answer = post(app.test_client(), photo(200)).json
+    assert answer["label"] == "uncertain" and answer["model"] == model["version"]
+
+
+def test_request_ids(client: FlaskClient) -> None:
+    assert client.get("/healthz", headers={"X-Request-ID": "abc-1.2_3"}).headers["X-Request-ID"] == "abc-1.2_3"
+    for bad in ("a b", "x" * 65, "<script>", "ä", ""):
+        made = client.get("/healthz", headers={"X-Request-ID": bad}).headers["X-Request-ID"]
+        assert re.fullmatch("[0-9a-f]{32}", made)
+
+
+def test_logs_tell_no_secrets(app: Flask) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("serving.request")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        client = app.test_client()
+        post(
+            client,
+            photo(255),
+            path="/predict/file?secret=1",
+            headers={"X-Request-ID": "mine", "Authorization": "Bearer s3cret"},
+        )
+        client.post("/predict/url", json={"url": "http://127.0.0.1/?secret=2"})
+    finally:
+        logger.removeHandler(handler)
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first["id"] == "mine" and first["status"] == 200 and first["verdict"] == "clean" and first["ms"] > 0
+    assert first["path"] == "/predict/file" and second["problem"] == "URL_REFUSED"
+    assert "secret" not in stream.getvalue() and "s3cret" not in stream.getvalue()
+
+
+def test_metrics(client: FlaskClient) -> None:
+    post(client, photo(255))
+    client.get("/nope/1")
+    client.get("/nope/2")
+    text = client.get("/metrics").text
+    for name in ("requests_total", "request_seconds_bucket", "queue_wait_seconds_bucket", "batch_size_bucket",
+                 "verdicts_total", "p_clean_bucket", "photos_in_flight"):  # fmt: skip
+        assert f"\ndirtycar_{name}" in text
+    assert 'path="/predict/file",status="200"' in text and "/nope" not in text and 'path="other",status="404"' in text
+
+
+def test_openapi_describes_every_path(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").json
+    assert set(document["paths"]) == {
+        "/predict/file", "/predict/files", "/predict/url", "/healthz", "/readyz", "/model", "/metrics"}  # fmt: skip
+    file = document["paths"]["/predict/file"]["post"]
+    assert (
+        file["requestBody"]["content"]["multipart/form-data"]
+        and "application/problem+json" in file["responses"]["413"]["content"]
+    )
+    assert file["responses"]["200"]["content"]["application/json"]["example"]["label"] == "clean"
+
+
+def test_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
+    for path in ("/", "/docs", "/static/app.js", "/static/style.css", "/static/docs.js"):
+        assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", client.get(path).text), path
+    assert client.get("/").headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_a_reload_between_photos_keeps_each_photo_with_its_model(pair: Pair, tmp_path: Path) -> None:
+    """A batch is never mixed: a photo is scored by the model whose size it was decoded for."""
+    sizes: list[int] = []
+    batcher = Batcher(1, 16, lambda waits, size: sizes.append(size))
+    small, large = (Predictor(*write_pair(tmp_path / str(s), size=s), threads=1) for s in (16, 48))
+    futures = []
+    for predictor in (small, large, small, large):
+        futures += batcher.submit(predictor, [np.full((predictor.image_size,) * 2 + (3,), 102, np.uint8)])
+    assert all(f.result(10) == pytest.approx(0.4) for f in futures) and sum(sizes) == 4
+    batcher.close()
+
+
+def test_uploads_stay_in_memory(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_file(*_: object, **__: object) -> None:
+        raise AssertionError("a temporary file was made")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", no_file)
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", no_file)
+    assert post(client, photo(size=(900, 900), kind="BMP")[:190_000]).status_code in (200, 400)
+
+
+def test_the_service_needs_no_training_library() -> None:
+    code = "import sys, serving.app, serving.batch; print(sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in ("torch", "torchvision", "timm", "dvc", "stages"):
+        assert f"'{name}'" not in loaded

@@ -1,0 +1,115 @@
+"""Scoring a folder: order, bad files, resuming."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from serving import batch
+from serving.predictor import Predictor
+from tests.live import photo
+from tests.onnx_models import Pair, write_pair
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
+    pair = write_pair(tmp_path / "artifacts", t_clean=0.75, t_low=0.5)
+    monkeypatch.setenv("MODEL_PATH", str(pair.model))
+    monkeypatch.setenv("THRESHOLD_PATH", str(pair.threshold))
+    return pair
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for number in range(30):
+        path = folder / f"{number % 3}" / f"{number:02}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(number * 8, size=(64 + 40 * (number % 7), 48)))
+    return folder
+
+
+def rows(out: Path) -> list[list[str]]:
+    with out.open(newline="", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+def refused(arguments: list[str]) -> bool:
+    with pytest.raises(SystemExit) as stop:
+        batch.main(arguments)
+    return stop.value.code == 2
+
+
+def test_every_photo_has_a_row_in_order(pair: Pair, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert batch.main([str(folder), "--out", str(out)]) == 0
+    header, *body = rows(out)
+    assert header == ["path", "label", "p_clean", "threshold", "error"]
+    assert [row[0] for row in body] == sorted(row[0] for row in body) and len(body) == 30
+    for path, label, p_clean, threshold, error in body:
+        expected = int(Path(path).stem) * 8 / 255
+        assert float(p_clean) == pytest.approx(expected, abs=0.01) and threshold == "0.750000" and not error
+        assert label == ("clean" if float(p_clean) >= 0.75 else "uncertain" if float(p_clean) >= 0.5 else "dirty")
+
+
+def test_bad_files_are_recorded_and_the_rest_finished(
+    pair: Pair, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "notes.txt").write_text("hello")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "cut.png").write_bytes(photo(size=(900, 900), kind="PNG")[:200])
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / ".hidden").write_text("left out")
+    (folder / 'odd "name",\nwith a line.jpg').write_bytes(photo(255))
+    (folder / os.fsdecode(b"latin-\xe9.jpg")).write_bytes(photo(255))
+    out = folder / "out.csv"
+    assert batch.main([str(folder), "--out", str(out)]) == 1
+    with out.open(newline="", errors="surrogateescape") as file:
+        body = {row["path"]: row for row in csv.DictReader(file)}
+    assert len(body) == 30 + 6
+    assert {path for path, row in body.items() if row["error"]} == {"notes.txt", "empty.jpg", "cut.png", "gone.jpg"}
+    assert body['odd "name",\nwith a line.jpg']["label"] == "clean"
+    assert "4 error" in capsys.readouterr().err
+    assert batch.main([str(folder), "--out", str(out)]) == 1  # the CSV itself is no photo
+    assert len(rows(out)) == 1 + 36
+
+
+@pytest.mark.parametrize("cut", [0, 5, 200, 201, 230, 700])
+def test_resume_gives_the_same_file_without_scoring_again(
+    pair: Pair, folder: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.csv"
+    batch.main([str(folder), "--out", str(out)])
+    whole = out.read_bytes()
+    kept = whole[:cut].count(b"\n") - 1 if cut > 40 else 0
+    out.write_bytes(whole[:cut])
+    if cut == 5:
+        assert refused([str(folder), "--out", str(out), "--resume"])
+        return
+    scored = []
+    original = Predictor.p_clean
+    monkeypatch.setattr(Predictor, "p_clean", lambda self, x: scored.append(len(x)) or original(self, x))
+    assert batch.main([str(folder), "--out", str(out), "--resume"]) == 0
+    assert out.read_bytes() == whole
+    warm_up = 1 + 4
+    assert sum(scored) - warm_up == 30 - kept
+
+
+def test_resume_with_another_threshold_is_refused(
+    pair: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    batch.main([str(folder), "--out", str(out)])
+    monkeypatch.setenv("THRESH", "0.6")
+    assert refused([str(folder), "--out", str(out), "--resume"])
+    assert "was written with threshold 0.750000" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_at_all(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused([str(tmp_path / "no"), "--out", "x.csv"])
+    pair.model.unlink()
+    assert refused([str(tmp_path), "--out", str(tmp_path / "x.csv")])
+    assert "no model at" in capsys.readouterr().err

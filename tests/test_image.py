@@ -1,0 +1,140 @@
+"""The one decoder: every type a phone sends, upright, on white, and closed to bombs and junk."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from serving.image import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto, decode
+
+SIZE = 64
+RED, BLUE = (220, 30, 30), (30, 30, 220)
+
+
+def scene(width: int = 400, height: int = 300) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def assert_is_scene(pixels: np.ndarray, tolerance: int = 40) -> None:
+    assert pixels.shape == (SIZE, SIZE, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels[SIZE // 2, 4].astype(int) - RED).max() < tolerance
+    assert np.abs(pixels[SIZE // 2, -5].astype(int) - BLUE).max() < tolerance
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF"])
+def test_every_type(kind: str) -> None:
+    assert_is_scene(decode(encode(scene(), kind), SIZE))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("P", "PNG"), ("P", "GIF"), ("YCbCr", "JPEG"), ("RGBA", "WEBP")],
+)
+def test_colour_modes(mode: str, kind: str) -> None:
+    assert_is_scene(decode(encode(scene().convert(mode), kind), SIZE), tolerance=60)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey(mode: str) -> None:
+    pixels = decode(encode(Image.new("L", (50, 40), 255).convert(mode), "PNG"), SIZE)
+    assert pixels.min() >= 250
+
+
+def test_sixteen_bit_keeps_its_brightness() -> None:
+    grey = Image.fromarray(np.full((30, 40), 200 * 256, np.uint16))
+    assert np.abs(decode(encode(grey, "PNG"), SIZE).astype(int) - 200).max() <= 1
+    assert np.abs(decode(encode(grey, "TIFF"), SIZE).astype(int) - 200).max() <= 1
+
+
+def test_transparency_becomes_white() -> None:
+    clear = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    assert decode(encode(clear, "PNG"), SIZE).min() == 255
+    palette = Image.new("P", (40, 40), 0)
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    assert decode(encode(palette, "PNG", transparency=0), SIZE).min() == 255
+
+
+def test_animations_show_their_first_frame() -> None:
+    frames = [scene(), Image.new("RGB", (400, 300), "black")]
+    for kind in ("GIF", "WEBP"):
+        assert_is_scene(decode(encode(frames[0], kind, save_all=True, append_images=frames[1:]), SIZE), 60)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "HEIF"])
+def test_exif_rotation(orientation: int, kind: str) -> None:
+    turns = Image.Transpose
+    # What a camera held that way stores: the inverse of what a viewer has to do.
+    stored = {1: None, 2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE,
+              6: turns.ROTATE_90, 7: turns.TRANSVERSE, 8: turns.ROTATE_270}[orientation]  # fmt: skip
+    image = scene() if stored is None else scene().transpose(stored)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    assert_is_scene(decode(encode(image, kind, exif=exif.tobytes()), SIZE))
+
+
+def test_content_decides_not_the_name() -> None:
+    assert_is_scene(decode(encode(scene(), "PNG"), SIZE))  # there is no name to go by at all
+
+
+def test_scaled_decoding_is_close_to_full_decoding() -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).resize((1600, 1200), Image.Resampling.BICUBIC)
+    data = encode(noise, "JPEG", quality=90)
+    full = Image.open(io.BytesIO(data)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    assert np.abs(decode(data, SIZE).astype(int) - np.asarray(full)).mean() < 3
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG whose header declares any size, with almost no data."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def test_the_pixel_cap_is_read_from_the_header() -> None:
+    with pytest.raises(PhotoTooLarge, match="60000 x 60000"):
+        decode(png_of(60_000, 60_000), SIZE)
+    with pytest.raises(PhotoTooLarge):
+        decode(encode(scene(), "JPEG"), SIZE, max_pixels=400 * 300 - 1)
+    decode(encode(scene(), "JPEG"), SIZE, max_pixels=400 * 300)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", NotAPhoto),
+        (b"hello", NotAPhoto),
+        (b"\xff\xd8\xff", BrokenPhoto),
+        (b"GIF89a", BrokenPhoto),
+        (b"%PDF-1.7", UnsupportedPhoto),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", UnsupportedPhoto),
+        (b"8BPS" + bytes(30), UnsupportedPhoto),
+        (b"\0\0\0\x18ftypmp42" + bytes(30), UnsupportedPhoto),
+        (encode(scene(), "JPEG2000"), UnsupportedPhoto),
+        (encode(scene(), "ICO"), UnsupportedPhoto),
+        (encode(scene(), "JPEG")[:-500], BrokenPhoto),
+        (encode(scene(), "PNG")[:200], BrokenPhoto),
+        (png_of(100, 100), BrokenPhoto),
+    ],
+)  # fmt: skip
+def test_what_is_no_usable_photo(data: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        decode(data, SIZE)

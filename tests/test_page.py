@@ -1,0 +1,139 @@
+"""The page in a real headless browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live import Live, photo, running
+from tests.onnx_models import write_pair
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+sync_api = pytest.importorskip("playwright.sync_api")
+if CHROMIUM is None and os.environ.get("REQUIRE_BROWSER") != "1":
+    pytest.skip("no Chromium on the PATH (REQUIRE_BROWSER=1 makes this an error)", allow_module_level=True)
+
+TOKEN = "correct-horse"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("page")
+    with running(write_pair(folder / "pair", t_clean=0.75, t_low=0.5), folder) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(live: Live, browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+    """The page, open; it must not ask any other host for anything, nor throw."""
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("request", lambda r: None if r.url.startswith((live.url, "blob:", "data:")) else faults.append(r.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(live.url)
+    yield page
+    page.close()
+    assert not faults
+
+
+def upload(name: str, data: bytes) -> dict[str, object]:
+    return {"name": name, "mimeType": "image/jpeg", "buffer": data}
+
+
+def card(page: sync_api.Page, name: str) -> sync_api.Locator:
+    """The card of a photo, once it has an answer."""
+    found = page.locator(".card", has_text=name)
+    sync_api.expect(found).not_to_have_attribute("data-state", "waiting", timeout=15_000)
+    return found
+
+
+def test_dropping_a_photo_shows_its_verdict(page: sync_api.Page) -> None:
+    handle = page.evaluate_handle(
+        """bytes => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "dropped.jpg", { type: "image/jpeg" }));
+            return data;
+        }""",
+        list(photo(255)),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": handle})
+    dropped = card(page, "dropped.jpg")
+    sync_api.expect(dropped.locator(".verdict")).to_have_text("clean")
+    sync_api.expect(dropped.locator(".numbers")).to_have_text("p_clean 1.0000 · T 0.7500")
+    assert dropped.locator(".time").inner_text().endswith(" ms")
+    bar = dropped.locator(".bar").bounding_box()
+    mark = dropped.locator(".mark").bounding_box()
+    assert mark["x"] + mark["width"] / 2 == pytest.approx(bar["x"] + 0.75 * bar["width"], abs=1.5)
+
+
+def test_several_photos_and_errors_in_words(page: sync_api.Page) -> None:
+    files = [
+        upload("a.jpg", photo(255)),
+        upload("b.jpg", photo(160)),
+        upload("c.jpg", photo(0)),
+        upload("d.jpg", b"%PDF-1.7"),
+    ]
+    page.set_input_files("#pick", files)
+    states = [card(page, f"{name}.jpg").get_attribute("data-state") for name in "abcd"]
+    assert states == ["clean", "uncertain", "dirty", "error"]
+    sync_api.expect(card(page, "d.jpg").locator(".problem")).to_contain_text("This is a PDF")
+    sync_api.expect(page.locator("#counts")).to_have_text("1 clean · 1 dirty · 1 uncertain · 1 without a verdict")
+    page.click("#clear")
+    sync_api.expect(page.locator(".card")).to_have_count(0)
+
+
+def test_it_works_by_keyboard(page: sync_api.Page) -> None:
+    focused = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        focused.append(page.evaluate("() => document.activeElement.id || document.activeElement.tagName"))
+    assert "pick" in focused
+    while page.evaluate("() => document.activeElement.id") != "pick":
+        page.keyboard.press("Shift+Tab")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files([upload("typed.jpg", photo(255))])
+    sync_api.expect(card(page, "typed.jpg").locator(".verdict")).to_have_text("clean")
+
+
+def test_it_fits_a_phone(live: Live, browser: sync_api.Browser) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    page.goto(live.url)
+    page.set_input_files("#camera", [upload("a-very-long-name-" * 6 + ".jpg", photo(30))])
+    card(page, "a-very-long-name-")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    sync_api.expect(page.get_by_text("Take a photo")).to_be_visible()
+    assert page.get_by_text("Take a photo").bounding_box()["height"] >= 44
+    context.close()
+
+
+def test_it_asks_for_a_token(browser: sync_api.Browser, tmp_path: Path) -> None:
+    with running(write_pair(tmp_path), tmp_path, API_TOKEN=TOKEN) as live:
+        page = browser.new_page()
+        page.goto(live.url)
+        page.set_input_files("#pick", [upload("a.jpg", photo(255))])
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        sync_api.expect(card(page, "a.jpg").locator(".verdict")).to_have_text("clean")
+        page.close()
+
+
+def test_the_docs_work_offline(live: Live, page: sync_api.Page) -> None:
+    page.goto(live.url + "/docs")
+    page.get_by_text("/predict/files").first.click()
+    sync_api.expect(page.get_by_text("A list in the order of the photos")).to_be_visible()

@@ -1,0 +1,187 @@
+"""Only the right model with the right threshold is served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from serving.decision import Rule, ThresholdError, read_threshold
+from serving.predictor import ModelError, Predictor
+from serving.served import load
+from serving.settings import Settings, SettingsError
+from tests.onnx_models import METADATA, brightness, write_model, write_pair
+
+
+def test_scores_and_decides(tmp_path: Path) -> None:
+    predictor = Predictor(*write_pair(tmp_path, t_clean=0.75, t_low=0.5), threads=1)
+    images = np.stack([np.full((32, 32, 3), grey, np.uint8) for grey in (255, 150, 20)])
+    p_clean = predictor.p_clean(images)
+    assert p_clean.dtype == np.float32 and np.allclose(p_clean, [1, 150 / 255, 20 / 255], atol=1e-6)
+    assert predictor.verdicts(p_clean) == ["clean", "uncertain", "dirty"]
+    assert predictor.provider == "CPUExecutionProvider" and predictor.image_size == 32
+
+
+def test_a_pair_that_does_not_match(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    content = json.loads(pair.threshold.read_text())
+    pair.threshold.write_text(json.dumps(content | {"T_clean": 0.1}))
+    with pytest.raises(ModelError, match="another threshold"):
+        Predictor(*pair)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resize": "crop"}, "resized by"),
+        ({"classes": "clean,dirty"}, "classes"),
+        ({"image_size": "64"}, "expected"),
+        ({"image_size": "many"}, "expected"),
+    ],
+)
+def test_metadata_of_another_kind(tmp_path: Path, change: dict[str, str], message: str) -> None:
+    pair = write_pair(tmp_path)
+    facts = METADATA.properties() | {f"dirtycar.{key}": value for key, value in change.items()}
+    write_model(pair.model, brightness(32), facts)
+    with pytest.raises(ModelError, match=message):
+        Predictor(*pair)
+
+
+def test_missing_metadata_is_named(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    write_model(pair.model, brightness(32), {"dirtycar.model": "x"})
+    with pytest.raises(ModelError, match=r"lacks precision, image_size"):
+        Predictor(*pair)
+
+
+def test_wrong_signature(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 32, 32])
+    p_clean = helper.make_tensor_value_info("p_clean", TensorProto.FLOAT, ["N", 3, 32, 32])
+    graph = helper.make_graph([helper.make_node("Relu", ["image"], ["p_clean"])], "relu", [image], [p_clean])
+    write_model(pair.model, graph, METADATA.properties())
+    with pytest.raises(ModelError, match="expected"):
+        Predictor(*pair)
+
+
+def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    whole = pair.model.read_bytes()
+    for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"not a model at all"):
+        pair.model.write_bytes(damaged)
+        with pytest.raises(ModelError):
+            Predictor(*pair)
+    pair.model.unlink()
+    with pytest.raises(ModelError, match="no model at"):
+        Predictor(*pair)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"T_clean": 0.9}', '{"T_clean": "0.9", "T_low": null, "certified": true}',
+     '{"T_clean": 1.5, "T_low": null, "certified": true}', '{"T_clean": NaN, "T_low": null, "certified": true}',
+     '{"T_clean": 0.5, "T_low": 0.6, "certified": true}', '{"T_clean": true, "T_low": null, "certified": true}',
+     '{"T_clean": 0.5, "T_low": null, "certified": "yes"}'],
+)  # fmt: skip
+def test_unusable_thresholds_name_the_file(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "threshold.json"
+    path.write_text(content)
+    with pytest.raises(ThresholdError, match=r"threshold\.json"):
+        read_threshold(path)
+
+
+def test_the_rule() -> None:
+    rule = Rule(0.9, 0.4)
+    assert [rule.decide(p) for p in (1.0, 0.9, 0.899999, 0.4, 0.399999, 0.0)] == [
+        "clean", "clean", "uncertain", "uncertain", "dirty", "dirty"]  # fmt: skip
+    assert Rule(0.9).decide(0.899999) == "dirty"
+    assert rule.decide(float("nan")) == "dirty"
+
+
+def settings(pair: tuple[Path, Path], **environ: str) -> Settings:
+    return Settings.from_env({"MODEL_PATH": str(pair[0]), "THRESHOLD_PATH": str(pair[1]), **environ})
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"IMGSZ": "224"}, "IMGSZ=224"),
+        ({"REQUIRE_GPU": "1"}, "REQUIRE_GPU=1"),
+        ({"REQUIRE_CERTIFIED": "1"}, "REQUIRE_CERTIFIED=1"),
+        ({"T_LOW": "0.9"}, "T_LOW"),
+    ],
+)
+def test_settings_that_the_pair_cannot_meet(tmp_path: Path, environ: dict[str, str], message: str) -> None:
+    pair = write_pair(tmp_path, certified=False)
+    with pytest.raises((ModelError, ThresholdError), match=message):
+        load(settings(pair, **environ), *pair)
+
+
+def test_a_model_that_gives_no_probability(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    graph = brightness(32)
+    next(c for c in graph.initializer if c.name == "white").CopyFrom(
+        helper.make_tensor("white", TensorProto.FLOAT, [], [0.0])
+    )
+    write_model(
+        pair.model, graph, METADATA.properties() | {"dirtycar.threshold_sha256": read_threshold(pair.threshold).sha256}
+    )
+    with pytest.raises(ModelError, match="no probability"):
+        load(settings(pair), *pair)
+
+
+@pytest.mark.parametrize(
+    ("environ", "rule"),
+    [
+        ({}, Rule(0.75, 0.25)),
+        ({"THRESH": "0.6"}, Rule(0.6, 0.25)),
+        ({"T_HIGH": "0.8", "T_LOW": "0.7"}, Rule(0.8, 0.7)),
+        ({"T_LOW": "0"}, Rule(0.75, 0.0)),
+    ],
+)
+def test_overrides(tmp_path: Path, environ: dict[str, str], rule: Rule) -> None:
+    pair = write_pair(tmp_path, t_clean=0.75, t_low=0.25)
+    chosen = settings(pair, **environ)
+    assert load(chosen, *pair).rule == rule and set(chosen.override) == set(environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"THRESH": "1.1"}, "THRESH"),
+        ({"THRESH": "nan"}, "THRESH"),
+        ({"THRESH": "0.5", "T_HIGH": "0.6"}, "THRESH"),
+        ({"T_LOW": "0.9", "T_HIGH": "0.5"}, "T_LOW"),
+        ({"IMGSZ": "-1"}, "IMGSZ"),
+        ({"WORKERS": "two"}, "WORKERS"),
+        ({"WORKERS": "1000"}, "WORKERS"),
+        ({"QUEUE": "0"}, "QUEUE"),
+        ({"QUEUE": "4", "MAX_PHOTOS": "8"}, "MAX_PHOTOS"),
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
+        ({"URL_FETCH": "perhaps"}, "URL_FETCH"),
+        ({"URL_PORTS": "80,http"}, "URL_PORTS"),
+        ({"URL_ALLOW_NETWORKS": "10.0.0.0/99"}, "URL_ALLOW_NETWORKS"),
+        ({"REQUIRE_GPU": "maybe"}, "REQUIRE_GPU"),
+    ],
+)
+def test_a_wrong_setting_is_named(environ: dict[str, str], name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env(environ)
+
+
+def test_a_wrong_token_is_not_repeated() -> None:
+    with pytest.raises(SettingsError, match="API_TOKEN") as caught:
+        Settings.from_env({"API_TOKEN": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+    assert "correct-horse" not in repr(Settings.from_env({"API_TOKEN": "correct-horse"}))
+
+
+def test_env_example_lists_every_setting_with_its_default() -> None:
+    path = Path(__file__).resolve().parent.parent / "serving" / "env.example"
+    lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("# ")]
+    listed = dict(line.removeprefix("#").split("=", 1) for line in lines)
+    assert set(listed) == {name.upper() for name in Settings.model_fields}
+    assert Settings.from_env(listed) == Settings.from_env({})

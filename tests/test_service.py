@@ -1,0 +1,347 @@
+"""The real service: gunicorn over HTTP, under load, reloads, kills, junk and slow clients."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from serving.cores import usable_cores
+from serving.image import decode
+from serving.predictor import Predictor
+from tests.live import COMMAND, ROOT, Live, environment, photo, running, wait_until
+from tests.onnx_models import Pair, write_pair
+
+WORKERS = str(min(2, usable_cores()))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return write_pair(tmp_path_factory.mktemp("pair"), t_clean=0.6, t_low=0.4)
+
+
+@pytest.fixture(scope="module")
+def live(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One service for the tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("live")
+    with running(pair, folder, WORKERS=WORKERS, REQUEST_SECONDS="2", MAX_BYTES="3000000") as live:
+        yield live
+
+
+def some_photos(count: int) -> list[bytes]:
+    """Photos of all kinds, sizes and brightnesses."""
+    rng = np.random.default_rng(0)
+    photos = []
+    for number in range(count):
+        pixels = rng.integers(0, 256, (6, 8, 3), np.uint8) // 2 + rng.integers(0, 128)
+        size = (int(rng.integers(40, 900)), int(rng.integers(40, 900)))
+        image = Image.fromarray(pixels.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        image.save(buffer, ["JPEG", "PNG", "WEBP", "HEIF"][number % 4])
+        photos.append(buffer.getvalue())
+    return photos
+
+
+def test_answers_do_not_depend_on_the_batch(live: Live, pair: Pair) -> None:
+    """16 clients at once get what the predictor says of each photo alone."""
+    photos = some_photos(64)
+    predictor = Predictor(*pair, threads=1)
+    alone = [predictor.p_clean(decode(data, 32)[None]) for data in photos]
+
+    def client(number: int) -> None:
+        for index in random.Random(number).sample(range(len(photos)), 24):
+            answer = live.send(photos[index]).json()
+            assert abs(answer["p_clean"] - float(alone[index][0])) < 1e-5
+            assert answer["label"] == predictor.verdicts(alone[index])[0]
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(client, range(16)))
+    metrics = requests.get(live.url + "/metrics", timeout=10).text
+    assert samples(metrics, "dirtycar_batch_size_count") < samples(metrics, "dirtycar_batch_size_sum")
+
+
+def samples(metrics: str, name: str) -> float:
+    """The sum of a metric's samples over its labels."""
+    return sum(float(line.rpartition(" ")[2]) for line in metrics.splitlines() if re.match(rf"{name}[ {{]", line))
+
+
+def test_every_path_and_status(live: Live) -> None:
+    get = lambda path: requests.get(live.url + path, timeout=10)  # noqa: E731
+    for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/model", "/metrics"):
+        assert get(path).status_code == 200, path
+    url = lambda body: requests.post(live.url + "/predict/url", json=body, timeout=10)  # noqa: E731
+    answers = {
+        400: live.send(b"junk"),
+        404: get("/nope"),
+        405: get("/predict/file"),
+        413: live.send(b"x" * 3_100_000),
+        415: live.send(b"%PDF-1.7"),
+        422: url({"url": "http://169.254.169.254/"}),
+    }
+    for status, answer in answers.items():
+        assert answer.status_code == status and answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["status"] == status
+    assert url({}).status_code == 400
+    several = requests.post(
+        live.url + "/predict/files", files=[("file", ("a", photo(255))), ("file", ("b", b"junk"))], timeout=10
+    ).json()
+    assert several[0]["label"] == "clean" and several[1]["status"] == 400
+
+
+def test_chunked_bodies_and_their_limit(live: Live) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+
+    def send(parts: list[bytes]) -> requests.Response:
+        return requests.post(live.url + "/predict/file", data=iter(parts), headers=headers, timeout=10)
+
+    assert send([head, photo(255), b"\r\n--x--\r\n"]).json()["label"] == "clean"
+    assert send([head, *[b"x" * 100_000] * 60, b"\r\n--x--\r\n"]).status_code == 413
+
+
+def test_metrics_add_up_over_workers(live: Live) -> None:
+    before = samples(requests.get(live.url + "/metrics", timeout=10).text, "dirtycar_verdicts_total")
+    with ThreadPoolExecutor(8) as pool:
+        assert all(answer.ok for answer in pool.map(lambda _: live.send(photo(250)), range(40)))
+    for _ in range(4):  # whichever worker answers
+        after = samples(requests.get(live.url + "/metrics", timeout=10).text, "dirtycar_verdicts_total")
+        assert after - before == 40
+
+
+def test_a_slow_client_is_cut_off_and_the_rest_served(live: Live) -> None:
+    address = ("127.0.0.1", int(live.url.rpartition(":")[2]))
+    head = b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    head += b"Content-Length: 999\r\n\r\n"
+    slow = [socket.create_connection(address) for _ in range(20)]
+    for number, connection in enumerate(slow):
+        connection.settimeout(8)
+        connection.sendall(head if number % 2 else head[:30])
+    started = time.monotonic()
+    assert live.send(photo()).ok
+    for connection in slow:
+        assert b" 200 " not in connection.recv(4096)[:20]
+        connection.close()
+    assert time.monotonic() - started < 6
+
+
+def test_a_fuzz_of_image_files_never_fails_the_service(live: Live) -> None:
+    """Mutated photos: no 5xx, no dead worker. Many in each request, so that thousands take seconds."""
+    rng = random.Random(0)
+    seeds = [
+        photo(120, kind=kind, size=(90, 70)) for kind in ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
+    ]
+    workers = live.workers()
+
+    def mutant() -> bytes:
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.choice((1, 2, 8, 40))):
+            at = rng.randrange(len(data))
+            action = rng.random()
+            if action < 0.6:
+                data[at] = rng.randrange(256)
+            elif action < 0.75:
+                data[at : at + 4] = rng.choice((b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff"))
+            elif action < 0.9:
+                del data[at : at + rng.randrange(1, 30)]
+            else:
+                data[at:at] = data[: rng.randrange(1, 60)]
+            if not data:
+                break
+        return bytes(data)
+
+    def request(photos: list[bytes]) -> None:
+        answer = requests.post(live.url + "/predict/files", files=[("file", ("a", p)) for p in photos], timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert all(item.get("status", 200) < 500 for item in answer.json())
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(request, [[mutant() for _ in range(25)] for _ in range(120)]))
+    assert live.workers() == workers
+
+
+def test_requests_of_junk_are_no_5xx(live: Live) -> None:
+    address = ("127.0.0.1", int(live.url.rpartition(":")[2]))
+    rng = random.Random(1)
+    whole = requests.Request("POST", live.url + "/predict/file", files={"file": ("a.jpg", photo())}).prepare()
+    lines = ["POST /predict/file HTTP/1.1", "Host: x", *(f"{k}: {v}" for k, v in whole.headers.items())]
+    raw = "\r\n".join(lines).encode() + b"\r\n\r\n" + whole.body
+    for _ in range(150):
+        data = bytearray(raw)
+        for _ in range(rng.randrange(1, 12)):
+            data[rng.randrange(min(len(data), 420))] = rng.randrange(256)
+        with socket.create_connection(address) as connection:
+            connection.settimeout(5)
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.recv(200)
+        assert not answer.startswith(b"HTTP/1.1 500"), bytes(data[:420])
+    assert live.send(photo()).ok
+
+
+def test_logs_are_json_lines(live: Live) -> None:
+    live.send(photo(), path="/predict/file?secret=1", headers={"X-Request-ID": "find-me"})
+    lines = [json.loads(line) for line in live.log.read_text().splitlines()]
+    mine = [line for line in lines if line.get("id") == "find-me"]
+    assert len(mine) == 1 and mine[0]["status"] == 200 and mine[0]["verdict"] and "secret" not in live.log.read_text()
+
+
+def test_the_openapi_document_keeps_its_promises(live: Live) -> None:
+    """schemathesis makes requests from the document, right ones and wrong ones, and holds the answers against it."""
+    schema = schemathesis.openapi.from_url(live.url + "/openapi.json")
+    for found in schema.get_all_operations():
+        quick = settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+        @quick
+        @given(case=found.ok().as_strategy())
+        def check(case: schemathesis.Case) -> None:
+            # A schema cannot say that bytes must be a photo, or that a URL must lead to one.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+        check()
+
+
+class Traffic:
+    """Clients that send photos all the time; every answer is counted by its status, a lost one as `lost`."""
+
+    def __init__(self, live: Live, clients: int = 6) -> None:
+        self._live = live
+        self._stop = threading.Event()
+        self.seen: Counter[int | str] = Counter()
+        self.models: set[str] = set()
+        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _client(self) -> None:
+        session = requests.Session()
+        while not self._stop.is_set():
+            try:
+                answer = session.post(self._live.url + "/predict/file", files={"file": ("a", photo(255))}, timeout=30)
+            except requests.RequestException:
+                self.seen["lost"] += 1
+                session = requests.Session()
+                continue
+            self.seen[answer.status_code] += 1
+            if answer.ok:
+                self.models.add(answer.json()["model"])
+
+
+def test_a_killed_worker_costs_its_own_requests_only(pair: Pair, tmp_path: Path) -> None:
+    clients = 6
+    with running(pair, tmp_path, WORKERS=WORKERS) as live, Traffic(live, clients) as traffic:
+        wait_until(lambda: traffic.seen[200] > 50, 20)
+        first = live.workers()[0]
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: first not in live.workers() and len(live.workers()) == int(WORKERS), 20)
+        before = traffic.seen[200]
+        wait_until(lambda: traffic.seen[200] > before + 50, 20)
+    assert traffic.seen["lost"] <= clients and set(traffic.seen) <= {200, "lost"}
+
+
+def test_reload_under_load(tmp_path: Path) -> None:
+    """SIGHUP: a good pair takes over, a bad one does not, and no request fails; a new worker gets the good one."""
+    pair = write_pair(tmp_path / "pair", t_clean=0.6)
+    with running(pair, tmp_path, WORKERS=WORKERS) as live, Traffic(live) as traffic:
+        model = lambda: requests.get(live.url + "/model", timeout=10).json()  # noqa: E731
+        old = model()["version"]
+        wait_until(lambda: traffic.seen[200] > 30, 20)
+        write_pair(tmp_path / "pair", size=48, t_clean=0.7)
+        os.kill(live.pid, signal.SIGHUP)
+        wait_until(lambda: all(model()["T_clean"] == 0.7 for _ in range(6)), 20)
+        new = model()["version"]
+        pair.model.write_bytes(pair.model.read_bytes()[:400])
+        os.kill(live.pid, signal.SIGHUP)
+        wait_until(lambda: model()["reload_refused"] is not None, 20)
+        assert model()["version"] == new and "best.onnx" in model()["reload_refused"]
+        os.kill(live.workers()[0], signal.SIGTERM)  # it finishes its requests, and its successor has the good pair
+        wait_until(lambda: len(live.workers()) == int(WORKERS), 20)
+        before = traffic.seen[200]
+        wait_until(lambda: traffic.seen[200] > before + 50, 20)
+    assert set(traffic.seen) == {200} and traffic.models == {old, new}
+    lines = [json.loads(line) for line in live.log.read_text().splitlines()]
+    assert any(line["level"] == "ERROR" and "reload refused" in line["message"] for line in lines)
+
+
+def test_overload_is_shed_and_answers_stay_quick(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path / "slow", work=40)
+    with running(pair, tmp_path, QUEUE="4", MAX_PHOTOS="4", MAX_BATCH="1", THREADS="1", WORKERS="1") as live:
+        with Traffic(live, 24) as traffic:
+            wait_until(lambda: traffic.seen[503] > 20 and traffic.seen[200] > 4, 30)
+            assert requests.get(live.url + "/readyz", timeout=10).ok
+        assert set(traffic.seen) == {200, 503}
+        wait_until(lambda: live.send(photo()).ok, 10)
+
+
+def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path / "slow", work=40)
+    with running(pair, tmp_path, MAX_BATCH="1") as live, ThreadPoolExecutor(6) as pool:
+        under_way = [pool.submit(live.send, photo(255)) for _ in range(6)]
+        time.sleep(0.3)
+        os.kill(live.pid, signal.SIGTERM)
+        assert [answer.result().status_code for answer in under_way] == [200] * 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"THRESH": "7"}, "THRESH"),
+        ({"REQUIRE_CERTIFIED": "1"}, "certified: false"),
+        ({"REQUIRE_GPU": "1"}, "REQUIRE_GPU=1"),
+        ({"MODEL_PATH": "/nowhere/best.onnx"}, "/nowhere/best.onnx"),
+        ({"IMGSZ": "224"}, "IMGSZ=224"),
+    ],
+)
+def test_a_start_that_must_fail_says_why(tmp_path: Path, settings: dict[str, str], reason: str) -> None:
+    pair = write_pair(tmp_path, certified=False)
+    command = [sys.executable, *COMMAND]
+    env = environment(pair, PORT="0") | {"TMPDIR": str(tmp_path)} | settings
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0 and reason in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
+    assert not list(tmp_path.glob("dirtycar-*"))
+
+
+def test_memory_stays_flat(live: Live) -> None:
+    def memory() -> int:
+        texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in live.workers())
+        return sum(int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1]) for text in texts)
+
+    data = photo(200, size=(1600, 1200))
+
+    def send(count: int) -> None:
+        session = requests.Session()
+        for _ in range(count):
+            assert session.post(live.url + "/predict/file", files={"file": ("a", data)}, timeout=30).ok
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(send, [75] * 4))
+        early = memory()
+        list(pool.map(send, [250] * 4))
+    assert memory() < early * 1.05

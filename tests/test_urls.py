@@ -1,0 +1,358 @@
+"""What may be fetched, and how: hostile URLs, hostile names and hostile servers."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from serving.fetch import Fetcher, UrlTooLarge, UrlUnfetchable, system_resolve
+from serving.urls import Policy, UrlError, UrlRefused, check_addresses, check_url, is_public
+
+HOSTILE = [
+    "http://127.0.0.1/",
+    "http://127.1/",
+    "http://127.0.1/",
+    "http://0/",
+    "http://0.0.0.0/",
+    "http://2130706433/",
+    "http://017700000001/",
+    "http://0x7f000001/",
+    "http://0x7f.0.0.1/",
+    "http://0x7f.1/",
+    "http://0177.0.0.1/",
+    "http://127.0.0.01/",
+    "http://00127.0.0.1/",
+    "http://127.0.0.1./",
+    "http://127.0.0.0x1/",
+    "http://127.0.0.1.0x/",
+    "http://１２７.０.０.１/",
+    "http://127。0。0。1/",
+    "http://①②⑦.⓪.⓪.①/",
+    "http://localhost/",
+    "http://LOCALHOST/",
+    "http://localhost./",
+    "http://10.0.0.1/",
+    "http://172.16.0.1/",
+    "http://172.31.255.255/",
+    "http://192.168.1.1/",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://2852039166/latest/meta-data/",
+    "http://0xa9fea9fe/",
+    "http://100.64.0.1/",
+    "http://100.100.100.200/",
+    "http://168.63.129.16/",
+    "http://192.0.0.192/",
+    "http://198.18.0.1/",
+    "http://192.0.2.1/",
+    "http://203.0.113.9/",
+    "http://224.0.0.1/",
+    "http://239.255.255.250/",
+    "http://240.0.0.1/",
+    "http://255.255.255.255/",
+    "http://[::1]/",
+    "http://[::]/",
+    "http://[0:0:0:0:0:0:0:1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:7f00:1]/",
+    "http://[::ffff:8.8.8.8]/",
+    "http://[::127.0.0.1]/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[64:ff9b:1::1]/",
+    "http://[2002:7f00:1::]/",
+    "http://[2001::1]/",
+    "http://[2001:db8::1]/",
+    "http://[fe80::1]/",
+    "http://[fe80::1%25eth0]/",
+    "http://[2606:4700::1%eth0]/",
+    "http://[fc00::1]/",
+    "http://[fd00:ec2::254]/",
+    "http://[fec0::1]/",
+    "http://[ff02::1]/",
+    "http://[::1",
+    "http://[127.0.0.1]/",
+    "http://user@8.8.8.8/",
+    "http://user:pass@8.8.8.8/",
+    "http://8.8.8.8@127.0.0.1/",
+    "http://8.8.8.8%40127.0.0.1/",
+    "http://8.8.8.8:22/",
+    "http://8.8.8.8:6379/",
+    "http://8.8.8.8:0/",
+    "http://8.8.8.8:99999/",
+    "http://8.8.8.8:-80/",
+    "http://8.8.8.8:80:80/",
+    r"http://8.8.8.8\@127.0.0.1/",
+    r"http:\\127.0.0.1/",
+    "http:///etc/passwd",
+    "http:127.0.0.1",
+    "http://",
+    "//8.8.8.8/",
+    "8.8.8.8",
+    "ftp://8.8.8.8/a.jpg",
+    "file:///etc/passwd",
+    "gopher://8.8.8.8/",
+    "data:image/png;base64,AAAA",
+    "javascript:alert(1)",
+    "dict://8.8.8.8:11211/",
+    "http://-example.com/",
+    "http://example..com/",
+    "http://exam%70le.com/",
+    "http://.example.com/",
+    "http://*.example.com/",
+    "http://ⓔxample.com:22/",
+    "",
+    "http://exam ple.com/",
+    "http://exa\tmple.com/",
+    "http://8.8.8.8/\r\nHost: x",
+    "\x00http://example.com/",
+    " http://example.com/",
+    "http://" + "a" * 64 + ".com/",
+    "http://" + "a." * 130 + "com/",
+    "http://example.com/" + "a" * 3000,
+]
+
+
+@pytest.fixture(scope="module")
+def fetcher() -> Fetcher:
+    return Fetcher.create(Policy(), seconds=5, max_bytes=1000, max_redirects=3, threads=4)
+
+
+def test_there_are_enough_hostile_urls() -> None:
+    assert len(set(HOSTILE)) >= 60
+
+
+@pytest.mark.parametrize("url", HOSTILE)
+def test_hostile_url_is_refused_before_any_connection(
+    url: str, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_connection(*_: object, **__: object) -> None:
+        raise AssertionError("it connected")
+
+    monkeypatch.setattr("httpcore.SyncBackend.connect_tcp", no_connection)
+    with pytest.raises(UrlRefused):
+        fetcher.fetch(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com",
+        "https://EXAMPLE.com:443/a b.jpg".replace(" ", "%20"),
+        "https://example.com./a.jpg?x=1&y=%2F#part",
+        "http://8.8.8.8/a.jpg",
+        "http://[2606:4700:4700::1111]/",
+        "https://müller.example/größe.jpg",
+        "http://my_bucket.s3.example.com/a+b.jpg",
+    ],
+)
+def test_plain_urls_pass(url: str) -> None:
+    target = check_url(url, Policy())
+    assert target.port in (80, 443) and target.path.startswith("/")
+    assert (target.host + target.path).isascii() and "#" not in target.path and not target.host.endswith(".")
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1", "2a00:1450::8a"])
+def test_public_addresses(address: str) -> None:
+    assert is_public(ip_address(address))
+
+
+def test_one_private_address_among_public_ones_refuses_all() -> None:
+    with pytest.raises(UrlRefused):
+        check_addresses(["8.8.8.8", "10.0.0.1"], Policy())
+    with pytest.raises(UrlRefused):
+        check_addresses([], Policy())
+
+
+def test_host_lists() -> None:
+    policy = Policy(allow_hosts={"a.example", ".b.example"}, deny_hosts={"bad.b.example"})
+    for host in ("a.example", "b.example", "x.b.example"):
+        check_url(f"https://{host}/", policy)
+    for host in ("x.a.example", "bad.b.example", "ab.example", "c.example"):
+        with pytest.raises(UrlRefused, match="not allowed"):
+            check_url(f"https://{host}/", policy)
+
+
+# Fetching, from servers on this machine that a policy lets through.
+
+Answer = Callable[[socket.socket], None]
+
+
+@contextmanager
+def serving(answer: Answer, tls: ssl.SSLContext | None = None, heard: list[bytes] | None = None) -> Iterator[int]:
+    """A server on 127.0.0.1 that reads a request's head and then does what `answer` does; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def run() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    return
+                with client:
+                    try:
+                        stream = tls.wrap_socket(client, server_side=True) if tls else client
+                        head = stream.recv(65536)
+                        if heard is not None:
+                            heard.append(head)
+                        answer(stream)
+                    except OSError:
+                        continue
+
+        threading.Thread(target=run, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def says(text: str | bytes) -> Answer:
+    raw = text.encode() if isinstance(text, str) else text
+    return lambda client: client.sendall(raw)
+
+
+def drips(head: bytes, byte: bytes) -> Answer:
+    def answer(client: socket.socket) -> None:
+        client.sendall(head)
+        while True:
+            client.sendall(byte)
+            time.sleep(0.05)
+
+    return answer
+
+
+def local(fetcher: Fetcher, port: int, **changes: object) -> Fetcher:
+    """A fetcher that may talk to this machine, on this port, whatever the name."""
+    policy = Policy(ports={port}, allow_networks=[ip_network("127.0.0.0/8")])
+    return replace(fetcher, **{"policy": policy, "resolve": lambda host, port: ["127.0.0.1"], **changes})
+
+
+def test_fetches_the_body_and_sends_no_secrets(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto"), heard=(heard := [])) as port:
+        assert local(fetcher, port).fetch(f"http://photos.example:{port}/a.jpg?x=1") == b"photo"
+    head = heard[0].decode().lower()
+    assert head.startswith("get /a.jpg?x=1 http/1.1\r\n") and f"host: photos.example:{port}\r\n" in head
+    assert "cookie" not in head and "authorization" not in head
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (says("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), UrlUnfetchable),
+        (says("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"), UrlTooLarge),
+        (says(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000), UrlTooLarge),
+        (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n" + b"x" * 2000 + b"\r\n"), UrlTooLarge),
+        (says("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nshort"), UrlUnfetchable),
+        (says("HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nshort"), UrlUnfetchable),
+        (says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nshort"), UrlUnfetchable),
+        (says("SSH-2.0-OpenSSH_9.0\r\n"), UrlUnfetchable),
+        (says(b"\x00" * 200_000), UrlUnfetchable),
+        (says(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000), UrlUnfetchable),
+        (says(""), UrlUnfetchable),
+    ],
+)  # fmt: skip
+def test_hostile_servers(answer: Answer, error: type[UrlError], fetcher: Fetcher) -> None:
+    with serving(answer) as port, pytest.raises(error):
+        local(fetcher, port).fetch(f"http://photos.example:{port}/")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        drips(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x"),
+        drips(b"HTTP/1.1 200 OK\r\n", b"x"),
+        drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        lambda client: time.sleep(3),
+    ],
+)
+def test_a_slow_drip_ends_at_the_deadline(answer: Answer, fetcher: Fetcher) -> None:
+    started = time.monotonic()
+    with serving(answer) as port, pytest.raises(UrlUnfetchable, match=r"within 0\.5 seconds"):
+        local(fetcher, port, seconds=0.5).fetch(f"http://photos.example:{port}/")
+    assert time.monotonic() - started < 2
+
+
+def test_a_slow_name_server_ends_at_the_deadline(fetcher: Fetcher) -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        time.sleep(2)
+        return ["8.8.8.8"]
+
+    started = time.monotonic()
+    with pytest.raises(UrlUnfetchable, match=r"within 0\.2 seconds"):
+        replace(fetcher, seconds=0.2, resolve=resolve).fetch("http://photos.example/")
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://127.0.0.2:1/", "file:///etc/passwd", "//[::1]/", "http://u:p@photos.example/", "http://0x7f.1/", "//[::1"],
+)
+def test_every_redirect_is_checked_anew(location: str, fetcher: Fetcher) -> None:
+    answer = says(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+    with serving(answer) as port, pytest.raises(UrlRefused):
+        local(fetcher, port).fetch(f"http://photos.example:{port}/")
+
+
+def test_redirects_are_followed_and_counted(fetcher: Fetcher) -> None:
+    seen = []
+
+    def answer(client: socket.socket) -> None:
+        seen.append(1)
+        if len(seen) <= 3:
+            client.sendall(b"HTTP/1.1 307 Again\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n")
+        else:
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")
+
+    with serving(answer) as port:
+        assert local(fetcher, port).fetch(f"http://photos.example:{port}/") == b"photo"
+        seen.clear()
+        with pytest.raises(UrlUnfetchable, match="more than 2"):
+            local(fetcher, port, max_redirects=2).fetch(f"http://photos.example:{port}/")
+
+
+def test_a_name_that_changes_between_check_and_connection(fetcher: Fetcher) -> None:
+    """Rebinding: the second lookup would give another address, so there must be no second lookup."""
+    lookups = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        lookups.append(host)
+        return ["127.0.0.1"] if len(lookups) == 1 else ["10.0.0.1"]
+
+    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")) as port:
+        assert local(fetcher, port, resolve=resolve).fetch(f"http://photos.example:{port}/") == b"photo"
+    assert lookups == ["photos.example"]
+
+
+def test_the_next_address_is_tried(fetcher: Fetcher) -> None:
+    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")) as port:
+        both = local(fetcher, port, resolve=lambda host, port: ["127.0.0.9", "127.0.0.1"])
+        assert both.fetch(f"http://photos.example:{port}/") == b"photo"
+
+
+def test_an_unknown_name_is_unfetchable(fetcher: Fetcher) -> None:
+    with pytest.raises(UrlUnfetchable):
+        fetcher.fetch("http://nowhere.invalid/")
+    assert "127.0.0.1" in system_resolve("localhost", 80)
+
+
+def test_tls_verifies_the_name(fetcher: Fetcher, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("photos.example").configure_cert(server)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto"), server) as port:
+        known = local(fetcher, port, tls=trusting)
+        assert known.fetch(f"https://photos.example:{port}/") == b"photo"
+        with pytest.raises(UrlUnfetchable, match="certificate"):
+            known.fetch(f"https://other.example:{port}/")
+        with pytest.raises(UrlUnfetchable, match="certificate"):  # an authority that nobody knows
+            local(fetcher, port).fetch(f"https://photos.example:{port}/")
