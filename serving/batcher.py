@@ -38,7 +38,6 @@ class Batcher:
         self._observe = observe
         self._queue: deque[_Job] = deque()
         self._change = threading.Condition()
-        self._idle = 0
         self._closed = False
         self._lanes = [threading.Thread(target=self._run, name=f"lane-{i}", daemon=True) for i in range(lanes)]
         for lane in self._lanes:
@@ -81,10 +80,8 @@ class Batcher:
     def _take(self) -> list[_Job]:
         """The next batch, all for one predictor: a reload may change it between two photos. Empty when closed."""
         with self._change:
-            self._idle += 1
             self._change.wait_for(lambda: self._queue or self._closed)
-            share = -(-len(self._queue) // self._idle)  # idle lanes split what is queued
-            self._idle -= 1
+            share = -(-len(self._queue) // len(self._lanes))  # the other lanes are free now, or will be soon
             batch: list[_Job] = []
             while self._queue and len(batch) < min(share, self._max_batch):
                 if batch and self._queue[0].predictor is not batch[0].predictor:

@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ WORKERS = str(min(2, usable_cores()))
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return write_pair(tmp_path_factory.mktemp("pair"), t_clean=0.6, t_low=0.4)
+    return write_pair(tmp_path_factory.mktemp("pair"), t_clean=0.6, t_low=0.4, work=1)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,23 @@ def test_every_path_and_status(live: Live) -> None:
         live.url + "/predict/files", files=[("file", ("a", photo(255))), ("file", ("b", b"junk"))], timeout=10
     ).json()
     assert several[0]["label"] == "clean" and several[1]["status"] == 400
+
+
+def test_a_photo_behind_a_url(pair: Pair, tmp_path: Path) -> None:
+    """The whole way, from a store that is let through although it is on this machine."""
+    (tmp_path / "car.jpg").write_bytes(photo(255))
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as store:
+        threading.Thread(target=store.serve_forever, daemon=True).start()
+        port = store.server_address[1]
+        with running(pair, tmp_path, URL_ALLOW_NETWORKS="127.0.0.0/8", URL_PORTS=str(port)) as live:
+            ask = lambda path: requests.post(  # noqa: E731
+                live.url + "/predict/url", json={"url": f"http://localhost:{port}/{path}"}, timeout=10
+            )
+            assert ask("car.jpg").json()["label"] == "clean"
+            assert ask("nope.jpg").json()["type"].endswith("url-unfetchable")
+            assert ask("").json()["type"].endswith("not-a-photo")
+        store.shutdown()
 
 
 def test_chunked_bodies_and_their_limit(live: Live) -> None:
@@ -263,7 +282,9 @@ def test_a_killed_worker_costs_its_own_requests_only(pair: Pair, tmp_path: Path)
         wait_until(lambda: first not in live.workers() and len(live.workers()) == int(WORKERS), 20)
         before = traffic.seen[200]
         wait_until(lambda: traffic.seen[200] > before + 50, 20)
+        in_flight = samples(requests.get(live.url + "/metrics", timeout=10).text, "dirtycar_photos_in_flight")
     assert traffic.seen["lost"] <= clients and set(traffic.seen) <= {200, "lost"}
+    assert in_flight <= clients  # what the dead worker had in its hands is not counted for ever
 
 
 def test_reload_under_load(tmp_path: Path) -> None:
@@ -331,7 +352,7 @@ def test_a_start_that_must_fail_says_why(tmp_path: Path, settings: dict[str, str
 def test_memory_stays_flat(live: Live) -> None:
     def memory() -> int:
         texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in live.workers())
-        return sum(int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1]) for text in texts)
+        return sum(int(re.search(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)[1]) for text in texts)
 
     data = photo(200, size=(1600, 1200))
 

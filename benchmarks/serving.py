@@ -1,0 +1,337 @@
+"""The service beside what one would write in ten minutes: FastAPI, uvicorn, the fp32 model and Pillow's full decode.
+
+    python benchmarks/serving.py [--seconds 8] [--rounds 3] [--memory]
+
+Both serve a resnet50 at 256 pixels (random weights: speed does not depend on them) to 8 connections that send
+1600 x 1200 JPEGs. All measurements take turns in every round, on the same cores, and medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # not this folder, where `serving` would be this file
+
+import numpy as np  # noqa: E402
+from PIL import Image, ImageFilter  # noqa: E402
+
+from serving.cores import usable_cores  # noqa: E402
+from serving.image import RESIZE_RULE, decode  # noqa: E402
+from serving.predictor import Metadata, Predictor  # noqa: E402
+
+SIZE, CONNECTIONS = 256, 8
+
+BASELINE = """
+import io
+import numpy as np, onnxruntime as ort
+from fastapi import FastAPI, UploadFile
+from PIL import Image
+
+app = FastAPI()
+session = ort.InferenceSession("fp32/best.onnx", providers=["CPUExecutionProvider"])
+
+@app.post("/predict/file")
+def predict(file: UploadFile):
+    image = Image.open(io.BytesIO(file.file.read())).convert("RGB").resize((256, 256))
+    p = float(session.run(["p_clean"], {"image": np.asarray(image)[None]})[0][0])
+    return {"label": "clean" if p >= 0.9 else "dirty", "p_clean": p, "threshold": 0.9}
+"""
+
+
+class Server(NamedTuple):
+    """A running server: its main process and port."""
+
+    pid: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """One run of the load generator; times in seconds."""
+
+    rate: float
+    p50: float
+    p99: float
+    server_cpu: float  # CPU time of the server for each request
+    client_cpu: float  # and of the load generator
+
+
+def make_photos(count: int = 24) -> list[bytes]:
+    """1600 x 1200 JPEGs of 200 to 600 KB: noise of several grains, about as hard to decode as a street."""
+    photos = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        coarse = Image.fromarray(rng.integers(0, 256, (75, 100, 3), np.uint8)).resize(
+            (1600, 1200), Image.Resampling.BICUBIC
+        )
+        grain = Image.fromarray(rng.integers(0, 256, (1200, 1600, 3), np.uint8)).filter(ImageFilter.GaussianBlur(1.0))
+        photo = Image.blend(coarse, grain, rng.uniform(0.25, 0.6))
+        buffer = io.BytesIO()
+        photo.save(buffer, "JPEG", quality=85)
+        photos.append(buffer.getvalue())
+    return photos
+
+
+def make_models(folder: Path, photos: list[bytes]) -> None:
+    """Write fp32/ and int8/, each a best.onnx with its threshold.json, as the export stage makes them."""
+    from stages.common.model import Checkpoint, create
+    from stages.eval.calibration import Calibration
+    from stages.export.graph import describe, to_onnx
+    from stages.export.precision import to_int8
+
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    weights = create("resnet50").state_dict()
+    fp32 = to_onnx(Checkpoint("resnet50", SIZE, *imagenet, "none", 0, weights), Calibration(1.0, 0.0))
+    int8 = to_int8(fp32, lambda: iter(decode(photo, SIZE)[None] for photo in photos[:8]))
+    threshold = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
+    sha256 = hashlib.sha256(threshold.encode()).hexdigest()
+    for precision, model in (("fp32", fp32), ("int8", int8)):
+        metadata = Metadata("resnet50", precision, str(SIZE), RESIZE_RULE, "dirty,clean", "none", "none", sha256)
+        (folder / precision).mkdir()
+        (folder / precision / "threshold.json").write_text(threshold)
+        (folder / precision / "best.onnx").write_bytes(describe(model, metadata))
+
+
+@contextmanager
+def server(command: list[str], folder: Path, **environ: str) -> Iterator[Server]:
+    """A running server, on a free port that `{port}` in the command stands for; stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"PORT": str(port), "PYTHONPATH": str(ROOT), "LOG_LEVEL": "INFO"} | environ
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            [word.format(port=port) for word in command], cwd=folder, env=env, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(300):
+            if process.poll() is not None:
+                raise RuntimeError((folder / "server.log").read_text())
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        yield Server(process.pid, port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def ours(folder: Path, precision: str) -> AbstractContextManager[Server]:
+    """This service with one of the models."""
+    pair = {"MODEL_PATH": f"{precision}/best.onnx", "THRESHOLD_PATH": f"{precision}/threshold.json"}
+    conf = str(ROOT / "serving" / "gunicorn.conf.py")
+    return server([sys.executable, "-m", "gunicorn", "-c", conf, "serving.app:create_app()"], folder, **pair)
+
+
+def baseline(folder: Path) -> AbstractContextManager[Server]:
+    """The service one would write in ten minutes."""
+    (folder / "baseline.py").write_text(BASELINE)
+    command = [sys.executable, "-m", "uvicorn", "baseline:app", "--port", "{port}", "--log-level", "warning"]
+    return server(command, folder, PYTHONPATH=str(folder))
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(p for child in children for p in tree(int(child)))]
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time so far of a process and those below it."""
+    ticks = 0
+    for process in tree(pid):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int) -> float:
+    """What a process and those below it have allocated, in MiB: without mapped files, which others share."""
+    texts = (Path(f"/proc/{process}/smaps_rollup").read_text() for process in tree(pid))
+    lines = (line for text in texts for line in text.splitlines())
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
+
+
+def request_bytes(photo: bytes) -> bytes:
+    """A whole POST /predict/file."""
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    body = head + photo + b"\r\n--x--\r\n"
+    lines = f"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    return lines.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + body
+
+
+def exchange(connection: socket.socket, request: bytes) -> None:
+    """Send a request and read its answer; raises unless it is a 200."""
+    connection.sendall(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(65536) or b"\r\n\r\n"
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(answer.decode(errors="replace"))
+    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    while len(body) < length:
+        body += connection.recv(65536)
+
+
+def load(server: Server, requests: list[bytes], seconds: float, limit: int = 1_000_000) -> Load:
+    """Send requests over CONNECTIONS kept-alive connections for some seconds, or until `limit` are sent."""
+    times: list[float] = []
+    stop = time.perf_counter() + seconds
+
+    def client(number: int) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            sent = number
+            while time.perf_counter() < stop and len(times) < limit:
+                started = time.perf_counter()
+                exchange(connection, requests[sent % len(requests)])
+                times.append(time.perf_counter() - started)
+                sent += CONNECTIONS - 1
+
+    usage, cpu, started = resource.getrusage(resource.RUSAGE_SELF), cpu_seconds(server.pid), time.perf_counter()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        for done in [pool.submit(client, number) for number in range(CONNECTIONS)]:
+            done.result()
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    client_cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
+    centiles = statistics.quantiles(times, n=100)
+    count = len(times)
+    return Load(count / wall, centiles[49], centiles[98], (cpu_seconds(server.pid) - cpu) / count, client_cpu / count)
+
+
+def alone(work: Callable[[int], object], seconds: float) -> float:
+    """Calls a second of `work(i)` with one thread for each usable core."""
+    counts = [0] * usable_cores()
+    stop = time.perf_counter() + seconds
+
+    def run(lane: int) -> None:
+        while time.perf_counter() < stop:
+            work(lane + counts[lane])
+            counts[lane] += 1
+
+    started = time.perf_counter()
+    threads = [threading.Thread(target=run, args=(lane,)) for lane in range(len(counts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - started)
+
+
+def full_decode(photo: bytes) -> object:
+    """As the baseline does it."""
+    return Image.open(io.BytesIO(photo)).convert("RGB").resize((SIZE, SIZE))
+
+
+def measure(
+    folder: Path, photos: list[bytes], seconds: float, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[Load]]]:
+    """Everything in turns: rates of decoding and of the models alone, and the three services under load."""
+    requests = [request_bytes(photo) for photo in photos]
+    models = {
+        name: Predictor(folder / name / "best.onnx", folder / name / "threshold.json", threads=1)
+        for name in ("int8", "fp32")
+    }
+    images = [decode(photo, SIZE)[None] for photo in photos[:4]]
+    works: dict[str, Callable[[int], object]] = {
+        "decode, scaled": lambda i: decode(photos[i % len(photos)], SIZE),
+        "decode, full": lambda i: full_decode(photos[i % len(photos)]),
+        **{f"model, {name}": lambda i, m=m: m.p_clean(images[i % 4]) for name, m in models.items()},
+    }
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    loads: dict[str, list[Load]] = {"baseline": [], "int8": [], "fp32": []}
+    with baseline(folder) as plain, ours(folder, "int8") as int8, ours(folder, "fp32") as fp32:
+        servers = {"baseline": plain, "int8": int8, "fp32": fp32}
+        for one in servers.values():
+            load(one, requests, 2)  # warm up
+        for _ in range(rounds):
+            for name, work in works.items():
+                rates[name].append(alone(work, seconds / 3))
+            for name, one in servers.items():
+                loads[name].append(load(one, requests, seconds))
+    return rates, loads
+
+
+def middle(loads: list[Load]) -> Load:
+    """The median of every figure."""
+    return Load(*(statistics.median(getattr(one, name) for one in loads) for name in Load.__dataclass_fields__))
+
+
+def report(rates: dict[str, list[float]], loads: dict[str, list[Load]]) -> None:
+    """Print the table and the ratios that the service is held to."""
+    rate = {name: statistics.median(values) for name, values in rates.items()}
+    mid = {name: middle(values) for name, values in loads.items()}
+    print(f"\nalone, {usable_cores()} threads: " + ", ".join(f"{name} {value:.0f}/s" for name, value in rate.items()))
+    print("\n| service | requests/s | p50 ms | p99 ms | server CPU ms | client CPU ms |\n|---|---|---|---|---|---|")
+    for name, m in mid.items():
+        label = "FastAPI + uvicorn, fp32, full decode" if name == "baseline" else f"dirtycar, {name}"
+        figures = (m.p50, m.p99, m.server_cpu, m.client_cpu)
+        print(f"| {label} | {m.rate:.1f} | " + " | ".join(f"{1000 * figure:.1f}" for figure in figures) + " |")
+    base = mid["baseline"]
+    print("\n| figure | reached | asked |\n|---|---|---|")
+    print(f"| int8: requests/s against the baseline | {mid['int8'].rate / base.rate:.2f} x | >= 3.2 x |")
+    print(f"| int8: p99 against the baseline | {mid['int8'].p99 / base.p99:.2f} x | <= 0.4 x |")
+    print(f"| fp32: requests/s against the baseline | {mid['fp32'].rate / base.rate:.2f} x | >= 1.3 x |")
+    for name in ("int8", "fp32"):
+        ideal = 1 / (1 / rate["decode, scaled"] + 1 / rate[f"model, {name}"])
+        print(f"| {name}: requests/s against 1/(1/decode + 1/model) | {mid[name].rate / ideal:.2f} | >= 0.85 |")
+
+
+def memory(folder: Path, photos: list[bytes]) -> None:
+    """Print the service's memory after 2,000 and after 20,000 requests."""
+    requests = [request_bytes(photo) for photo in photos]
+    with ours(folder, "int8") as one:
+        load(one, requests, 600, limit=2_000)
+        early = memory_mib(one.pid)
+        load(one, requests, 1800, limit=18_000)
+        late = memory_mib(one.pid)
+    print(
+        f"\nmemory: {early:.0f} MiB after 2,000 requests, {late:.0f} MiB after 20,000: {late / early - 1:+.1%} (<= 5 %)"
+    )
+
+
+def main() -> None:
+    """Make photos and models, measure, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8, help="length of each run under load")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="also send 20,000 requests and compare memory")
+    parser.add_argument("--models", type=Path, help="keep the models here, and use those that are there")
+    args = parser.parse_args()
+    photos = make_photos()
+    sizes = sorted(len(photo) // 1024 for photo in photos)
+    print(f"photos: {len(photos)} JPEGs of 1600 x 1200, {sizes[0]} to {sizes[-1]} KiB; {CONNECTIONS} connections")
+    with tempfile.TemporaryDirectory(prefix="dirtycar-benchmark-") as scratch:
+        folder = args.models or Path(scratch)
+        if not (folder / "int8" / "best.onnx").exists():
+            folder.mkdir(exist_ok=True)
+            make_models(folder, photos)
+        report(*measure(folder, photos, args.seconds, args.rounds))
+        if args.memory:
+            memory(folder, photos)
+
+
+if __name__ == "__main__":
+    main()
