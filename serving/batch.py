@@ -46,10 +46,14 @@ class ResumeError(ExpectedError):
 def find(folder: Path, out: Path) -> list[str]:
     """Every file below a folder, sorted by relative path; hidden ones and the CSV itself are left out.
 
-    A link that leads nowhere is among them: it gets a row that says so.
+    A link that leads nowhere and a folder that cannot be listed are among them: each gets a row that says so.
     """
     found = []
-    for parent, folders, names in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        found.append(Path(error.filename).relative_to(folder).as_posix())
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in names if not name.startswith("."))
         found += [path.relative_to(folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]

@@ -113,3 +113,19 @@ def test_what_cannot_be_done_at_all(pair: Pair, tmp_path: Path, capsys: pytest.C
     pair.model.unlink()
     assert refused([str(tmp_path), "--out", str(tmp_path / "x.csv")])
     assert "no model at" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_listed_has_a_row(
+    pair: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir  # root may list everything, so the refusal is made here
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "1":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert batch.main([str(folder), "--out", str(tmp_path / "out.csv")]) == 1
+    _, *body = rows(tmp_path / "out.csv")
+    assert [row[0] for row in body if row[4]] == ["1"] and len(body) == 21
