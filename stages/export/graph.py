@@ -67,7 +67,7 @@ def describe(model: onnx.ModelProto, metadata: Metadata) -> bytes:
     return content
 
 
-def tail(model: onnx.ModelProto) -> list[str]:
-    """The nodes from the classifier's output on: a few operations on one number, kept in float32."""
-    last = max(i for i, node in enumerate(model.graph.node) if node.op_type in ("Conv", "Gemm", "MatMul"))
-    return [node.name for node in model.graph.node[last + 1 :]]
+def outside_layers(model: onnx.ModelProto) -> list[str]:
+    """The nodes before the first layer and after the last: a few operations, kept in float32 whatever the rest is."""
+    layers = [i for i, node in enumerate(model.graph.node) if node.op_type in ("Conv", "Gemm", "MatMul")]
+    return [node.name for i, node in enumerate(model.graph.node) if not layers[0] <= i <= layers[-1]]

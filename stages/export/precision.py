@@ -13,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from stages.export.graph import tail
+from stages.export.graph import outside_layers
 
 Images = NDArray[np.uint8]
 
@@ -39,9 +39,10 @@ def to_int8(model: onnx.ModelProto, photos: Callable[[], Iterator[Images]]) -> o
         source, prepared, target = (Path(folder, name) for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
         onnx.save(model, source)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        excluded = outside_layers(onnx.load(prepared))
         quantize_static(
             prepared, target, Batches(photos()), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=tail(onnx.load(prepared)),
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=excluded,
         )  # fmt: skip
         return onnx.load(target)
 
@@ -50,5 +51,6 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Half precision, for GPUs; input, output and the last operations stay as they are."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, node_block_list=tail(model))
+    blocked = outside_layers(model)
+    half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, node_block_list=blocked)
     return half
