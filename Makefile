@@ -20,7 +20,7 @@ setup: .venv/.ready ## .venv with the pinned requirements
 	touch $@
 
 data: setup ## the photos that data_cars.dvc names
-	@test -d data_cars || dvc pull --quiet data_cars.dvc
+	@test -d data_cars || dvc pull --quiet data_cars.dvc || { rm -rf data_cars; exit 1; }
 
 repro: data ## photos -> model, threshold, metrics, speed
 	dvc repro

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import full_disk
 
 from stages.common.errors import StageError, run_stage
 from stages.common.reports import read_json, write_bytes, write_csv, write_json
 
 
-def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path, full_disk: Callable[[], None]) -> None:
+def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_json(path, {"a": 1})
-    full_disk()
-    with pytest.raises(StageError, match=r"cannot write .*report\.json: File too large; nothing was left half-written"):
+    message = r"cannot write .*report\.json: File too large; nothing was left half-written"
+    with full_disk(), pytest.raises(StageError, match=message):
         write_bytes(path, b"x" * 100_000)
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["report.json"]

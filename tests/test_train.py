@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_MODEL, Workspace
+from conftest import SMALL_MODEL, Workspace, full_disk
 from torch import nn
 
 from stages.common.data import CLEAN, DIRTY
@@ -177,10 +177,8 @@ def test_tensorboard_without_its_package_is_named(workspace: Workspace, monkeypa
     workspace.refuses("train", "pip install tensorboard")
 
 
-def test_a_full_disk_leaves_no_half_checkpoint(workspace: Workspace, full_disk: object) -> None:
+def test_a_full_disk_leaves_no_half_checkpoint(workspace: Workspace) -> None:
     checkpoint = Checkpoint("m", 64, (0.5,), (0.5,), "v", 1, {"weight": torch.zeros(1000)})
-    assert callable(full_disk)
-    full_disk()
-    with pytest.raises(StageError, match=r"cannot write artifacts/best\.pt: File too large"):
+    with full_disk(), pytest.raises(StageError, match=r"cannot write artifacts/best\.pt: File too large"):
         checkpoint.save(CHECKPOINT)
     assert list(Path("artifacts").iterdir()) == []

@@ -49,6 +49,7 @@ def check_image_size(model: nn.Module, name: str, size: int) -> None:
 def pick_device() -> torch.device:
     """The first GPU, or the CPU with as many threads as cores are usable."""
     if torch.cuda.is_available():
+        torch.backends.cudnn.allow_tf32 = False  # scores are compared with other runtimes to the last digits
         return torch.device("cuda", 0)
     torch.set_num_threads(usable_cores())
     return torch.device("cpu")

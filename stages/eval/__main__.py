@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from stages.common.errors import run_stage
 from stages.common.model import Checkpoint, Normalise, pick_device, score
 from stages.common.params import Data, NonNegative, Positive, load, strict
 from stages.common.reports import write_csv, write_json
-from stages.eval.calibration import Calibration, cross_fitted, fit
+from stages.eval.calibration import cross_fitted, fit
 from stages.eval.metrics import confusion, point_metrics, with_intervals
 from stages.eval.plots import write_plots
 
@@ -48,28 +48,42 @@ class Params:
     eval: EvalParams
 
 
-def score_split(checkpoint: Checkpoint, root: Path, photos: list[Photo], params: EvalParams, title: str) -> Floats:
-    """The logit of every photo, `[N]`."""
-    device = pick_device()
+@dataclass(frozen=True)
+class Scored:
+    """The photos of a split with the network's logit of each, `[N]`."""
+
+    photos: list[Photo]
+    logit: Floats
+
+    @property
+    def is_clean(self) -> Bools:
+        """The labels, `[N]`."""
+        return np.array([photo.label == CLEAN for photo in self.photos])
+
+
+def score_split(checkpoint: Checkpoint, root: Path, split: str, params: EvalParams) -> Scored:
+    """Run the network over a split, on the GPU if there is one."""
+    device, photos = pick_device(), list_photos(root, split)
     network, normalise = checkpoint.network().to(device), Normalise(checkpoint.mean, checkpoint.std).to(device)
     data = PhotoSet(root, photos, checkpoint.img_size)
-    workers = params.num_workers
-    return score(network, normalise, data, batch_size=params.batch_size, num_workers=workers, title=title)
+    batch_size, workers = params.batch_size, params.num_workers
+    return Scored(photos, score(network, normalise, data, batch_size=batch_size, num_workers=workers, title=split))
 
 
-def write_predictions(path: Path, photos: list[Photo], logit: Floats, p_clean: Floats) -> None:
+def write_predictions(path: Path, scored: Scored, p_clean: Floats) -> None:
     """One row per photo, every digit kept: the threshold is chosen from this file alone."""
-    rows = zip(photos, logit.tolist(), p_clean.tolist(), strict=True)
+    rows = zip(scored.photos, scored.logit.tolist(), p_clean.tolist(), strict=True)
     write_csv(path, ["path", "label", "logit", "p_clean"], ([x.name, CLASSES[x.label], z, p] for x, z, p in rows))
 
 
-def report_split(is_clean: Bools, honest: Floats, uncalibrated: Floats, params: EvalParams) -> dict[str, Any]:
-    """Metrics of one split. `honest`: p_clean from a calibration that has not seen the photo."""
-    metrics = with_intervals(is_clean, honest, bins=params.bins, draws=params.bootstrap, seed=params.seed)
-    before = point_metrics(is_clean, uncalibrated, params.bins)
+def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[str, Any]:
+    """Metrics of one split. `p_clean` is from a calibration that has not seen the photo it is of."""
+    is_clean = scored.is_clean
+    metrics = with_intervals(is_clean, p_clean, bins=params.bins, draws=params.bootstrap, seed=params.seed)
+    before = point_metrics(is_clean, expit(scored.logit), params.bins)
     return {
         **metrics,
-        "confusion_at_half": confusion(is_clean, honest >= 0.5),
+        "confusion_at_half": confusion(is_clean, p_clean >= 0.5),
         "before_calibration": {"brier": before["brier"], "ece": before["ece"]},
     }
 
@@ -77,23 +91,18 @@ def report_split(is_clean: Bools, honest: Floats, uncalibrated: Floats, params: 
 def main() -> None:
     """Score, calibrate on val, report. On val the report's calibration is cross-fitted, so as not to flatter it."""
     params = load(Params)
-    root, checkpoint = Path(params.data.root), Checkpoint.load(CHECKPOINT)
-    photos = {split: list_photos(root, split) for split in ("val", "test")}
-    logit = {split: score_split(checkpoint, root, found, params.eval, split) for split, found in photos.items()}
-    is_clean = {split: np.array([photo.label == CLEAN for photo in found]) for split, found in photos.items()}
-    calibration: Calibration = fit(logit["val"], is_clean["val"])
-    for split in photos:
-        write_predictions(PREDICTIONS / f"{split}.csv", photos[split], logit[split], calibration.p_clean(logit[split]))
-    honest = {
-        "val": cross_fitted(logit["val"], is_clean["val"], folds=FOLDS, seed=params.eval.seed),
-        "test": calibration.p_clean(logit["test"]),
-    }
-    report = {s: report_split(is_clean[s], honest[s], expit(logit[s]), params.eval) for s in photos}
-    write_plots(PLOTS, is_clean["test"], logit["test"], honest["test"], expit(logit["test"]), params.eval.bins)
+    checkpoint = Checkpoint.load(CHECKPOINT)
+    val, test = (score_split(checkpoint, Path(params.data.root), split, params.eval) for split in ("val", "test"))
+    calibration = fit(val.logit, val.is_clean)
+    p_test = calibration.p_clean(test.logit)
+    p_val_unseen = cross_fitted(val.logit, val.is_clean, folds=FOLDS, seed=params.eval.seed)
+    report = {"val": report_split(val, p_val_unseen, params.eval), "test": report_split(test, p_test, params.eval)}
+    write_predictions(PREDICTIONS / "val.csv", val, calibration.p_clean(val.logit))
+    write_predictions(PREDICTIONS / "test.csv", test, p_test)
+    write_plots(PLOTS, test.is_clean, test.logit, p_test, expit(test.logit), params.eval.bins)
     write_json(CALIBRATION, asdict(calibration), digits=None)
     write_json(REPORT, report)
-    auc = report["test"]["roc_auc"]
-    print(f"test ROC-AUC {auc['value']:.4f} (95 % interval {auc['low']:.4f} to {auc['high']:.4f})")
+    print("test ROC-AUC {value:.4f} (95 % interval {low:.4f} to {high:.4f})".format(**report["test"]["roc_auc"]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.decision import CLEAN, Rule
+from serving.decision import Rule
 from stages.common.errors import StageError, run_stage
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import OpenShare, load, strict
@@ -96,6 +96,17 @@ def write_plots(tables: Scenarios) -> None:
         write_csv(PLOTS / f"{name}.csv", list(rows[0]), (list(row.values()) for row in rows))
 
 
+def describe(rule: Rule, decisions: list[Decision]) -> dict[str, Any]:
+    """The content of threshold.json: the rule, whether it is certified, and all that is known of the promise."""
+    return {
+        "T_clean": rule.t_clean,
+        "T_low": rule.t_low,
+        "certified": all(decision.certified for decision in decisions),
+        "trivial": decisions[0].trivial,
+        "promise": {"clean": asdict(decisions[0]), "dirty": asdict(decisions[1]) if len(decisions) > 1 else None},
+    }
+
+
 def main() -> None:
     """Choose on val, report on test."""
     params = load(Params).threshold
@@ -105,17 +116,15 @@ def main() -> None:
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
     rule = Rule(clean.threshold, low.threshold if low else None)
+    found, turned_out = describe(rule, decisions), outcome(test_clean, verdicts(rule, test_p))
     tables = scenarios(is_clean, p_clean, clean, low=low)
-    found: dict[str, Any] = {"T_clean": rule.t_clean, "T_low": rule.t_low}
-    found |= {"certified": all(decision.certified for decision in decisions), "trivial": clean.trivial}
-    promise = {CLEAN: asdict(clean), "dirty": asdict(low) if low else None}
     write_plots(tables)
-    write_json(THRESHOLD, found | {"promise": promise}, digits=None)
-    turned_out = outcome(test_clean, verdicts(rule, test_p))
-    write_json(REPORT, found | {"val": promise, "test": turned_out, "at_dirty_shares": tables.shares,
-                                "at_targets": tables.targets})  # fmt: skip
-    print(f"T_clean {rule.t_clean:.4f}, {'certified' if found['certified'] else 'NOT certified'}; "
-          f"on test: {turned_out}")  # fmt: skip
+    write_json(THRESHOLD, found, digits=None)
+    elsewhere = {"at_dirty_shares": tables.shares, "at_targets": tables.targets}
+    write_json(REPORT, found | {"test": turned_out} | elsewhere)
+    print(
+        f"T_clean {rule.t_clean:.4f}, {'certified' if found['certified'] else 'NOT certified'}; on test: {turned_out}"
+    )
 
 
 if __name__ == "__main__":
