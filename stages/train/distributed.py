@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from serving.cores import usable_cores
+from serving.expected import ExpectedError
 from stages.common.errors import StageError
 
 
@@ -63,10 +66,21 @@ def launch(worker: Callable[[], None], processes: int) -> None:
         start_method="spawn", monitor_interval=0.5, max_restarts=0,
     )  # fmt: skip
     try:
-        elastic_launch(config, worker)()
+        elastic_launch(config, _speak_up)(worker)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise StageError(f"training process {rank} failed: {failure.message}") from error
+        raise StageError("a training process failed and the others were stopped; what it said stands above") from error
+
+
+def _speak_up(worker: Callable[[], None]) -> None:
+    """Run `worker` in a child; say what went wrong there. Of several failures the launcher may pick the wrong one: a
+    process that only lost its connection to the one that failed."""
+    try:
+        worker()
+    except ExpectedError as error:
+        sys.exit(f"train: {error}")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 @contextmanager
