@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import cycle, islice, repeat
@@ -18,15 +18,15 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 from sklearn.metrics import roc_auc_score
-from tqdm import tqdm
 
 from serving.cores import usable_cores
 from serving.image import decode
 from serving.predictor import Predictor, default_providers
-from stages.common.data import CLEAN, Photo, list_photos, read_pixels
+from stages.common.data import CLEAN, Photo, list_photos
 from stages.common.errors import run_stage
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import Data, load, strict
+from stages.common.pixels import PhotoSet
 from stages.common.reports import write_json
 
 MODEL, THRESHOLD = Path("artifacts/best.onnx"), Path("artifacts/threshold.json")
@@ -98,15 +98,10 @@ def cold_start(provider: str, content: bytes) -> dict[str, float]:
         return {"cold_start_s": time.perf_counter() - start, "peak_memory_mb": memory}
 
 
-def as_served(predictor: Predictor, root: Path, photos: list[Photo]) -> dict[str, Any]:
+def as_served(predictor: Predictor, data: Data, photos: list[Photo]) -> dict[str, Any]:
     """The verdicts of the file that is served, on the test photos."""
-
-    def batches() -> Iterator[np.ndarray]:
-        for start in tqdm(range(0, len(photos), max(BATCHES)), desc="test", unit="batch", disable=None):
-            part = photos[start : start + max(BATCHES)]
-            yield np.stack([read_pixels(root, photo, predictor.image_size) for photo in part])
-
-    p_clean = np.concatenate([predictor.p_clean(batch) for batch in batches()])
+    batches = PhotoSet(data, photos, predictor.image_size).batches(max(BATCHES))
+    p_clean = np.concatenate([predictor.p_clean(batch) for batch in batches])
     is_clean = np.array([photo.label == CLEAN for photo in photos])
     auc = float(roc_auc_score(is_clean, p_clean))
     return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, p_clean))}
@@ -134,7 +129,7 @@ def main() -> None:
         predictor = Predictor(MODEL, THRESHOLD, providers=[provider])
         found: dict[str, Any] = dict(speed(predictor, contents, params.benchmark.seconds))
         report["speed"][provider] = found | cold_start(provider, contents[0])
-    report["as_served"] = as_served(predictor, root, photos)
+    report["as_served"] = as_served(predictor, params.data, photos)
     write_json(MEASURED_HERE, report["speed"])
     write_json(REPORT, report)
     show(report)

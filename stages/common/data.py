@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,25 +52,16 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn whatever is wrong with a photo into a StageError that names it."""
+    try:
+        yield
+    except (OSError, PhotoError) as error:
+        raise StageError(f"{path}: {error}") from error
+
+
 def read_pixels(root: Path, photo: Photo, size: int) -> NDArray[np.uint8]:
     """The pixels of a photo, uint8 `[size, size, 3]`. Raises StageError naming a photo that cannot be read."""
-    try:
+    with naming(root / photo.name):
         return decode((root / photo.name).read_bytes(), size)
-    except (OSError, PhotoError) as error:
-        raise StageError(f"{root / photo.name}: {error}") from error
-
-
-@dataclass(frozen=True)
-class PhotoSet:
-    """A map-style data set for torch's DataLoader: index -> (uint8 `[size, size, 3]`, label)."""
-
-    root: Path
-    photos: Sequence[Photo]
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        photo = self.photos[index]
-        return read_pixels(self.root, photo, self.size), photo.label

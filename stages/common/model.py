@@ -6,7 +6,6 @@ import difflib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import timm
@@ -14,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from serving.cores import usable_cores
 from serving.decision import CLASSES
-from stages.common.data import CLEAN, PhotoSet
+from stages.common.data import CLEAN
 from stages.common.errors import StageError
+from stages.common.loader import loader
+from stages.common.pixels import PhotoSet
 from stages.common.reports import write_bytes
 
 
@@ -122,13 +122,12 @@ def score(
     Always in float32: scores are compared to the last digits later. `title` shows a progress bar.
     """
     device = next(model.parameters()).device
-    data: Any = photos  # map-style; torch's Dataset adds nothing but a name, and this class needs no torch
-    pin = device.type == "cuda"
-    loader: DataLoader[Any] = DataLoader(data, batch_size=batch_size, num_workers=num_workers, pin_memory=pin)
-    logits = []
+    batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]
+    loaded = loader(photos, batches, device, num_workers)
+    logits = [torch.empty(0, dtype=torch.float64)]
     model.eval()
     with torch.inference_mode():
-        for images, _ in tqdm(loader, desc=title, unit="batch", disable=None if title else True):
+        for images, _ in tqdm(loaded, desc=title, unit="batch", disable=None if title else True):
             batch = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
             logits.append(clean_logit(model(batch)).double().cpu())
     result: NDArray[np.float64] = torch.cat(logits).numpy()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -62,9 +62,11 @@ def strict(cls: type[T]) -> type[T]:
 
 @strict
 class Data:
-    """The section `data`: where the photos are."""
+    """The section `data`: where the photos are, and where their pixels are kept once decoded."""
 
     root: Annotated[str, Field(min_length=1)]
+    cache: Literal["none", "ram", "disk"]
+    cache_gb: Annotated[float, Field(gt=0)]
 
 
 class _Yaml12(yaml.SafeLoader):

@@ -14,7 +14,7 @@ from typing import Any
 from stages.common.errors import StageError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write to a temporary name, flush to disk, rename: a full disk or a crash leaves the old file or none.
 
     Raises StageError naming the file when it cannot be written.

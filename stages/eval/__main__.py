@@ -12,10 +12,11 @@ from pydantic import Field
 from scipy.special import expit
 
 from serving.decision import CLASSES
-from stages.common.data import CLEAN, Photo, PhotoSet, list_photos
+from stages.common.data import CLEAN, Photo, list_photos
 from stages.common.errors import run_stage
 from stages.common.model import Checkpoint, Normalise, pick_device, score
 from stages.common.params import Data, NonNegative, Positive, load, strict
+from stages.common.pixels import PhotoSet
 from stages.common.reports import write_csv, write_json
 from stages.eval.calibration import cross_fitted, fit
 from stages.eval.metrics import confusion, point_metrics, with_intervals
@@ -61,13 +62,13 @@ class Scored:
         return np.array([photo.label == CLEAN for photo in self.photos])
 
 
-def score_split(checkpoint: Checkpoint, root: Path, split: str, params: EvalParams) -> Scored:
+def score_split(checkpoint: Checkpoint, data: Data, split: str, params: EvalParams) -> Scored:
     """Run the network over a split, on the GPU if there is one."""
-    device, photos = pick_device(), list_photos(root, split)
+    device, photos = pick_device(), list_photos(Path(data.root), split)
     network, normalise = checkpoint.network().to(device), Normalise(checkpoint.mean, checkpoint.std).to(device)
-    data = PhotoSet(root, photos, checkpoint.img_size)
+    photo_set = PhotoSet(data, photos, checkpoint.img_size)
     batch_size, workers = params.batch_size, params.num_workers
-    return Scored(photos, score(network, normalise, data, batch_size=batch_size, num_workers=workers, title=split))
+    return Scored(photos, score(network, normalise, photo_set, batch_size=batch_size, num_workers=workers, title=split))
 
 
 def write_predictions(path: Path, scored: Scored, p_clean: Floats) -> None:
@@ -92,7 +93,7 @@ def main() -> None:
     """Score, calibrate on val, report. On val the report's calibration is cross-fitted, so as not to flatter it."""
     params = load(Params)
     checkpoint = Checkpoint.load(CHECKPOINT)
-    val, test = (score_split(checkpoint, Path(params.data.root), split, params.eval) for split in ("val", "test"))
+    val, test = (score_split(checkpoint, params.data, split, params.eval) for split in ("val", "test"))
     calibration = fit(val.logit, val.is_clean)
     p_test = calibration.p_clean(test.logit)
     p_val_unseen = cross_fitted(val.logit, val.is_clean, folds=FOLDS, seed=params.eval.seed)

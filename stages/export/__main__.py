@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import tempfile
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from serving.predictor import Metadata, Predictor
 from stages.common.data import Photo, list_photos
 from stages.common.errors import StageError, run_stage
 from stages.common.model import Checkpoint
-from stages.common.params import load
+from stages.common.params import Data, load
+from stages.common.pixels import PhotoSet
 from stages.common.reports import read_json, sha256, write_bytes, write_json
 from stages.eval.calibration import Calibration
-from stages.export.gate import Judged, batches, judge
+from stages.export.gate import Judged, judge
 from stages.export.graph import describe, to_onnx
 from stages.export.params import ExportParams, Params
 from stages.export.precision import to_fp16, to_int8
@@ -46,12 +46,12 @@ def calibration_photos(root: Path, count: int) -> list[Photo]:
     return picked
 
 
-def build(precision: str, fp32: onnx.ModelProto, root: Path, size: int, params: ExportParams) -> onnx.ModelProto:
+def build(precision: str, fp32: onnx.ModelProto, data: Data, size: int, params: ExportParams) -> onnx.ModelProto:
     """The graph in one precision. Raises StageError where ONNX Runtime's tools cannot make it."""
     try:
         if precision == "int8":
-            photos = calibration_photos(root, params.calibration_photos)
-            return to_int8(fp32, partial(batches, root, photos, size, params.batch_size))
+            photos = calibration_photos(Path(data.root), params.calibration_photos)
+            return to_int8(fp32, PhotoSet(data, photos, size).batches(params.batch_size))
         return to_fp16(fp32) if precision == "fp16" else fp32
     except StageError:
         raise
@@ -59,17 +59,17 @@ def build(precision: str, fp32: onnx.ModelProto, root: Path, size: int, params: 
         raise StageError(f"{precision} cannot be made of this network: {error}") from error
 
 
-def try_out(graph: onnx.ModelProto, metadata: Metadata, root: Path, params: ExportParams) -> tuple[bytes, Judged]:
+def try_out(graph: onnx.ModelProto, metadata: Metadata, data: Data, params: ExportParams) -> tuple[bytes, Judged]:
     """A candidate as a file, and how it does at the gate."""
     content = describe(graph, metadata)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "candidate.onnx")
         path.write_bytes(content)
-        return content, judge(Predictor(path, THRESHOLD), len(content), root, params)
+        return content, judge(Predictor(path, THRESHOLD), len(content), data, params)
 
 
 def first_accepted(
-    checkpoint: Checkpoint, calibration: Calibration, root: Path, params: ExportParams
+    checkpoint: Checkpoint, calibration: Calibration, data: Data, params: ExportParams
 ) -> tuple[str, bytes, dict[str, Any]]:
     """The first candidate that passes the gate: its precision, its file, and what to report of each that was tried.
 
@@ -84,11 +84,11 @@ def first_accepted(
     tried: dict[str, Any] = {}
     for precision in CANDIDATES[params.target] if params.precision == "auto" else (params.precision,):
         try:
-            graph = build(precision, fp32, root, checkpoint.img_size, params)
+            graph = build(precision, fp32, data, checkpoint.img_size, params)
         except StageError as error:
             tried[precision] = {"passed": False, "error": str(error)}
         else:
-            content, judged = try_out(graph, replace(metadata, precision=precision), root, params)
+            content, judged = try_out(graph, replace(metadata, precision=precision), data, params)
             tried[precision] = asdict(judged)
             if judged.passed:
                 return precision, content, tried
@@ -100,7 +100,7 @@ def main() -> None:
     """Write the first candidate that keeps the verdicts."""
     params = load(Params)
     checkpoint, calibration = Checkpoint.load(CHECKPOINT), Calibration(**read_json(CALIBRATION))
-    precision, content, tried = first_accepted(checkpoint, calibration, Path(params.data.root), params.export)
+    precision, content, tried = first_accepted(checkpoint, calibration, params.data, params.export)
     write_bytes(MODEL, content)
     report = {"precision": precision, "size_bytes": len(content), "sha256": sha256(MODEL), "candidates": tried}
     write_json(REPORT, report)

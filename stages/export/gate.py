@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.predictor import Predictor
-from stages.common.data import CLEAN, Photo, list_photos, read_pixels
+from stages.common.data import CLEAN, list_photos
 from stages.common.errors import StageError
 from stages.common.outcome import outcome, verdicts
+from stages.common.params import Data
+from stages.common.pixels import PhotoSet
 from stages.export.params import ExportParams
 
 PREDICTIONS = Path("artifacts/predictions/val.csv")
@@ -32,22 +32,16 @@ class Judged:
     passed: bool
 
 
-def batches(root: Path, photos: list[Photo], size: int, batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of photos, `[batch_size, S, S, 3]` at a time."""
-    for start in range(0, len(photos), batch_size):
-        yield np.stack([read_pixels(root, photo, size) for photo in photos[start : start + batch_size]])
-
-
-def judge(predictor: Predictor, size_bytes: int, root: Path, params: ExportParams) -> Judged:
+def judge(predictor: Predictor, size_bytes: int, data: Data, params: ExportParams) -> Judged:
     """Run a candidate over the val photos, as the service would, and compare with what torch said of them."""
-    photos = list_photos(root, "val")
+    photos = list_photos(Path(data.root), "val")
     with PREDICTIONS.open(newline="") as file:
         told = {row["path"]: float(row["p_clean"]) for row in csv.DictReader(file)}
     if set(told) != {photo.name for photo in photos}:
-        raise StageError(f"{PREDICTIONS} is of other photos than {root}/val; run `dvc repro eval`")
+        raise StageError(f"{PREDICTIONS} is of other photos than {data.root}/val; run `dvc repro eval`")
     torch_p = np.array([told[photo.name] for photo in photos])
-    images = batches(root, photos, predictor.image_size, params.batch_size)
-    p_clean = np.concatenate([predictor.p_clean(batch) for batch in images])
+    batches = PhotoSet(data, photos, predictor.image_size).batches(params.batch_size)
+    p_clean = np.concatenate([predictor.p_clean(batch) for batch in batches])
     is_clean = np.array([photo.label == CLEAN for photo in photos])
     rule = predictor.threshold.rule
     before, after = verdicts(rule, torch_p), verdicts(rule, p_clean)

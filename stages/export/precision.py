@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class Batches(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {"image": batch}
 
 
-def to_int8(model: onnx.ModelProto, photos: Callable[[], Iterator[Images]]) -> onnx.ModelProto:
+def to_int8(model: onnx.ModelProto, photos: Iterator[Images]) -> onnx.ModelProto:
     """Static 8-bit quantisation, calibrated on photos.
 
     Weights per channel and in 7 bits: without VNNI instructions an x86 core adds two products of 8 bits in 16, which
@@ -41,7 +41,7 @@ def to_int8(model: onnx.ModelProto, photos: Callable[[], Iterator[Images]]) -> o
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         excluded = outside_layers(onnx.load(prepared))
         quantize_static(
-            prepared, target, Batches(photos()), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+            prepared, target, Batches(photos), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=excluded,
         )  # fmt: skip
         return onnx.load(target)

@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from serving.cores import usable_cores
 from serving.expected import ExpectedError
 from stages.common.errors import StageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,26 @@ class Ranks:
         """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
+
+    def shared(self, value: T) -> T:
+        """What the first process has."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values, device=self.device)
+        return values[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """What every process has, by rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def share_weights(self, module: nn.Module) -> None:
+        """Give a module the first process's weights; the running statistics of batch norms are each process's own."""
+        if self.world > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
 
 
 def process_count(devices: str | int) -> int:
@@ -94,7 +118,7 @@ def process_group() -> Iterator[Ranks]:
     if gpu:
         torch.cuda.set_device(device)
     if world > 1:
-        # The others wait while the first process scores the held-out photos: far longer than a step.
+        # Some wait long for others, as for the one that decodes the photos.
         dist.init_process_group(
             "nccl" if gpu else "gloo", timeout=timedelta(hours=1), device_id=device if gpu else None
         )

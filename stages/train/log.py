@@ -35,8 +35,11 @@ class Log(SilentLog):
     Images/s go to the terminal only: a file with a clock in it would differ from run to run.
     """
 
-    def __init__(self, images: int, *, tensorboard: bool) -> None:
-        """`images`: how many will be trained on in all. Raises StageError when TensorBoard is wanted but missing."""
+    def __init__(self, images: int, done: int, *, tensorboard: bool) -> None:
+        """`images`: how many will be trained on in all; `done`: how many were, by a run that this one goes on from.
+
+        Raises StageError when TensorBoard is wanted but missing.
+        """
         self.writer: Any = None
         if tensorboard:
             try:
@@ -45,7 +48,7 @@ class Log(SilentLog):
                 raise StageError("train.tensorboard is on: `.venv/bin/pip install tensorboard` first") from error
             self.writer = SummaryWriter(TENSORBOARD_DIR)
         self.live = Live(str(LIVE_DIR), report=None, save_dvc_exp=False, dvcyaml=None)
-        self.bar = tqdm(total=images, desc="train", unit="img", smoothing=0.1, disable=None)
+        self.bar = tqdm(total=images, initial=done, desc="train", unit="img", smoothing=0.1, disable=None)
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()

@@ -3,104 +3,118 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from stages.common.data import CLEAN, Photo, PhotoSet, list_photos
+from stages.common.data import CLEAN, Photo, list_photos
+from stages.common.loader import loader
 from stages.common.model import Checkpoint, score
 from stages.common.params import load
+from stages.common.pixels import Images, PhotoSet
 from stages.common.reports import read_json, write_json
 from stages.train.distributed import Ranks, process_group
 from stages.train.log import Log, SilentLog
 from stages.train.params import Params
+from stages.train.progress import Best, Progress
+from stages.train.resume import Memory, memory, run_key
 from stages.train.sampling import Batches, hold_out
-from stages.train.trainer import Trainer
+from stages.train.trainer import BACKBONE, Trainer
 
 SPLIT_CHECK = Path("reports/split_check.json")
 CHECKPOINT, REPORT = Path("artifacts/best.pt"), Path("reports/train.json")
+SCORE_BATCH = 64
 
 
-@dataclass(frozen=True)
 class Positioned(PhotoSet):
     """A PhotoSet addressed by (position in the epoch, photo index), which hands the position on to augmentation."""
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int]:  # type: ignore[override]
-        return *super().__getitem__(key[1]), key[0]
-
-
-@dataclass
-class Best:
-    """The best epoch so far by AUC on the held-out photos; of equals the later, which has seen more."""
-
-    auc: float = -1.0
-    epoch: int = -1
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def offer(self, auc: float, epoch: int, model: nn.Module) -> None:
-        """Keep a copy of the model if it is as good as the best."""
-        if auc >= self.auc:
-            # Plain contiguous CPU tensors: the checkpoint does not depend on the device it was trained on.
-            weights = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-            self.auc, self.epoch, self.weights = auc, epoch, weights
+    def __getitems__(  # type: ignore[override]
+        self, keys: Sequence[tuple[int, int]]
+    ) -> tuple[Images, NDArray[np.int64], NDArray[np.int64]]:
+        positions, indices = np.array(keys).T
+        return *super().__getitems__(indices), positions
 
 
 def run() -> None:
     """What every training process does: train, choose the checkpoint; the first one writes it."""
     params = load(Params)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with a fixed workspace
-    torch.use_deterministic_algorithms(True)
-    # A debugging aid that comes with it, and costs.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    choose_algorithms(params.train.deterministic)
     photos = list_photos(Path(params.data.root), "train")
     fit, held = hold_out(photos, params.train.holdout, params.train.seed)
-    with process_group() as ranks:
-        trainer, best = train(params, fit, held, ranks)
-        if ranks.first:
-            save(params, trainer, best)
-            precision = str(trainer.precision).removeprefix("torch.")
-            write_json(REPORT, {"best_epoch": best.epoch + 1, "holdout_auc": best.auc, "fit": len(fit),
-                                "held_out": len(held), "processes": ranks.world, "device": ranks.device.type,
-                                "precision": precision})  # fmt: skip
-        ranks.wait()
-
-
-def train(params: Params, fit: list[Photo], held: list[Photo], ranks: Ranks) -> tuple[Trainer, Best]:
-    """Train on `fit`, choosing the epoch on `held`. The best epoch is known to the first process only."""
-    root, size, workers = Path(params.data.root), params.img_size, params.train.num_workers
-    labels = np.array([photo.label for photo in fit])
-    batches = Batches(labels, params.train, ranks.rank, ranks.world)
-    data: Any = Positioned(root, fit, size)
-    loader: DataLoader[Any] = DataLoader(
-        data, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
-        pin_memory=ranks.device.type == "cuda",
-    )  # fmt: skip
-    steps = params.train.epochs * len(batches)
-    trainer, best = Trainer(params, labels, steps, ranks), Best()
-    images = steps * params.train.batch_size
-    with Log(images, tensorboard=params.train.tensorboard) if ranks.first else SilentLog() as log:
-        for epoch in range(params.train.epochs):
-            batches.epoch = epoch
-            mean_loss = trainer.epoch(loader, epoch, log)
-            if ranks.first:
-                held_set = PhotoSet(root, held, size)
-                logits = score(trainer.watched, trainer.normalise, held_set, batch_size=64, num_workers=workers)
-                auc = float(roc_auc_score([photo.label == CLEAN for photo in held], logits))
-                best.offer(auc, epoch, trainer.watched)
-                log.epoch(epoch, {"loss": mean_loss, "holdout_auc": auc})
-            ranks.wait()
-    return trainer, best
-
-
-def save(params: Params, trainer: Trainer, best: Best) -> None:
-    """Write artifacts/best.pt."""
     version = read_json(SPLIT_CHECK)["data_version"]
-    Checkpoint(params.model, params.img_size, trainer.mean, trainer.std, version, best.epoch + 1, best.weights).save(
-        CHECKPOINT
+    with process_group() as ranks:
+        key = run_key(params, photos, version, BACKBONE, ranks)
+        with memory(key, params.train.save_every, ranks) as states:
+            trainer, best = train(params, fit, held, ranks, states)
+            if ranks.first:
+                weights, epoch = best.weights, best.epoch + 1
+                checkpoint = Checkpoint(
+                    params.model, params.img_size, trainer.mean, trainer.std, version, epoch, weights
+                )
+                checkpoint.save(CHECKPOINT)
+                precision = str(trainer.precision).removeprefix("torch.")
+                write_json(REPORT, {"best_epoch": epoch, "holdout_auc": best.auc, "fit": len(fit),
+                                    "held_out": len(held), "processes": ranks.world, "device": ranks.device.type,
+                                    "precision": precision})  # fmt: skip
+            ranks.wait()
+            states.clear()
+
+
+def choose_algorithms(deterministic: bool) -> None:
+    """Repeatable algorithms, or on a GPU whichever prove quickest."""
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with a fixed workspace
+        # A debugging aid that comes with it, and costs.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def train(params: Params, fit: list[Photo], held: list[Photo], ranks: Ranks, states: Memory) -> tuple[Trainer, Best]:
+    """Train on `fit`, choosing the epoch on `held`; go on from the state that an earlier run left."""
+    train = params.train
+    photos = Positioned(params.data, fit, params.img_size)
+    held_out = PhotoSet(params.data, held[ranks.rank :: ranks.world], params.img_size)
+    batches = Batches(photos.labels, train, ranks.rank, ranks.world)
+    loaded = loader(photos, batches, ranks.device, train.num_workers)
+    trainer, progress = Trainer(params, photos.labels, train.epochs * len(batches), ranks), Progress()
+    if state := ranks.shared(states.load()):
+        trainer.restore(state["trainer"])
+        progress = Progress.of(state["progress"], ranks.device)
+    done = (progress.epoch * len(batches) + progress.step) * train.batch_size
+    total = train.epochs * len(batches) * train.batch_size
+    with Log(total, done, tensorboard=train.tensorboard) if ranks.first else SilentLog() as log:
+        for epoch, metrics in enumerate(progress.history):
+            log.epoch(epoch, metrics)
+        while progress.epoch < train.epochs:
+            batches.begin(progress.epoch, progress.step)
+            for images, labels, positions in loaded:
+                progress.losses.append(trainer.step(images, labels, positions, progress.epoch, progress.step))
+                progress.step += 1
+                log.images(train.batch_size)
+                if states.due():
+                    states.save({"trainer": trainer.state(), "progress": asdict(progress)})
+            metrics = {"loss": progress.mean_loss(), "holdout_auc": holdout_auc(trainer, held, held_out, ranks)}
+            progress.best.offer(metrics["holdout_auc"], progress.epoch, trainer.watched)
+            log.epoch(progress.epoch, metrics)
+            progress.next_epoch(metrics)
+    return trainer, progress.best
+
+
+def holdout_auc(trainer: Trainer, held: list[Photo], mine: PhotoSet, ranks: Ranks) -> float:
+    """ROC-AUC on the held-out photos, each process scoring its share of them, `held[rank::world]`."""
+    ranks.share_weights(trainer.watched)
+    workers = trainer.params.train.num_workers
+    logits = np.empty(len(held))
+    shares = ranks.gathered(
+        score(trainer.watched, trainer.normalise, mine, batch_size=SCORE_BATCH, num_workers=workers)
     )
+    for rank, share in enumerate(shares):
+        logits[rank :: ranks.world] = share
+    return float(roc_auc_score([photo.label == CLEAN for photo in held], logits))

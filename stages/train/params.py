@@ -34,6 +34,7 @@ class TrainParams:
     seed: NonNegative
     epochs: Positive
     batch_size: Positive
+    accumulate: Positive
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
     warmup: Annotated[float, Field(ge=0, lt=1)]
@@ -45,9 +46,12 @@ class TrainParams:
     label_smoothing: Strength
     ema: Strength
     amp: Literal["auto", "off", "bf16", "fp16"]
+    compile: bool
+    deterministic: bool
     devices: Literal["auto"] | Positive
     num_workers: NonNegative
     holdout: OpenShare
+    save_every: NonNegativeFloat
     tensorboard: bool
     augment: AugmentParams
 

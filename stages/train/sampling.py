@@ -58,23 +58,30 @@ def epoch_order(labels: NDArray[np.int64], params: TrainParams, epoch: int) -> N
 class Batches:
     """A batch sampler for one process: lists of (position in the epoch's order, photo index).
 
-    `batch_size` is global; process `rank` of `world` gets its slice of every batch. Set `epoch` before each pass.
+    `batch_size` is global; process `rank` of `world` gets its slice of every batch. Call `begin` before each pass.
     """
 
     def __init__(self, labels: NDArray[np.int64], params: TrainParams, rank: int, world: int) -> None:
-        if params.batch_size % world:
+        if params.batch_size % (world * params.accumulate):
             raise StageError(
-                f"params.yaml: train.batch_size: {params.batch_size} cannot be shared out among {world} processes"
+                f"params.yaml: train.batch_size: {params.batch_size} cannot be shared out among {world} processes with "
+                f"train.accumulate: {params.accumulate} parts each"
             )
-        self.labels, self.params, self.epoch = labels, params, 0
+        self.labels, self.params = labels, params
         share = params.batch_size // world
         self.mine = slice(rank * share, (rank + 1) * share)
+        self.begin(0, 0)
+
+    def begin(self, epoch: int, step: int) -> None:
+        """Pass over this epoch next, from its step `step` on."""
+        self.epoch, self.step = epoch, step
 
     def __len__(self) -> int:
+        """Steps of a whole epoch."""
         return len(epoch_order(self.labels, self.params, 0)) // self.params.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = epoch_order(self.labels, self.params, self.epoch)
         positions = np.arange(len(order)).reshape(-1, self.params.batch_size)
-        for batch in positions[:, self.mine]:
+        for batch in positions[self.step :, self.mine]:
             yield [(int(position), int(order[position])) for position in batch]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 
 from stages.common.errors import StageError
 from stages.common.model import Normalise, check_image_size, create
 from stages.train import augment
 from stages.train.distributed import Ranks
-from stages.train.log import SilentLog
 from stages.train.optim import class_weights, loss, lr_factor, pick_precision
 from stages.train.params import Params
 
@@ -50,14 +48,15 @@ class Trainer:
 
     def __init__(self, params: Params, labels: NDArray[np.int64], steps: int, ranks: Ranks) -> None:
         train = params.train
-        self.params, self.device, self.first = params, ranks.device, ranks.first
+        self.params, self.ranks, self.device = params, ranks, ranks.device
         self.model = build(params, self.device)
         self.precision = pick_precision(self.model, params.img_size, self.device, train.amp)
         config: Any = self.model.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.normalise = Normalise(self.mean, self.std).to(self.device)
-        self.ema = ModelEmaV3(self.model, decay=train.ema, use_warmup=True) if train.ema and self.first else None
-        self.parallel: nn.Module = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
+        self.ema = ModelEmaV3(self.model, decay=train.ema, use_warmup=True) if train.ema else None
+        self.parallel: Any = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
+        self.forward: Any = compiled(self.parallel, self.device) if train.compile else self.parallel
         self.weights = class_weights(labels, train).to(self.device)
         groups = param_groups_weight_decay(self.model, train.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=train.lr, fused=True)
@@ -69,32 +68,64 @@ class Trainer:
         """The model that is scored and kept: the moving average of the weights where there is one."""
         return self.model if self.ema is None else self.ema.module
 
-    def epoch(self, loader: DataLoader[Any], epoch: int, log: SilentLog) -> float:
-        """Train one epoch; the mean loss of this process. Raises StageError when it is no number any more."""
-        self.parallel.train()
-        losses = []  # on the device: reading each would make every step wait for it
-        for images, labels, positions in loader:
-            draws = augment.draw(self.params.train.seed, epoch, positions.tolist())
-            batch = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, draws)]
-            losses.append(self.step(*batch))
-            log.images(self.params.train.batch_size)
-        mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
-            raise StageError(f"the loss is {mean} in epoch {epoch + 1}; lower train.lr, or set train.amp: off")
-        return mean
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on; random numbers are drawn anew for each step and have no state."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
-    def step(self, images: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
-        """One optimiser step on this process's share of a batch, uint8 `[N, S, S, 3]`; its loss, detached."""
-        pixels = augment.apply(images.permute(0, 3, 1, 2).float(), draws, self.params.train.augment)
-        inputs = self.normalise(pixels.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            outputs = self.parallel(inputs)
-        value = loss(outputs.float(), labels, self.weights, self.params.train)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when `state` was taken."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "model": self.model, "ema": self.ema, "optimizer": self.optimizer, "schedule": self.schedule,
+            "scaler": self.scaler,
+        }  # fmt: skip
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def step(self, images: Tensor, labels: Tensor, positions: Tensor, epoch: int, step: int) -> Tensor:
+        """One optimiser step on this process's share of a batch: uint8 `[N, S, S, 3]`, labels and positions in the
+        epoch `[N]`. Its loss, detached and still on the device: reading it would make every step wait."""
+        seed = self.params.train.seed
+        torch.manual_seed(step_seed(seed, epoch, step, self.ranks.rank))  # dropout and the like
+        draws = augment.draw(seed, epoch, positions.tolist())
+        batch = [tensor.to(self.device, non_blocking=True) for tensor in (images, labels, draws)]
+        parts = list(zip(*(tensor.chunk(self.params.train.accumulate) for tensor in batch), strict=True))
+        self.parallel.train()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(value).backward()
+        losses = []
+        for part in parts:
+            unfinished = self.ranks.world > 1 and part is not parts[-1]
+            with self.parallel.no_sync() if unfinished else nullcontext():  # processes exchange gradients once a step
+                value = self.loss(*part) / len(parts)
+                self.scaler.scale(value).backward()
+            losses.append(value.detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         if self.ema is not None:
             self.ema.update(self.model)
-        return value.detach()
+        return torch.stack(losses).sum()
+
+    def loss(self, images: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
+        """The mean loss of augmented photos, uint8 `[N, S, S, 3]` on the device."""
+        pixels = augment.apply(images.permute(0, 3, 1, 2).float(), draws, self.params.train.augment)
+        inputs = self.normalise(pixels.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            outputs = self.forward(inputs)
+        return loss(outputs.float(), labels, self.weights, self.params.train)
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """A seed for what is drawn inside the network in one step of one process."""
+    return int(np.random.SeedSequence([seed, 3, epoch, step, rank]).generate_state(1, np.uint64)[0])
+
+
+def compiled(module: nn.Module, device: torch.device) -> Any:
+    """The module through torch.compile. Raises StageError where torch cannot compile at all, as without a compiler."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except Exception as error:  # the backends raise as they like
+        raise StageError(f"params.yaml: train.compile: torch.compile does not work here: {error}") from error
+    return torch.compile(module)

@@ -1,0 +1,57 @@
+"""How far a training run is, and its best epoch so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.common.errors import StageError
+
+
+@dataclass
+class Best:
+    """The best epoch so far by AUC on the held-out photos; of equals the later, which has seen more."""
+
+    auc: float = -1.0
+    epoch: int = -1
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, auc: float, epoch: int, model: nn.Module) -> None:
+        """Keep a copy of the model if it is as good as the best."""
+        if auc >= self.auc:
+            # Plain contiguous CPU tensors: the checkpoint does not depend on the device it was trained on.
+            weights = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+            self.auc, self.epoch, self.weights = auc, epoch, weights
+
+
+@dataclass
+class Progress:
+    """How far a run is: `step` steps into `epoch`, with the loss of each, and what became of the epochs before."""
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: Best = field(default_factory=Best)
+
+    def mean_loss(self) -> float:
+        """Of this epoch. Raises StageError when it is no number any more."""
+        mean = float(torch.stack(self.losses).mean())
+        if not math.isfinite(mean):
+            raise StageError(f"the loss is {mean} in epoch {self.epoch + 1}; lower train.lr, or set train.amp: off")
+        return mean
+
+    @classmethod
+    def of(cls, state: dict[str, Any], device: torch.device) -> Progress:
+        """What `dataclasses.asdict` made of one, with its tensors on the device again."""
+        losses = [loss.to(device) for loss in state["losses"]]
+        return cls(**state | {"losses": losses, "best": Best(**state["best"])})
+
+    def next_epoch(self, metrics: dict[str, float]) -> None:
+        """This epoch is over."""
+        self.history.append(metrics)
+        self.epoch, self.step, self.losses = self.epoch + 1, 0, []

@@ -1,0 +1,138 @@
+"""The state of unfinished training, kept so that a run that dies goes on where it was and ends with the same weights.
+
+It lies in the scratch folder under a hash of all that decides the result, so no experiment resumes another's. DVC
+deletes a stage's outputs when it starts, hence not among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from stages.common.data import Photo
+from stages.common.errors import StageError
+from stages.common.reports import sha256, write_bytes
+from stages.common.scratch import locked, scratch
+from stages.train.distributed import Ranks
+from stages.train.params import Params
+
+DIGEST = 32  # bytes of a sha256
+KEPT = 2  # states: the last and, should that be damaged, the one before
+
+log = logging.getLogger(__name__)
+
+
+class Memory:
+    """Forgets: for the processes that do not write, and where another run has the state."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None to start from the beginning."""
+        return None
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return False
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep a state: a tree of numbers, texts and tensors."""
+
+    def clear(self) -> None:
+        """The run is finished: nothing to go on with."""
+
+
+class DiskMemory(Memory):
+    """States in a folder, `<number>.pt`: the sha256 of what follows, then torch's format."""
+
+    def __init__(self, folder: Path, every: float) -> None:
+        """`every`: seconds between two states, and so of work lost at most."""
+        self.folder, self.every, self.saved = folder, every, time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state that is whole; a damaged one is set aside with a warning."""
+        for path in reversed(self._states()):
+            content = path.read_bytes()
+            if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
+                state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
+                return state
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            log.warning("%s is damaged and set aside as %s; going on from the state before it", path, aside.name)
+        return None
+
+    def due(self) -> bool:
+        return time.monotonic() - self.saved >= self.every
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Where it cannot be written, such as on a full disk, training goes on without, which is said."""
+        states = self._states()
+        number = int(states[-1].stem) + 1 if states else 0
+        buffer = io.BytesIO(bytes(DIGEST))
+        buffer.seek(DIGEST)
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        content[:DIGEST] = hashlib.sha256(content[DIGEST:]).digest()
+        try:
+            write_bytes(self.folder / f"{number:08}.pt", content)
+            for old in states[: 1 - KEPT]:
+                old.unlink()
+        except (StageError, OSError) as error:
+            log.warning("training cannot be resumed from here: %s", error)
+        self.saved = time.monotonic()
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.pt"))
+
+
+@contextmanager
+def memory(key: str, every: float, ranks: Ranks) -> Iterator[Memory]:
+    """The memory of the run with this key, on the first process; one run at a time has it."""
+    if not ranks.first:
+        yield Memory()
+        return
+    folder = scratch("train")
+    with locked(folder / f"{key}.lock", wait=False) as had:
+        if not had:
+            log.warning("the same training runs already; this one cannot be resumed if it is stopped")
+            yield Memory()
+            return
+        (folder / key).mkdir(exist_ok=True)
+        yield DiskMemory(folder / key, every)
+        if not (folder / key).exists():
+            (folder / f"{key}.lock").unlink()
+
+
+def run_key(params: Params, photos: Sequence[Photo], data_version: str, backbone: Path, ranks: Ranks) -> str:
+    """A hash of all that decides the trained weights: settings, photos, backbone, code, libraries and processor."""
+    project = Path(__file__).resolve().parents[2]
+    files = {Path(path) for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))}
+    code = sorted(path for path in files if path.suffix == ".py" and path.is_relative_to(project / "stages"))
+    gpu = ranks.device.type == "cuda"
+    parts = {
+        "params": asdict(params),
+        "photos": [data_version, *sorted(photo.name for photo in photos)],
+        "backbone": sha256(backbone),
+        "code": {path.relative_to(project).as_posix(): sha256(path) for path in code},
+        "libraries": [torch.__version__, timm.__version__],
+        "processor": [
+            torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
+            torch.get_num_threads(),
+            ranks.world,
+        ],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,192 @@
+"""Photos decoded once: the same pixels to the bit from everywhere, kept within bounds, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Workspace, full_disk
+
+from stages.common import pixels as module
+from stages.common.data import Photo, list_photos, read_pixels
+from stages.common.errors import StageError
+from stages.common.pack import Pack
+from stages.common.params import Data
+from stages.common.pixels import PhotoSet
+from stages.common.scratch import VARIABLE, locked, scratch
+
+ROOT = Path("data_cars")
+SIZE = 32
+ROW = 3 * SIZE**2
+
+
+def photos() -> list[Photo]:
+    return list_photos(ROOT, "train")
+
+
+def open_set(cache: str = "disk", cache_gb: float = 1.0, size: int = SIZE) -> PhotoSet:
+    return PhotoSet(Data("data_cars", cache, cache_gb), photos(), size)  # type: ignore[arg-type]
+
+
+def whole(photo_set: PhotoSet) -> np.ndarray:
+    return photo_set.pixels(range(len(photo_set)))
+
+
+def decoded(size: int = SIZE) -> np.ndarray:
+    return np.stack([read_pixels(ROOT, photo, size) for photo in photos()])
+
+
+@pytest.fixture
+def no_decoding(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is in the pack, and decoding anything again fails."""
+    open_set()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(module, "decode", fail)
+    monkeypatch.setattr(module, "read_pixels", fail)
+
+
+@pytest.mark.parametrize("cache", ["disk", "ram", "none"])
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_kept_pixels_are_the_decoders_to_the_bit(
+    workspace: Workspace, cache: str, share: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = decoded()
+    for _ in range(2):  # built, then found
+        photo_set = open_set(cache, cache_gb=share * len(expected) * ROW / 1e9)
+        assert (whole(photo_set) == expected).all()
+        order = [5, 0, 17, 5]
+        batch, labels = photo_set.__getitems__(order)
+        assert (batch == expected[order]).all() and batch.dtype == np.uint8
+        assert labels.tolist() == [photos()[index].label for index in order]
+        assert (np.concatenate(list(photo_set.batches(7))) == expected).all()
+    assert ("do not fit" in caplog.text) == (share < 1 and cache != "none")
+
+
+def test_a_second_run_decodes_nothing(no_decoding: None) -> None:
+    assert whole(open_set()).any()
+
+
+def test_a_renamed_or_touched_photo_is_the_same_photo(no_decoding: None) -> None:
+    first = ROOT / photos()[0].name
+    first.rename(first.with_name("another.jpg"))
+    os.utime(ROOT / photos()[3].name)
+    shutil.copytree(ROOT, "copy")
+    shutil.rmtree(ROOT)
+    Path("copy").rename(ROOT)
+    assert whole(open_set()).any()
+
+
+def test_a_changed_photo_is_decoded_anew(workspace: Workspace) -> None:
+    open_set()
+    changed, other = (ROOT / photos()[index].name for index in (2, 9))
+    stat = changed.stat()
+    content = other.read_bytes()
+    changed.write_bytes(content)
+    os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # what copying tools do
+    assert (whole(open_set()) == decoded()).all()
+
+
+def test_every_size_has_its_own_pack(workspace: Workspace) -> None:
+    open_set()
+    assert (whole(open_set(size=48)) == decoded(48)).all()
+    assert (whole(open_set()) == decoded()).all()
+
+
+def test_an_unreadable_photo_is_named_and_the_others_are_kept(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 4)
+    broken = ROOT / photos()[10].name
+    good = broken.read_bytes()
+    broken.write_bytes(good[:200])
+    for cache in ("disk", "ram"):
+        with pytest.raises(StageError, match=str(broken)):
+            open_set(cache)
+    assert len(Pack(scratch("pixels"), SIZE).rows) == 8
+    broken.write_bytes(good)
+    assert (whole(open_set()) == decoded()).all()
+
+
+def test_what_a_dying_run_leaves_is_not_believed(workspace: Workspace) -> None:
+    open_set()
+    folder = next(scratch("pixels").glob("*-32"))
+    names, pixels = folder / "rows.txt", folder / "pixels.bin"
+    for torn_names, torn_pixels in ((names.read_text()[:-30], None), (None, ROW // 2), (names.read_text() + "ab", None)):
+        if torn_names is not None:
+            names.write_text(torn_names)
+        if torn_pixels is not None:
+            os.truncate(pixels, pixels.stat().st_size - torn_pixels)
+        assert (whole(open_set()) == decoded()).all()
+    (scratch("pixels") / next(scratch("pixels").glob("seen-*")).name).write_text("{")
+    assert (whole(open_set()) == decoded()).all()
+
+
+def build_slowly(_: int) -> int:
+    return int(whole(open_set()).astype(np.int64).sum())
+
+
+def test_runs_that_build_at_once_agree(workspace: Workspace) -> None:
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        sums = set(pool.map(build_slowly, range(4)))
+    assert sums == {int(decoded().astype(np.int64).sum())}
+    assert len(Pack(scratch("pixels"), SIZE).rows) == len(photos())
+
+
+def test_the_bound_holds_over_all_sizes_and_the_longest_unused_goes(workspace: Workspace) -> None:
+    room = 1.5 * len(photos()) * (ROW + 65) / 1e9
+    first = open_set(cache_gb=room)
+    open_set(cache_gb=room, size=31)
+    packs = list(scratch("pixels").glob("*-*/pixels.bin"))
+    assert [pack.parent.name.rsplit("-")[-1] for pack in packs] == ["31"]
+    assert (whole(first) == decoded()).all(), "a run keeps what it has opened"
+
+
+def test_rows_of_photos_that_are_gone_make_way(workspace: Workspace) -> None:
+    room = len(photos()) * ROW / 1e9
+    open_set(cache_gb=room)
+    for photo in photos()[:8]:
+        (ROOT / photo.name).write_bytes((ROOT / photo.name).read_bytes() + b"\0")
+    again = open_set(cache_gb=room)
+    assert (whole(again) == decoded()).all()
+    assert len(Pack(scratch("pixels"), SIZE).rows) == len(photos())
+
+
+def test_a_full_disk_makes_it_slower_and_no_more(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    scratch("pixels")
+    with full_disk():
+        photo_set = open_set()
+        assert (whole(photo_set) == decoded()).all()
+    assert "cannot be kept" in caplog.text
+    assert (whole(open_set()) == decoded()).all()
+
+
+def test_copies_that_dvc_makes_for_experiments_share_the_checkouts_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "one"
+    copy.mkdir(parents=True)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.chdir(copy)
+    assert scratch("pixels") == tmp_path / ".scratch" / "pixels"
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "elsewhere"))
+    assert scratch("pixels") == tmp_path / "elsewhere" / "pixels"
+    monkeypatch.setenv(VARIABLE, "/proc/nothing")
+    with pytest.raises(StageError, match=VARIABLE):
+        scratch("pixels")
+
+
+def test_a_lock_is_for_one(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock") as had:
+        assert had
+        with locked(tmp_path / "lock", wait=False) as second:
+            assert not second
+    with locked(tmp_path / "lock", wait=False) as third:
+        assert third
