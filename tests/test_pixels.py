@@ -119,7 +119,11 @@ def test_what_a_dying_run_leaves_is_not_believed(workspace: Workspace) -> None:
     open_set()
     folder = next(scratch("pixels").glob("*-32"))
     names, pixels = folder / "rows.txt", folder / "pixels.bin"
-    for torn_names, torn_pixels in ((names.read_text()[:-30], None), (None, ROW // 2), (names.read_text() + "ab", None)):
+    for torn_names, torn_pixels in (
+        (names.read_text()[:-30], None),
+        (None, ROW // 2),
+        (names.read_text() + "ab", None),
+    ):
         if torn_names is not None:
             names.write_text(torn_names)
         if torn_pixels is not None:

@@ -12,14 +12,18 @@ import torch
 from conftest import SMALL_MODEL, Workspace, full_disk
 from torch import nn
 
-from stages.common.data import CLEAN, DIRTY
+from stages.common.data import CLEAN, DIRTY, list_photos
 from stages.common.errors import StageError
+from stages.common.loader import loader
 from stages.common.model import Checkpoint, check_image_size, create
-from stages.common.params import load
+from stages.common.params import Data, load
 from stages.train import augment
-from stages.train.distributed import process_count
+from stages.train.distributed import Ranks, process_count
+from stages.train.loop import Positioned
 from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
 from stages.train.params import Params
+from stages.train.sampling import Batches
+from stages.train.trainer import Trainer, compiled
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
 OUTPUTS = torch.tensor([[2.0, -1.0], [0.5, 0.3], [-1.0, 3.0]])
@@ -168,6 +172,55 @@ def test_a_failing_process_ends_the_run_with_its_error(workspace: Workspace) -> 
     assert done.returncode == 1
     assert "the file is empty" in done.stderr
     assert not CHECKPOINT.exists()
+
+
+def test_accumulating_gives_the_same_gradient(workspace: Workspace) -> None:
+    workspace.set(model="convnext_atto")  # without batch norm, whose statistics are those of each part
+    workspace.must("backbone")
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (8, 64, 64, 3), np.uint8))
+    labels, positions = torch.tensor([DIRTY, CLEAN] * 4), torch.arange(8)
+
+    def step(parts: int) -> tuple[float, torch.Tensor]:
+        workspace.set(**{"train.accumulate": parts})
+        trainer = Trainer(load(Params), labels.numpy(), 10, Ranks(0, 1, torch.device("cpu")))
+        value = float(trainer.step(images, labels, positions, 0, 0))
+        return value, torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
+
+    value, gradient = step(1)
+    for parts in (2, 8):
+        other, split = step(parts)
+        assert other == pytest.approx(value, rel=1e-5)
+        assert float((split - gradient).norm() / gradient.norm()) < 1e-3
+
+
+def test_a_batch_that_cannot_be_shared_out_is_named(workspace: Workspace) -> None:
+    workspace.must("split_check", "backbone")
+    workspace.set(**{"train.accumulate": 3})
+    workspace.refuses("train", "train.batch_size: 8", "train.accumulate: 3")
+
+
+@pytest.mark.parametrize("cache", ["disk", "none"])
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
+def test_readers_beside_a_gpu_give_the_same_batches(workspace: Workspace, cache: str) -> None:
+    params = replace(load(Params), data=Data("data_cars", cache, 1.0))  # type: ignore[arg-type]
+    photos = Positioned(params.data, list_photos(workspace.data, "train"), 64)
+    batches = Batches(photos.labels, params.train, 0, 1)
+    here = list(loader(photos, batches, torch.device("cpu"), 2))
+    beside = loader(photos, batches, torch.device("cuda"), 2)
+    for _ in range(2):
+        for mine, theirs in zip(here, beside, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert len(here[0]) == 3 and here[0][0].shape == (8, 64, 64, 3) and here[0][0].dtype == torch.uint8
+
+
+def test_where_nothing_compiles_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(StageError, match=r"train\.compile: .*no C\+\+ compiler"):
+        compiled(nn.Linear(1, 1), torch.device("cpu"))
 
 
 def test_tensorboard_without_its_package_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,3 +25,6 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     except (ExpectedError, OSError) as error:
         print(f"\n{name}: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        sys.exit(130)  # what shells expect
