@@ -1,4 +1,4 @@
-"""The network: a timm model with two outputs (dirty, clean), the checkpoint that carries it, and its scores."""
+"""The network: a timm model with two outputs (dirty, clean), and the checkpoint that carries it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from serving.cores import usable_cores
 from serving.decision import CLASSES
 from stages.common.data import CLEAN
 from stages.common.errors import StageError
-from stages.common.loader import loader
-from stages.common.pixels import PhotoSet
 from stages.common.reports import write_bytes
 
 
@@ -44,15 +38,6 @@ def check_image_size(model: nn.Module, name: str, size: int) -> None:
         raise StageError(f"params.yaml: img_size: {name} cannot take {size} x {size} images: {error}") from error
     if outputs.shape != (1, len(CLASSES)):
         raise StageError(f"params.yaml: model: {name} gives outputs {tuple(outputs.shape)}, no classifier")
-
-
-def pick_device() -> torch.device:
-    """The first GPU, or the CPU with as many threads as cores are usable."""
-    if torch.cuda.is_available():
-        torch.backends.cudnn.allow_tf32 = False  # scores are compared with other runtimes to the last digits
-        return torch.device("cuda", 0)
-    torch.set_num_threads(usable_cores())
-    return torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -112,25 +97,3 @@ def clean_logit(outputs: Tensor) -> Tensor:
     """The logit of clean against dirty, `[N]`, from a model's outputs `[N, 2]`."""
     sign = outputs.new_tensor([1.0 if label == CLEAN else -1.0 for label in range(len(CLASSES))])
     return (outputs * sign).sum(1)
-
-
-def score(
-    model: nn.Module, normalise: Normalise, photos: PhotoSet, *, batch_size: int, num_workers: int, title: str = ""
-) -> NDArray[np.float64]:
-    """The logit of clean against dirty for every photo, `[N]`, in their order, on the device the model is on.
-
-    Always in float32: scores are compared to the last digits later. `title` shows a progress bar.
-    """
-    device = next(model.parameters()).device
-    batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]
-    loaded = loader(photos, batches, device, num_workers)
-    logits = [torch.empty(0, dtype=torch.float64)]
-    model.eval()
-    with torch.inference_mode():
-        for images, _ in tqdm(loaded, desc=title, unit="batch", disable=None if title else True):
-            batch = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
-            logits.append(clean_logit(model(batch)).double().cpu())
-    result: NDArray[np.float64] = torch.cat(logits).numpy()
-    if not np.isfinite(result).all():
-        raise StageError("the model's scores are not finite numbers; train again with a lower train.lr")
-    return result

@@ -14,10 +14,11 @@ from scipy.special import expit
 from serving.decision import CLASSES
 from stages.common.data import CLEAN, Photo, list_photos
 from stages.common.errors import run_stage
-from stages.common.model import Checkpoint, Normalise, pick_device, score
+from stages.common.model import Checkpoint, Normalise
 from stages.common.params import Data, NonNegative, Positive, load, strict
 from stages.common.pixels import PhotoSet
 from stages.common.reports import write_csv, write_json
+from stages.common.scoring import pick_device, score
 from stages.eval.calibration import cross_fitted, fit
 from stages.eval.metrics import confusion, point_metrics, with_intervals
 from stages.eval.plots import write_plots

@@ -14,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from stages.common.data import CLEAN, Photo, list_photos
 from stages.common.loader import loader
-from stages.common.model import Checkpoint, score
+from stages.common.model import Checkpoint
 from stages.common.params import load
 from stages.common.pixels import Images, PhotoSet
 from stages.common.reports import read_json, write_json
+from stages.common.scoring import score
 from stages.train.distributed import Ranks, process_group
 from stages.train.log import Log, SilentLog
 from stages.train.params import Params
