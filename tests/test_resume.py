@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,111 +14,38 @@ from conftest import ROOT, Workspace, full_disk
 
 from stages.common.data import CLEAN, DIRTY, Photo
 from stages.common.params import load
-from stages.common.scratch import scratch
 from stages.train.distributed import Ranks
 from stages.train.params import Params
 from stages.train.resume import DiskMemory, run_key
-
-OUTPUTS = ("artifacts/best.pt", "reports/train.json", "reports/train")
-SECONDS = 120  # for a run to get anywhere on a busy machine
-
-
-def digest(folder: Path) -> dict[str, str]:
-    """The sha256 of every file that training writes."""
-    files = [path for name in OUTPUTS for path in [folder / name, *sorted((folder / name).rglob("*"))]]
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if path.is_file()
-    }
-
-
-def states(folder: Path) -> list[Path]:
-    return sorted(folder.glob(".scratch/train/*/[0-9]*.pt"))
-
-
-class Training:
-    """A workspace whose training keeps every step, and what it should end with."""
-
-    def __init__(self, workspace: Workspace, processes: int) -> None:
-        self.workspace, self.folder = workspace, workspace.folder
-        workspace.set(**{"train.epochs": 4, "train.save_every": 0.0, "train.devices": processes})
-        workspace.must("split_check", "backbone", "train")
-        self.wanted = digest(self.folder)
-        self.lose_outputs()
-
-    def lose_outputs(self) -> None:
-        """As DVC does when a stage starts."""
-        Path(self.folder, OUTPUTS[0]).unlink(missing_ok=True)
-        Path(self.folder, OUTPUTS[1]).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / OUTPUTS[2], ignore_errors=True)
-
-    def start(self) -> subprocess.Popen[str]:
-        self.lose_outputs()
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(
-            [sys.executable, "-m", "stages.train"], cwd=self.folder, env=env, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def stop_after(self, count: int, number: int) -> str:
-        """Run until `count` states were written, then send it a signal; what it said."""
-        process = self.start()
-        try:
-            end = time.monotonic() + SECONDS
-            while not states(self.folder) or int(states(self.folder)[-1].stem) < count:
-                assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
-                time.sleep(0.01)
-            process.send_signal(number)
-            return process.communicate(timeout=SECONDS)[1]
-        finally:
-            process.kill()
-
-    def finish(self) -> str:
-        """Run to the end, check that every output is as if never stopped; what it said."""
-        self.lose_outputs()
-        done = self.workspace.run("train")
-        assert done.returncode == 0, done.stderr
-        assert digest(self.folder) == self.wanted
-        assert list(scratch("train").iterdir()) == [], "a finished run clears up"
-        return done.stderr
+from tests.live_training import SECONDS, Training
 
 
 def test_killed_interrupted_damaged_and_run_twice_at_once(workspace: Workspace) -> None:
-    training = Training(workspace, processes=1)
-    training.stop_after(3, signal.SIGKILL)
-    said = training.stop_after(7, signal.SIGINT)
+    training = Training(workspace.folder)
+    training.stop(signal.SIGKILL, states=3)
+    said = training.stop(signal.SIGINT, states=7)
     assert "Traceback" not in said and "goes on" in said
-    newest = states(training.folder)[-1]
+    newest = training.states()[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
-    training.lose_outputs()
     pair = [training.start(), training.start()]
     said = "".join(process.communicate(timeout=SECONDS)[1] for process in pair)
     assert [process.returncode for process in pair] == [0, 0], said
     assert newest.name in said and "set aside" in said
-    assert digest(training.folder)["artifacts/best.pt"] == training.wanted["artifacts/best.pt"]
-    assert not states(training.folder), "a finished run clears up"
+    assert training.outputs()["artifacts/best.pt"] == training.wanted["artifacts/best.pt"]
+    assert not training.states(), "a finished run clears up"
 
 
-def test_a_process_that_dies_stops_the_others_and_both_go_on(workspace: Workspace) -> None:
-    training = Training(workspace, processes=2)
+def test_a_process_that_dies_stops_the_others_and_all_go_on(workspace: Workspace) -> None:
+    training = Training(workspace.folder, processes=2)
     process = training.start()
-    try:
-        end = time.monotonic() + SECONDS
-        while not states(training.folder):
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.01)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        ranks = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        assert len(ranks) == 2
-        killed = time.monotonic()
-        os.kill(int(ranks[1]), signal.SIGKILL)
-        said = process.communicate(timeout=SECONDS)[1]
-        assert time.monotonic() - killed < 30
-        assert process.returncode == 1 and "a training process failed" in said
-    finally:
-        process.kill()
+    training.wait_for_states(process, 1)
+    killed = time.monotonic()
+    os.kill(training.ranks(process)[1], signal.SIGKILL)
+    said = process.communicate(timeout=SECONDS)[1]
+    assert time.monotonic() - killed < 30
+    assert process.returncode == 1 and "a training process failed" in said
     training.finish()
+    assert training.outputs() == training.wanted
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -88,6 +89,8 @@ def train(params: Params, fit: list[Photo], held: list[Photo], ranks: Ranks, sta
     if state := ranks.shared(states.load()):
         trainer.restore(state["trainer"])
         progress = Progress.of(state["progress"], ranks.device)
+        if ranks.first:
+            print(f"goes on from step {progress.step} of epoch {progress.epoch + 1}", file=sys.stderr)
     done = (progress.epoch * len(batches) + progress.step) * train.batch_size
     total = train.epochs * len(batches) * train.batch_size
     with Log(total, done, tensorboard=train.tensorboard) if ranks.first else SilentLog() as log:

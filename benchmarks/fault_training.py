@@ -1,0 +1,133 @@
+"""Faults against real training runs, which must end with the bits of a run that nothing happened to.
+
+`python benchmarks/faults.py --only training`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.fault_row import Row
+from tests.conftest import write_photos
+from tests.live_training import SECONDS, Training
+
+NOTICED = 30.0  # seconds within which the death of one process must end the others
+STATE_LIMIT = 8192  # blocks of 512 bytes: more than any output, less than a state
+
+Fault = Callable[[Training, random.Random], str]
+
+
+def killed(training: Training, rng: random.Random) -> str:
+    """kill -9 of all its processes, as a power cut or the end of memory does it, at any moment of its life. Half of
+    the runs have to decode the photos first."""
+    if rng.random() < 0.5:
+        shutil.rmtree(training.folder / ".scratch" / "pixels", ignore_errors=True)
+    training.kill_after(rng.uniform(0.0, training.seconds))
+    return training.finish()
+
+
+def killed_again_and_again(training: Training, rng: random.Random) -> str:
+    """Five kills, then left alone."""
+    for _ in range(5):
+        training.kill_after(rng.uniform(0.5, 1.0) * training.seconds)
+    return training.finish()
+
+
+def interrupted(training: Training, rng: random.Random) -> str:
+    """Ctrl-C."""
+    training.stop(signal.SIGINT, states=rng.randrange(1, 8))
+    return training.finish()
+
+
+def torn(training: Training, rng: random.Random) -> str:
+    """Killed, and the newest state cut short, as on a disk that lied about a write."""
+    training.stop(signal.SIGKILL, states=rng.randrange(2, 8))
+    newest = training.states()[-1]
+    os.truncate(newest, rng.randrange(newest.stat().st_size))
+    return training.finish()
+
+
+def flipped(training: Training, rng: random.Random) -> str:
+    """Killed, and one bit of the newest state flipped."""
+    training.stop(signal.SIGKILL, states=rng.randrange(2, 8))
+    newest = training.states()[-1]
+    content = bytearray(newest.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    newest.write_bytes(content)
+    return training.finish()
+
+
+def half_a_pack(training: Training, rng: random.Random) -> str:
+    """The packed pixels cut short."""
+    for file in training.folder.glob(".scratch/pixels/*/*"):
+        os.truncate(file, rng.randrange(file.stat().st_size))
+    return training.finish()
+
+
+def full_disk(training: Training, rng: random.Random) -> str:
+    """No room for states, enough for the outputs."""
+    return training.finish(limit=f"ulimit -f {STATE_LIMIT}")
+
+
+def twice_at_once(training: Training, rng: random.Random) -> str:
+    """The same run twice in one folder, one of them killed."""
+    one, other = training.start(), training.start()
+    time.sleep(rng.uniform(0.3, 1.0) * training.seconds)
+    os.killpg(one.pid, signal.SIGKILL)
+    one.communicate()
+    said = other.communicate(timeout=3 * SECONDS)[1]
+    return said if other.returncode == 0 else training.finish()
+
+
+def one_process_dies(training: Training, rng: random.Random) -> str:
+    """One of two training processes killed; the other must stop soon, and both go on later."""
+    process = training.start()
+    training.wait_for_states(process, rng.randrange(1, 8))
+    dead = time.monotonic()
+    os.kill(rng.choice(training.ranks(process)), signal.SIGKILL)
+    process.communicate(timeout=SECONDS)
+    if time.monotonic() - dead > NOTICED or process.returncode == 0:
+        raise RuntimeError(f"the others went on for {time.monotonic() - dead:.0f} s, exit code {process.returncode}")
+    return training.finish()
+
+
+def trials(name: str, fault: Fault, training: Training, count: int, seed: int) -> Row:
+    """Inject a fault `count` times."""
+    recovered, lost, resumed, notes = 0, 0, 0, []
+    for trial in range(count):
+        try:
+            said = fault(training, random.Random(f"{seed} {name} {trial}"))
+            recovered += 1
+            lost += training.outputs() != training.wanted
+            resumed += "goes on from step" in said
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            notes.append(" ".join(str(error).split())[-200:])
+    return Row(f"training: {name}", count, recovered, lost, "; ".join([f"{resumed} went on from a state", *notes]))
+
+
+def run(count: int, seed: int) -> list[Row]:
+    """Inject each fault `count` times, those that take long a fifth as often."""
+    rows, few = [], max(1, count // 5)
+    with tempfile.TemporaryDirectory(prefix="dirtycar-training-") as name:
+        for processes in (1, 2):
+            folder = Path(name, str(processes))
+            write_photos(folder / "data_cars", clean=40, dirty=20)
+            training = Training(folder, processes)
+            plan: list[tuple[str, Fault, int]] = [("a process of two killed", one_process_dies, few)]
+            if processes == 1:
+                plan = [
+                    ("kill -9", killed, count), ("kill -9, five times over", killed_again_and_again, few),
+                    ("Ctrl-C", interrupted, few), ("torn state", torn, few), ("flipped bit in a state", flipped, few),
+                    ("torn pixels", half_a_pack, few), ("no room for states", full_disk, few),
+                    ("twice at once, one killed", twice_at_once, few),
+                ]  # fmt: skip
+            rows += [trials(title, fault, training, times, seed) for title, fault, times in plan]
+    return rows
