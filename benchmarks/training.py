@@ -44,10 +44,10 @@ from stages.common.params import load  # noqa: E402
 from stages.common.pixels import PhotoSet  # noqa: E402
 from stages.common.scoring import score  # noqa: E402
 from stages.train.distributed import process_group  # noqa: E402
-from stages.train.loop import Positioned, choose_algorithms  # noqa: E402
+from stages.train.loop import choose_algorithms  # noqa: E402
 from stages.train.optim import loss  # noqa: E402
 from stages.train.params import Params  # noqa: E402
-from stages.train.sampling import Batches, hold_out  # noqa: E402
+from stages.train.sampling import Batches, Positioned, hold_out  # noqa: E402
 from stages.train.trainer import Trainer  # noqa: E402
 
 SIZE, EPOCHS, ROUNDS = 224, 5, 3

@@ -19,10 +19,9 @@ from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.params import Data, load
 from stages.train import augment
 from stages.train.distributed import Ranks, process_count
-from stages.train.loop import Positioned
 from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
 from stages.train.params import Params
-from stages.train.sampling import Batches
+from stages.train.sampling import Batches, Positioned
 from stages.train.trainer import Trainer, compiled
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train

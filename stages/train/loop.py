@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from stages.common.data import CLEAN, Photo, list_photos
 from stages.common.loader import loader
 from stages.common.model import Checkpoint
 from stages.common.params import load
-from stages.common.pixels import Images, PhotoSet
+from stages.common.pixels import PhotoSet
 from stages.common.reports import read_json, write_json
 from stages.common.scoring import score
 from stages.train.distributed import Ranks, process_group
@@ -25,22 +23,12 @@ from stages.train.log import Log, SilentLog
 from stages.train.params import Params
 from stages.train.progress import Best, Progress
 from stages.train.resume import Memory, memory, run_key
-from stages.train.sampling import Batches, hold_out
+from stages.train.sampling import Batches, Positioned, hold_out
 from stages.train.trainer import BACKBONE, Trainer
 
 SPLIT_CHECK = Path("reports/split_check.json")
 CHECKPOINT, REPORT = Path("artifacts/best.pt"), Path("reports/train.json")
 SCORE_BATCH = 64
-
-
-class Positioned(PhotoSet):
-    """A PhotoSet addressed by (position in the epoch, photo index), which hands the position on to augmentation."""
-
-    def __getitems__(  # type: ignore[override]
-        self, keys: Sequence[tuple[int, int]]
-    ) -> tuple[Images, NDArray[np.int64], NDArray[np.int64]]:
-        positions, indices = np.array(keys).T
-        return *super().__getitems__(indices), positions
 
 
 def run() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stages.common.data import CLEAN, DIRTY, Photo
 from stages.common.errors import StageError
+from stages.common.pixels import Images, PhotoSet
 from stages.train.params import TrainParams
 
 
@@ -53,6 +54,16 @@ def epoch_order(labels: NDArray[np.int64], params: TrainParams, epoch: int) -> N
     else:
         order = rng.permutation(len(labels))
     return np.resize(order, -(-len(order) // params.batch_size) * params.batch_size)
+
+
+class Positioned(PhotoSet):
+    """A PhotoSet addressed by (position in the epoch, photo index), which hands the position on to augmentation."""
+
+    def __getitems__(  # type: ignore[override]
+        self, keys: Sequence[tuple[int, int]]
+    ) -> tuple[Images, NDArray[np.int64], NDArray[np.int64]]:
+        positions, indices = np.array(keys).T
+        return *super().__getitems__(indices), positions
 
 
 class Batches:
