@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.predictor import Predictor
-from stages.common.data import CLEAN, Photo, list_photos, read_pixels
+from stages.common.data import CLEAN, Photo, read_pixels, usable_photos
 from stages.common.errors import StageError
 from stages.common.outcome import outcome, verdicts
 from stages.export.params import ExportParams
@@ -40,7 +40,7 @@ def batches(root: Path, photos: list[Photo], size: int, batch_size: int) -> Iter
 
 def judge(predictor: Predictor, size_bytes: int, root: Path, params: ExportParams) -> Judged:
     """Run a candidate over the val photos, as the service would, and compare with what torch said of them."""
-    photos = list_photos(root, "val")
+    photos = usable_photos(root, "val")
     with PREDICTIONS.open(newline="") as file:
         told = {row["path"]: float(row["p_clean"]) for row in csv.DictReader(file)}
     if set(told) != {photo.name for photo in photos}:

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stages.common.data import CLEAN, Photo, PhotoSet, list_photos
+from stages.common.data import CLEAN, Photo, PhotoSet, usable_photos
 from stages.common.model import Checkpoint, score
 from stages.common.params import load
 from stages.common.reports import read_json, write_json
@@ -58,7 +58,7 @@ def run() -> None:
     torch.use_deterministic_algorithms(True)
     # A debugging aid that comes with it, and costs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    photos = list_photos(Path(params.data.root), "train")
+    photos = usable_photos(Path(params.data.root), "train")
     fit, held = hold_out(photos, params.train.holdout, params.train.seed)
     with process_group() as ranks:
         trainer, best = train(params, fit, held, ranks)
