@@ -75,10 +75,7 @@ def decode(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
 
     Raises NotAPhoto, UnsupportedPhoto, PhotoTooLarge (before any pixel is decoded) or BrokenPhoto.
     """
-    image = _open(data)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise PhotoTooLarge(f"the photo has {width} x {height} pixels; at most {max_pixels:,} are accepted")
+    image = open_photo(data, max_pixels=max_pixels)
     try:
         image.draft(image.mode, (size, size))  # JPEG only: the smallest DCT scale that still covers size x size
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -89,6 +86,31 @@ def decode(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
         raise BrokenPhoto(f"the {image.format} photo is damaged or cut short: {error}") from error
     # A square can be turned after it was made small, where turning costs nothing.
     return np.array(small if turn is None else small.transpose(turn))
+
+
+def open_photo(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A photo as its header describes it (size, format, metadata); no pixel is decoded yet. Raises as `decode` does."""
+    image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PhotoTooLarge(f"the photo has {width} x {height} pixels; at most {max_pixels:,} are accepted")
+    return image
+
+
+def upright_rgb(image: Image.Image, size: int) -> Image.Image:
+    """Decode an `open_photo`: upright RGB in its own aspect, JPEGs at the smallest DCT scale that covers size x size.
+
+    For looking at photos, not for models: those see what `decode` gives. Raises BrokenPhoto or UnsupportedPhoto.
+    """
+    try:
+        image.draft(image.mode, (size, size))
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        rgb = _to_rgb(image)
+    except PhotoError:
+        raise
+    except Exception as error:  # as in `decode`
+        raise BrokenPhoto(f"the {image.format} photo is damaged or cut short: {error}") from error
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _open(data: bytes) -> Image.Image:

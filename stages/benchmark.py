@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from serving.cores import usable_cores
 from serving.image import decode
 from serving.predictor import Predictor, default_providers
-from stages.common.data import CLEAN, Photo, list_photos
+from stages.common.data import CLEAN, Photo, usable_photos
 from stages.common.errors import run_stage
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import Data, load, strict
@@ -122,7 +122,7 @@ def main() -> None:
     """Measure on every provider at hand; accuracy on the one the service would choose."""
     params = load(Params)
     root = Path(params.data.root)
-    photos = list_photos(root, "test")
+    photos = usable_photos(root, "test")
     contents = [(root / photo.name).read_bytes() for photo in photos[:: max(1, len(photos) // 64)]]
     report: dict[str, Any] = {"speed": {}, "threads": usable_cores(), "size_mb": MODEL.stat().st_size / 1e6}
     for provider in reversed(default_providers()):

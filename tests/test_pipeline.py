@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = ["split_check", "backbone", "train", "eval", "threshold", "export", "benchmark"]
 PARAMS_MODULE = {"eval": "stages.eval.__main__", "threshold": "stages.threshold.__main__"}
-PARAMS_MODULE |= {name: f"stages.{name}.params" for name in ("train", "export")}
+PARAMS_MODULE |= {name: f"stages.{name}.params" for name in ("split_check", "train", "export")}
 
 
 def module_file(name: str) -> Path | None:

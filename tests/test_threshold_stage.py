@@ -18,6 +18,8 @@ def predictions(folder: Path, clean: int, dirty: int, distance: float) -> None:
     """Predictions of a model whose classes lie `distance` apart."""
     rng = np.random.default_rng(0)
     (folder / "artifacts/predictions").mkdir(parents=True, exist_ok=True)
+    names = [f"{split}/{i}.jpg" for split in ("val", "test") for i in range(clean + dirty)]
+    (folder / "artifacts/groups.csv").write_text("path,group\n" + "".join(f"{name},{name}\n" for name in names))
     for split in ("val", "test"):
         logit = np.concatenate([rng.normal(distance / 2, 1, clean), rng.normal(-distance / 2, 1, dirty)])
         with (folder / f"artifacts/predictions/{split}.csv").open("w", newline="") as file:

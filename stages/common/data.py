@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from serving.image import PhotoError, decode
 from stages.common.errors import StageError
 
 SPLITS = ("train", "val", "test")
+EXCLUSIONS = Path("artifacts/exclusions.csv")  # written by split_check: path,reason
 CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
 
 
@@ -39,6 +41,26 @@ def list_photos(root: Path, split: str) -> list[Photo]:
             )
         found += photos
     return sorted(found)
+
+
+def usable_photos(root: Path, split: str) -> list[Photo]:
+    """`list_photos` without those that split_check leaves out. Raises StageError where none of a class is left."""
+    excluded = excluded_paths()
+    photos = [photo for photo in list_photos(root, split) if photo.name not in excluded]
+    for label, class_name in enumerate(CLASSES):
+        if not any(photo.label == label for photo in photos):
+            raise StageError(f"every photo of {root / split / class_name} is left out by {EXCLUSIONS}; see its reasons")
+    return photos
+
+
+def excluded_paths() -> set[str]:
+    """The names of the photos that split_check leaves out. Raises StageError where its list is missing or damaged."""
+    try:
+        with EXCLUSIONS.open(newline="") as file:
+            _, *rows = csv.reader(file)
+            return {path for path, _ in rows}
+    except (OSError, ValueError, csv.Error) as error:
+        raise StageError(f"cannot read {EXCLUSIONS}: {error}; run `dvc repro split_check`") from error
 
 
 def _files(folder: Path) -> Iterator[Path]:

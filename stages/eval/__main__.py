@@ -12,7 +12,7 @@ from pydantic import Field
 from scipy.special import expit
 
 from serving.decision import CLASSES
-from stages.common.data import CLEAN, Photo, list_photos
+from stages.common.data import CLEAN, Photo, usable_photos
 from stages.common.errors import run_stage
 from stages.common.model import Checkpoint, Normalise
 from stages.common.params import Data, NonNegative, Positive, load, strict
@@ -65,7 +65,7 @@ class Scored:
 
 def score_split(checkpoint: Checkpoint, data: Data, split: str, params: EvalParams) -> Scored:
     """Run the network over a split, on the GPU if there is one."""
-    device, photos = pick_device(), list_photos(Path(data.root), split)
+    device, photos = pick_device(), usable_photos(Path(data.root), split)
     network, normalise = checkpoint.network().to(device), Normalise(checkpoint.mean, checkpoint.std).to(device)
     photo_set = PhotoSet(data, photos, checkpoint.img_size)
     batch_size, workers = params.batch_size, params.num_workers

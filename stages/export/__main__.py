@@ -13,7 +13,7 @@ import onnx
 from serving.decision import CLASSES
 from serving.image import RESIZE_RULE
 from serving.predictor import Metadata, Predictor
-from stages.common.data import Photo, list_photos
+from stages.common.data import Photo, usable_photos
 from stages.common.errors import StageError, run_stage
 from stages.common.model import Checkpoint
 from stages.common.params import Data, load
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 def calibration_photos(root: Path, count: int) -> list[Photo]:
     """`count` train photos, as many of either class as there are, evenly spread over the list."""
-    photos = list_photos(root, "train")
+    photos = usable_photos(root, "train")
     classes = [[photo for photo in photos if photo.label == label] for label in range(len(CLASSES))]
     picked = []
     for members in classes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.predictor import Predictor
-from stages.common.data import CLEAN, list_photos
+from stages.common.data import CLEAN, usable_photos
 from stages.common.errors import StageError
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import Data
@@ -34,7 +34,7 @@ class Judged:
 
 def judge(predictor: Predictor, size_bytes: int, data: Data, params: ExportParams) -> Judged:
     """Run a candidate over the val photos, as the service would, and compare with what torch said of them."""
-    photos = list_photos(Path(data.root), "val")
+    photos = usable_photos(Path(data.root), "val")
     with PREDICTIONS.open(newline="") as file:
         told = {row["path"]: float(row["p_clean"]) for row in csv.DictReader(file)}
     if set(told) != {photo.name for photo in photos}:

@@ -6,7 +6,7 @@ import csv
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from stages.common.reports import write_csv, write_json
 from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
 
 PREDICTIONS, THRESHOLD = Path("artifacts/predictions"), Path("artifacts/threshold.json")
+GROUPS = Path("artifacts/groups.csv")
 REPORT, PLOTS = Path("reports/threshold.json"), Path("reports/threshold")
 
 log = logging.getLogger(__name__)
@@ -43,33 +44,55 @@ class Params:
     threshold: ThresholdParams
 
 
-def read_predictions(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """is_clean `[N]` and p_clean `[N]` of a predictions CSV. Raises StageError naming file and row."""
-    is_clean, p_clean = [], []
+class Predictions(NamedTuple):
+    """What was predicted of a split, `[N]` each."""
+
+    names: list[str]
+    is_clean: NDArray[np.bool_]
+    p_clean: NDArray[np.float64]
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a predictions CSV. Raises StageError naming file and row."""
+    names, is_clean, p_clean = [], [], []
     try:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
+                names.append(row["path"])
                 is_clean.append({"clean": True, "dirty": False}[row["label"]])
                 p_clean.append(float(row["p_clean"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise StageError(f"{path}, row {len(p_clean) + 1}: {error!r}; `dvc repro eval` makes it") from error
     if not p_clean:
         raise StageError(f"{path} holds no predictions; `dvc repro eval` makes it")
-    return np.array(is_clean), np.array(p_clean)
+    return Predictions(names, np.array(is_clean), np.array(p_clean))
 
 
-def decide(is_clean: NDArray[np.bool_], p_clean: NDArray[np.float64], params: ThresholdParams) -> list[Decision]:
-    """The decision on T_clean and, where the dirty verdict has a target too, the one on T_low."""
+def read_groups(path: Path, names: list[str]) -> NDArray[np.str_]:
+    """The group, a car or session, of each photo `[N]`. Raises StageError naming the file or a photo it lacks."""
+    try:
+        with path.open(newline="") as file:
+            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
+        return np.array([group_of[name] for name in names])
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise StageError(f"{path} does not tell the groups: {error!r}; `dvc repro split_check` makes it") from error
+
+
+def decide(val: Predictions, groups: NDArray[np.str_], params: ThresholdParams) -> list[Decision]:
+    """The decision on T_clean and, where the dirty verdict has a target too, the one on T_low.
+
+    Photos of one group count once: were they taken for so many cars, the promise would be too bold.
+    """
     share, confidence = params.dirty_share, params.confidence
     clean = choose_threshold(
-        is_clean, p_clean, target_precision=params.target_precision_clean, confidence=confidence, dirty_share=share,
-        max_false_clean_rate=params.max_false_clean_rate,
+        val.is_clean, val.p_clean, target_precision=params.target_precision_clean, confidence=confidence,
+        dirty_share=share, groups=groups, max_false_clean_rate=params.max_false_clean_rate,
     )  # fmt: skip
     if params.target_precision_dirty is None:
         return [clean]
     dirty = choose_low_threshold(
-        is_clean, p_clean, target_precision_dirty=params.target_precision_dirty, confidence=confidence,
-        t_clean=clean.threshold, dirty_share=share,
+        val.is_clean, val.p_clean, target_precision_dirty=params.target_precision_dirty, confidence=confidence,
+        t_clean=clean.threshold, dirty_share=share, groups=groups,
     )  # fmt: skip
     return [clean, dirty]
 
@@ -110,14 +133,14 @@ def describe(rule: Rule, decisions: list[Decision]) -> dict[str, Any]:
 def main() -> None:
     """Choose on val, report on test."""
     params = load(Params).threshold
-    is_clean, p_clean = read_predictions(PREDICTIONS / "val.csv")
-    test_clean, test_p = read_predictions(PREDICTIONS / "test.csv")
-    decisions = decide(is_clean, p_clean, params)
+    val, test = (read_predictions(PREDICTIONS / f"{split}.csv") for split in ("val", "test"))
+    groups = read_groups(GROUPS, val.names)
+    decisions = decide(val, groups, params)
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
     rule = Rule(clean.threshold, low.threshold if low else None)
-    found, turned_out = describe(rule, decisions), outcome(test_clean, verdicts(rule, test_p))
-    tables = scenarios(is_clean, p_clean, clean, low=low)
+    found, turned_out = describe(rule, decisions), outcome(test.is_clean, verdicts(rule, test.p_clean))
+    tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=groups)
     write_plots(tables)
     write_json(THRESHOLD, found, digits=None)
     elsewhere = {"at_dirty_shares": tables.shares, "at_targets": tables.targets}

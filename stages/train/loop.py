@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from stages.common.data import CLEAN, Photo, list_photos
+from stages.common.data import CLEAN, Photo, usable_photos
 from stages.common.loader import loader
 from stages.common.model import Checkpoint
 from stages.common.params import load
@@ -35,7 +35,7 @@ def run() -> None:
     """What every training process does: train, choose the checkpoint; the first one writes it."""
     params = load(Params)
     choose_algorithms(params.train.deterministic)
-    photos = list_photos(Path(params.data.root), "train")
+    photos = usable_photos(Path(params.data.root), "train")
     fit, held = hold_out(photos, params.train.holdout, params.train.seed)
     version = read_json(SPLIT_CHECK)["data_version"]
     with process_group() as ranks:

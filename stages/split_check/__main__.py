@@ -1,0 +1,46 @@
+"""`python -m stages.split_check`: find what ruins results before training; stop, leave photos out or warn.
+
+reports/split_check.json is the gate: counts and rounded figures, and `data_version`, a hash of every usable photo's
+place and content. The same photos give the same file, so nothing after it reruns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.common.data import EXCLUSIONS, SPLITS, list_photos
+from stages.common.errors import StageError, run_stage
+from stages.common.params import load
+from stages.common.reports import write_csv, write_json
+from stages.split_check.check import check
+from stages.split_check.findings import FINDINGS, Findings
+from stages.split_check.params import Params
+from stages.split_check.report import report
+from stages.split_check.scan import scan
+
+REPORT, GROUPS = Path("reports/split_check.json"), Path("artifacts/groups.csv")
+
+
+def main() -> None:
+    """Look at every photo, write what was found; stop the pipeline where a photo stands against training."""
+    params = load(Params)
+    root = Path(params.data.root)
+    photos = [photo for split in SPLITS for photo in list_photos(root, split)]
+    checked = check(scan(root, photos), params.split_check)
+    findings = Findings.of(checked, params.data.root)
+    findings.write()  # before stopping: that is when it is needed most
+    if checked.stops:
+        text = "\n".join(map(str, checked.stops))
+        raise StageError(
+            f"the photos in {root} are not fit to train on\n{text}\n{FINDINGS} has all of it. Mend the photos, then "
+            f"`dvc add {root}` and `dvc repro`; or see `split_check` in params.yaml."
+        )
+    for warning in findings.warnings:
+        print(f"WARNING: {warning}")
+    write_csv(EXCLUSIONS, ["path", "reason"], ((one.path, one.reason) for one in checked.excluded))
+    write_csv(GROUPS, ["path", "group"], sorted(checked.group_of.items()))
+    write_json(REPORT, report(checked))
+
+
+if __name__ == "__main__":
+    run_stage("split_check", main)

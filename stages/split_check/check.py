@@ -1,0 +1,63 @@
+"""Everything that is checked, on photos that were looked at: a pure function of them and of the params."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.split_check.drift import Drift, find_drift
+from stages.split_check.groups import Group, Link, exact_links, group_table, groups, id_links
+from stages.split_check.near import near_links
+from stages.split_check.params import SplitCheckParams
+from stages.split_check.policy import Exclusion, Ruling, exclusions, judge
+from stages.split_check.quality import Poor, poor_photos
+from stages.split_check.scan import Scanned
+from stages.split_check.shortcuts import Shortcut, find_shortcuts
+
+
+@dataclass(frozen=True)
+class Checked:
+    """All that was found, none of it cut short."""
+
+    scanned: Sequence[Scanned]
+    groups: list[Group]
+    group_of: dict[str, str]  # photo -> group, for every photo
+    rulings: list[Ruling]
+    excluded: list[Exclusion]
+    shortcuts: list[Shortcut]
+    drift: list[Drift]
+    poor: dict[str, list[Poor]]
+
+    @property
+    def usable(self) -> list[Scanned]:
+        """The photos that are not left out."""
+        gone = {one.path for one in self.excluded}
+        return [one for one in self.scanned if one.name not in gone]
+
+    @property
+    def stops(self) -> list[Ruling]:
+        """What stands against training."""
+        return [ruling for ruling in self.rulings if ruling.policy == "fail"]
+
+
+def find_links(scanned: Sequence[Scanned], params: SplitCheckParams) -> list[Link]:
+    """All that joins photos: copies, exact and near, and ids in their paths."""
+    near = near_links(scanned, params.hash_radius, params.similarity)
+    return exact_links(scanned) + near + id_links(scanned, params.group_regex)
+
+
+def check(scanned: Sequence[Scanned], params: SplitCheckParams) -> Checked:
+    """Find everything and rule on it. Shortcuts, drift and quality are of the photos that are not left out."""
+    links = find_links(scanned, params)
+    found = groups(scanned, links)
+    group_of = dict(group_table([one.name for one in scanned], links))
+    rulings = judge(scanned, links, found, params)
+    excluded = exclusions(rulings)
+    gone = {one.path for one in excluded}
+    usable = [one for one in scanned if one.name not in gone]
+    return Checked(
+        scanned, found, group_of, rulings, excluded,
+        shortcuts=find_shortcuts(usable, group_of, params.source_regex, params.shortcut_auc_warn),
+        drift=find_drift(usable, params.source_regex),
+        poor=poor_photos(usable, params),
+    )  # fmt: skip

@@ -1,0 +1,109 @@
+"""artifacts/findings.json: all that is worth showing of what the check found, for the page and for people.
+
+Bounded: lists hold at most their cap, `totals` says how many there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from stages.common.errors import StageError
+from stages.common.reports import write_json
+from stages.split_check.check import Checked
+from stages.split_check.drift import Drift
+from stages.split_check.groups import EXACT, Group
+from stages.split_check.quality import Poor
+from stages.split_check.report import count_photos, data_version
+from stages.split_check.shortcuts import Shortcut
+
+FINDINGS = Path("artifacts/findings.json")
+MAX_GROUPS, MAX_NOTES, WORST = 1000, 500, 50  # conflicts, leaks and groups within; photos named; poorest of each kind
+
+
+@dataclass(frozen=True)
+class Note:
+    """A photo and what is to be said of it."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the check found; names are paths below `root`."""
+
+    root: str  # data.root as params.yaml has it
+    data_version: str
+    photos: dict[str, dict[str, int]]  # split -> label -> count; the split is "" in a folder without splits
+    totals: dict[str, int]  # of unreadable, odd, excluded, conflict, leak, within, and each kind of poor quality
+    unreadable: tuple[Note, ...]
+    odd: tuple[Note, ...]  # wrong type for the name, tiny, extreme aspect, decode warnings
+    excluded: tuple[Note, ...]  # what artifacts/exclusions.csv lists, with the reasons
+    groups: tuple[Group, ...]  # conflicts first, then leaks, then copies within a split
+    shortcuts: tuple[Shortcut, ...]
+    drift: tuple[Drift, ...]
+    poor: tuple[Poor, ...]  # the worst photos of each kind of poor quality, worst first
+    warnings: tuple[str, ...]  # what the stage warned of, in its words
+
+    @classmethod
+    def of(cls, checked: Checked, root: str) -> Findings:
+        """What to show of `checked`, photos of which lie below `root`."""
+        unreadable = [Note(one.name, one.problem) for one in checked.scanned if one.problem is not None]
+        odd = [Note(one.name, text) for one in checked.scanned for text in one.oddities]
+        kinds = Counter(group.kind for group in checked.groups)
+        totals = {"unreadable": len(unreadable), "odd": len(odd), "excluded": len(checked.excluded)}
+        totals |= {"conflict": kinds["conflict"], "leak": kinds["leak"], "within": kinds["within"]}
+        totals |= {kind: len(photos) for kind, photos in checked.poor.items()}
+        return cls(
+            root=root, data_version=data_version(checked.usable), photos=count_photos(checked.scanned), totals=totals,
+            unreadable=tuple(unreadable[:MAX_NOTES]), odd=tuple(odd[:MAX_NOTES]),
+            excluded=tuple(Note(one.path, one.reason) for one in checked.excluded[:MAX_NOTES]),
+            groups=tuple(checked.groups[:MAX_GROUPS]), shortcuts=tuple(checked.shortcuts), drift=tuple(checked.drift),
+            poor=tuple(one for photos in checked.poor.values() for one in photos[:WORST]),
+            warnings=tuple(_warnings(checked)),
+        )  # fmt: skip
+
+    def write(self, path: Path = FINDINGS) -> None:
+        """Write it; the same findings give the same bytes."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path = FINDINGS) -> Findings:
+        """Read it back. Raises StageError for a file that is missing or not of this make."""
+        try:
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StageError(f"cannot read {path}: {error}; `dvc repro split_check` makes it") from error
+
+
+def _warnings(checked: Checked) -> Iterator[str]:
+    """What to say aloud where the pipeline goes on."""
+    for ruling in checked.rulings:
+        if ruling.policy == "drop":
+            kept = f"; {ruling.kept_in_test} stay, since they are in test" if ruling.kept_in_test else ""
+            yield f"{ruling}\nLeft out: {len(ruling.excluded)} photos{kept}"
+        elif ruling.policy == "warn":
+            yield str(ruling)
+    near = sum(group.kind == "within" and group.how not in EXACT for group in checked.groups)
+    if near:
+        yield f"{near} groups of near copies within a split; each counts as one car where the threshold is chosen"
+    odd = Counter(text.split(":")[0] for one in checked.scanned for text in one.oddities)
+    if odd:
+        yield "strange files, still used: " + ", ".join(f"{count} {kind}" for kind, count in sorted(odd.items()))
+    for shortcut in checked.shortcuts:
+        if shortcut.warn:
+            yield (
+                f"{shortcut.feature} tells clean from dirty with an AUC of {shortcut.auc:.2f}: a model would learn "
+                "that instead of dirt; take both classes with the same cameras and settings"
+            )
+    for drift in checked.drift:
+        if drift.warn:
+            yield f"the mix of {drift.of} differs between the splits: {drift.counts}"
+    poor = {kind: len(photos) for kind, photos in checked.poor.items() if photos}
+    if poor:
+        yield "poor photos, still used: " + ", ".join(f"{count} {kind}" for kind, count in poor.items())

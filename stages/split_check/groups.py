@@ -1,0 +1,121 @@
+"""Which photos belong together: copies of one photo, and photos of one car or session."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from stages.split_check.scan import Scanned
+
+# patched: the same shot, but changed in a part, by a watermark or by dirt. id: of one car or session.
+How = Literal["bytes", "pixels", "near", "patched", "id"]
+Kind = Literal["conflict", "leak", "within"]
+EXACT: tuple[How, ...] = ("bytes", "pixels")
+_STRENGTH: tuple[How, ...] = (*EXACT, "near", "patched", "id")
+
+
+@dataclass(frozen=True, order=True)
+class Link:
+    """Two photos, by name, that belong together, and what says so."""
+
+    first: str
+    second: str
+    how: How
+    similarity: float = 1.0  # of near copies, 0..1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Photos that belong together, and what that means.
+
+    conflict: copies under both labels. leak: copies, or photos of one id, in several splits. within: other copies. A
+    photo may be in one group of each kind.
+    """
+
+    kind: Kind
+    how: How  # the weakest evidence that was needed to join them
+    names: tuple[str, ...]  # sorted
+
+
+def exact_links(scanned: Iterable[Scanned]) -> list[Link]:
+    """Files with the same bytes, and photos with the same pixels in different files."""
+    scanned = list(scanned)
+    same_bytes = _linked(scanned, lambda one: one.sha256 or None, "bytes")
+    same_pixels = _linked(scanned, lambda one: one.look.pixels_sha256 if one.look else None, "pixels")
+    known = {(link.first, link.second) for link in same_bytes}
+    return same_bytes + [link for link in same_pixels if (link.first, link.second) not in known]
+
+
+def id_links(scanned: Iterable[Scanned], regex: str | None) -> list[Link]:
+    """Photos whose paths hold the same id."""
+    return [] if regex is None else _linked(scanned, lambda one: id_of(one.name, regex), "id")
+
+
+def id_of(name: str, regex: str) -> str | None:
+    """The id in a path: the group named `group`, else the first; None where the path has none."""
+    found = re.search(regex, name)
+    if found is None:
+        return None
+    value: str | None = found["group"] if "group" in found.re.groupindex else found[1]
+    return value
+
+
+def _linked(scanned: Iterable[Scanned], key: Callable[[Scanned], str | None], how: How) -> list[Link]:
+    """A chain of links through all photos with the same key."""
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for one in scanned:
+        value = key(one)
+        if value is not None:
+            by_key[value].append(one.name)
+    chains = (sorted(names) for names in by_key.values())
+    return sorted(Link(first, second, how) for names in chains for first, second in pairwise(names))
+
+
+def components(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, ...]]:
+    """The photos `names` in groups that links connect, however indirectly; a photo without links is one of its own."""
+    place = {name: index for index, name in enumerate(names)}
+    ends = np.array([(place[link.first], place[link.second]) for link in links], np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))
+    members: dict[int, list[str]] = defaultdict(list)
+    for name, component in zip(names, connected_components(graph, directed=False)[1].tolist(), strict=True):
+        members[component].append(name)
+    return sorted(tuple(sorted(found)) for found in members.values())
+
+
+def groups(scanned: Sequence[Scanned], links: Sequence[Link]) -> list[Group]:
+    """What links of any kind come to: conflicts first, then leaks, then copies within a split.
+
+    One id under both labels is no conflict, and neither is one shot that differs in a part: a car is dirty before the
+    wash and clean after it. One id within a split is no finding.
+    """
+    of = {one.name: one for one in scanned}
+    copies, shots, cars = (_joined(of, links, upto) for upto in ("near", "patched", "id"))
+    conflicts = [Group("conflict", how, names) for how, names in copies if len({of[x].photo.label for x in names}) > 1]
+    in_conflict = {name for group in conflicts for name in group.names}
+    across = [(how, names) for how, names in (*shots, *cars) if len({of[x].split for x in names}) > 1]
+    leaks = [Group("leak", how, names) for how, names in dict.fromkeys(across)]
+    within = [Group("within", how, names) for how, names in shots if len({of[x].split for x in names}) == 1]
+    return conflicts + leaks + [group for group in within if in_conflict.isdisjoint(group.names)]
+
+
+def _joined(of: dict[str, Scanned], links: Sequence[Link], upto: How) -> list[tuple[How, tuple[str, ...]]]:
+    """The groups of two or more that links at least as strong as `upto` make, with the weakest link in each."""
+    links = [link for link in links if _STRENGTH.index(link.how) <= _STRENGTH.index(upto)]
+    weakest: dict[str, int] = defaultdict(int)
+    for link in links:
+        weakest[link.first] = max(weakest[link.first], _STRENGTH.index(link.how))
+    joined = (names for names in components(sorted(of), links) if len(names) > 1)
+    return [(_STRENGTH[max(weakest[name] for name in names)], names) for names in joined]
+
+
+def group_table(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, str]]:
+    """(photo, group) of every photo, sorted; a group is called after its first photo."""
+    return sorted((name, members[0]) for members in components(names, links) for name in members)
