@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 from serving import metrics
 from serving.batcher import Batcher
-from serving.image import PhotoError, decode
+from serving.image import PhotoError
 from serving.served import Served, builtin_photo
 from serving.settings import Settings
 
@@ -25,10 +24,6 @@ CHECK_AGE = 1.0  # probes may come often, and from anyone: they must not become 
 
 class Overloaded(RuntimeError):
     """More photos are in flight than this process takes on."""
-
-
-class PhotoTooHeavy(PhotoError):
-    """More bytes than one photo may have."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +88,9 @@ class Engine:
 
     def _begin(self, photo: bytes, served: Served) -> Future[float] | PhotoError:
         """Decode a photo and queue it; its model call may run while the next one is decoded."""
-        if len(photo) > self._settings.max_bytes:
-            return PhotoTooHeavy(
-                f"the photo has {len(photo):,} bytes; at most {self._settings.max_bytes:,} are accepted"
-            )
         try:
             with self._decoding:  # more decoders than cores would only take memory
-                image = decode(photo, served.predictor.image_size, max_pixels=self._settings.max_pixels)
+                image = served.pixels(photo, self._settings)
         except PhotoError as error:
             return error
         return self._batcher.submit(served.predictor, [image])[0]
@@ -121,6 +112,4 @@ class Engine:
 
 
 def _verdict(p_clean: float, served: Served) -> Verdict:
-    if not math.isfinite(p_clean):
-        raise ArithmeticError(f"{served.version} gave p_clean={p_clean}")
-    return Verdict(served.rule.decide(p_clean), p_clean, served)
+    return Verdict(served.label(p_clean), p_clean, served)
