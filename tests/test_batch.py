@@ -100,7 +100,7 @@ def test_resume_gives_the_same_file_without_scoring_again(
     monkeypatch.setattr(Predictor, "p_clean", lambda self, x: scored.append(len(x)) or original(self, x))
     assert batch.main([str(folder), "--out", str(out), "--resume"]) == 0
     assert out.read_bytes() == whole
-    warm_up = 1 + 4
+    warm_up = 1 + 2
     assert sum(scored) - warm_up == 30 - kept
 
 
