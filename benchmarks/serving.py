@@ -9,9 +9,7 @@ Both serve a resnet50 at 256 pixels (random weights: speed does not depend on th
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
-import json
 import os
 import resource
 import signal
@@ -20,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,12 +29,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, where `serving` would be this file
 
-import numpy as np  # noqa: E402
-from PIL import Image, ImageFilter  # noqa: E402
+from PIL import Image  # noqa: E402
 
+from benchmarks.inputs import alone, make_models, make_photos  # noqa: E402
 from serving.cores import usable_cores  # noqa: E402
-from serving.image import RESIZE_RULE, decode  # noqa: E402
-from serving.predictor import Metadata, Predictor  # noqa: E402
+from serving.image import decode  # noqa: E402
+from serving.predictor import Predictor  # noqa: E402
 
 SIZE, CONNECTIONS = 256, 8
 
@@ -74,42 +71,6 @@ class Load:
     p99: float
     server_cpu: float  # CPU time of the server for each request
     client_cpu: float  # and of the load generator
-
-
-def make_photos(count: int = 24) -> list[bytes]:
-    """1600 x 1200 JPEGs of 200 to 600 KB: noise of several grains, about as hard to decode as a street."""
-    photos = []
-    for seed in range(count):
-        rng = np.random.default_rng(seed)
-        coarse = Image.fromarray(rng.integers(0, 256, (75, 100, 3), np.uint8)).resize(
-            (1600, 1200), Image.Resampling.BICUBIC
-        )
-        grain = Image.fromarray(rng.integers(0, 256, (1200, 1600, 3), np.uint8)).filter(ImageFilter.GaussianBlur(1.0))
-        photo = Image.blend(coarse, grain, rng.uniform(0.25, 0.6))
-        buffer = io.BytesIO()
-        photo.save(buffer, "JPEG", quality=85)
-        photos.append(buffer.getvalue())
-    return photos
-
-
-def make_models(folder: Path, photos: list[bytes]) -> None:
-    """Write fp32/ and int8/, each a best.onnx with its threshold.json, as the export stage makes them."""
-    from stages.common.model import Checkpoint, create
-    from stages.eval.calibration import Calibration
-    from stages.export.graph import describe, to_onnx
-    from stages.export.precision import to_int8
-
-    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    weights = create("resnet50").state_dict()
-    fp32 = to_onnx(Checkpoint("resnet50", SIZE, *imagenet, "none", 0, weights), Calibration(1.0, 0.0))
-    int8 = to_int8(fp32, lambda: iter(decode(photo, SIZE)[None] for photo in photos[:8]))
-    threshold = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
-    sha256 = hashlib.sha256(threshold.encode()).hexdigest()
-    for precision, model in (("fp32", fp32), ("int8", int8)):
-        metadata = Metadata("resnet50", precision, str(SIZE), RESIZE_RULE, "dirty,clean", "none", "none", sha256)
-        (folder / precision).mkdir()
-        (folder / precision / "threshold.json").write_text(threshold)
-        (folder / precision / "best.onnx").write_bytes(describe(model, metadata))
 
 
 @contextmanager
@@ -221,25 +182,6 @@ def load(server: Server, requests: list[bytes], seconds: float, limit: int = 1_0
     return Load(count / wall, centiles[49], centiles[98], (cpu_seconds(server.pid) - cpu) / count, client_cpu / count)
 
 
-def alone(work: Callable[[int], object], seconds: float) -> float:
-    """Calls a second of `work(i)` with one thread for each usable core."""
-    counts = [0] * usable_cores()
-    stop = time.perf_counter() + seconds
-
-    def run(lane: int) -> None:
-        while time.perf_counter() < stop:
-            work(lane + counts[lane])
-            counts[lane] += 1
-
-    started = time.perf_counter()
-    threads = [threading.Thread(target=run, args=(lane,)) for lane in range(len(counts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - started)
-
-
 def full_decode(photo: bytes) -> object:
     """As the baseline does it."""
     return Image.open(io.BytesIO(photo)).convert("RGB").resize((SIZE, SIZE))
@@ -268,7 +210,7 @@ def measure(
             load(one, requests, 2)  # warm up
         for _ in range(rounds):
             for name, work in works.items():
-                rates[name].append(alone(work, seconds / 3))
+                rates[name].append(alone(work, seconds / 3).rate)
             for name, one in servers.items():
                 loads[name].append(load(one, requests, seconds))
     return rates, loads
@@ -327,7 +269,7 @@ def main() -> None:
         folder = args.models or Path(scratch)
         if not (folder / "int8" / "best.onnx").exists():
             folder.mkdir(exist_ok=True)
-            make_models(folder, photos)
+            make_models(folder, photos, "resnet50", SIZE)
         report(*measure(folder, photos, args.seconds, args.rounds))
         if args.memory:
             memory(folder, photos)

@@ -1,7 +1,7 @@
 """`python -m serving.batch FOLDER --out predictions.csv`: a verdict for every photo in a folder, as the service does.
 
 Rows are written in the order of the paths, whatever finishes first. Exit code: 0 all photos have a verdict, 1 some have
-an error instead, 2 nothing could be done.
+an error instead, 2 nothing could be done, 130 stopped by Ctrl-C (`--resume` goes on).
 """
 
 from __future__ import annotations
@@ -11,32 +11,16 @@ import csv
 import logging
 import os
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from serving.engine import Engine, Verdict
 from serving.expected import ExpectedError
+from serving.scorer import Row, Scorer
 from serving.served import load
 from serving.settings import Settings
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class Row(NamedTuple):
-    """A line of the CSV. `path` is relative to the folder; either the verdict's fields or `error` are empty."""
-
-    path: str
-    label: str = ""
-    p_clean: str = ""
-    threshold: str = ""
-    error: str = ""
 
 
 class ResumeError(ExpectedError):
@@ -58,30 +42,6 @@ def find(folder: Path, out: Path) -> list[str]:
         paths = (Path(parent, name) for name in names if not name.startswith("."))
         found += [path.relative_to(folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]
     return sorted(set(found) - {os.path.relpath(out, folder)})
-
-
-def score(engine: Engine, folder: Path, max_bytes: int, path: str) -> Row:
-    """The row of one photo; whatever is wrong with it is told in the row."""
-    try:
-        with (folder / path).open("rb") as file:
-            photo = file.read(max_bytes + 1)  # one more is enough to be told that it is too many
-    except OSError as error:
-        return Row(path, error=f"cannot be read: {error.strerror}")
-    result = engine.predict([photo])[0]
-    if not isinstance(result, Verdict):
-        return Row(path, error=" ".join(str(result).split()))  # in one line, so that a torn row shows
-    return Row(path, result.label, f"{result.p_clean:.6f}", f"{result.served.rule.t_clean:.6f}")
-
-
-def in_order(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """`work` on every item in parallel; results in the items' order, with at most `ahead` of them waiting."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(work, item))
-        if len(pending) >= ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def written(out: Path, t_clean: float) -> list[Row]:
@@ -109,8 +69,6 @@ def run(settings: Settings, folder: Path, out: Path, *, resume: bool) -> Counter
     done = written(out, served.rule.t_clean) if resume else []
     known = {row.path for row in done}
     left = [path for path in find(folder, out) if path not in known]
-    engine = Engine(settings, served)
-    threads = min(2 * served.max_batch * settings.threads, settings.queue)  # enough to decode while batches run
     start = out.with_name(out.name + ".part")
     with start.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([Row._fields, *done])
@@ -118,15 +76,14 @@ def run(settings: Settings, folder: Path, out: Path, *, resume: bool) -> Counter
     counts = Counter(row.label or "error" for row in done)
     with (
         out.open("a", newline="", encoding="utf-8", errors="surrogateescape", buffering=1) as file,
-        ThreadPoolExecutor(threads) as pool,
+        closing(Scorer(served, settings, folder).rows(left)) as rows,
         tqdm(total=len(known) + len(left), initial=len(known), unit="photo", disable=None) as progress,
     ):
         writer = csv.writer(file)
-        for row in in_order(pool, partial(score, engine, folder, settings.max_bytes), left, ahead=4 * threads):
+        for row in rows:
             writer.writerow(row)
             counts[row.label or "error"] += 1
             progress.update()
-    engine.close()
     return counts
 
 
@@ -144,6 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
         counts = run(Settings.from_env(), args.folder, args.out, resume=args.resume)
     except (ExpectedError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped; {args.out} holds what was done, --resume adds the rest", file=sys.stderr)
+        return 130
     summary = ", ".join(f"{number} {label}" for label, number in sorted(counts.items()))
     print(f"{counts.total()} photos: {summary or 'none found'}; written to {args.out}", file=sys.stderr)
     return 1 if counts["error"] else 0

@@ -14,77 +14,123 @@ from numpy.typing import NDArray
 
 from serving.predictor import Predictor
 
+Pixels = NDArray[np.uint8]
+Decode = Callable[[], Pixels]
 
-@dataclass(frozen=True)
+
+@dataclass
 class _Job:
-    """One decoded photo, for the predictor it was decoded for."""
+    """One photo, and the predictor it is decoded for. `waited`: seconds before its decoding and before its call."""
 
     predictor: Predictor
-    image: NDArray[np.uint8]
+    decode: Decode
     result: Future[float] = field(default_factory=Future)
-    queued: float = field(default_factory=time.perf_counter)
+    since: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
 
 
 class Batcher:
-    """Lanes (threads) that each take what is queued, up to `max_batch`, and run one model call on it.
+    """Threads that each do the next thing there is to do, oldest photo first: decode one, or run a model call.
 
-    An idle lane starts at once on a single photo; while all lanes are busy the queue grows, and so does the next
-    batch. The queue is unbounded: whoever submits bounds what is in flight.
+    A call takes its share of the photos that are waiting, up to `max_batch`. Where every thread may make calls (a
+    CPU, which has a core for each), photos are decoded until such a share is ready; where fewer may (a GPU), a call
+    starts as soon as one is free, for the other threads go on decoding. An idle batcher starts at once on a single
+    photo. The queue is unbounded: whoever submits bounds what is in flight.
     """
 
-    def __init__(self, lanes: int, max_batch: int, observe: Callable[[Sequence[float], int], None]) -> None:
-        """`observe(waits, size)` is told of each call: the seconds that each photo was queued, and the batch size."""
+    def __init__(
+        self, threads: int, calls: int, max_batch: int, observe: Callable[[Sequence[float], int], None]
+    ) -> None:
+        """At most `calls` model calls at once. `observe(waits, size)` is told of each: how long every photo waited in
+        seconds, and the batch size."""
+        self._calls, self._free_calls = calls, calls
         self._max_batch = max_batch
+        self._gather = calls >= threads
         self._observe = observe
-        self._queue: deque[_Job] = deque()
+        self._raw: deque[_Job] = deque()
+        self._decoded: deque[tuple[_Job, Pixels]] = deque()
         self._change = threading.Condition()
         self._closed = False
-        self._lanes = [threading.Thread(target=self._run, name=f"lane-{i}", daemon=True) for i in range(lanes)]
-        for lane in self._lanes:
-            lane.start()
+        self._threads = [threading.Thread(target=self._run, name=f"lane-{i}", daemon=True) for i in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> list[Future[float]]:
-        """Queue images `[S, S, 3]`; each future gives its p_clean, or raises what the model call raised."""
-        jobs = [_Job(predictor, image) for image in images]
+    def submit(self, predictor: Predictor, photos: Sequence[Decode]) -> list[Future[float]]:
+        """Queue photos, each as what decodes it to `[S, S, 3]`; a future gives its p_clean, or raises what decoding or
+        the model call raised. Cancel those that nobody waits for any more."""
+        jobs = [_Job(predictor, decode) for decode in photos]
         with self._change:
-            self._queue.extend(jobs)
+            self._raw.extend(jobs)
             self._change.notify(len(jobs))
         return [job.result for job in jobs]
 
     def close(self) -> None:
-        """Finish what is queued and stop the lanes."""
+        """Finish what is queued and stop the threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()
-        for lane in self._lanes:
-            lane.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            self._score(batch)
+        while work := self._next():
+            if isinstance(work, _Job):
+                self._decode(work)
+            else:
+                self._score(work)
 
-    def _score(self, batch: Sequence[_Job]) -> None:
-        """One model call for the whole batch; its failure is every photo's failure, and the lane goes on."""
-        now = time.perf_counter()
-        try:
-            self._observe([now - job.queued for job in batch], len(batch))
-            p_clean = batch[0].predictor.p_clean(np.stack([job.image for job in batch])).tolist()
-            answers = list(zip(batch, p_clean, strict=True))
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            for job in batch:
-                job.result.set_exception(error)
-            return
-        for job, p in answers:
-            job.result.set_result(p)
+    def _next(self) -> _Job | list[tuple[_Job, Pixels]] | None:
+        """The next photo to decode, the next batch to score, or None when closed and done.
 
-    def _take(self) -> list[_Job]:
-        """The next batch, all for one predictor: a reload may change it between two photos. Empty when closed."""
+        Only new photos wake a waiting thread: what a busy one leaves behind, it sees itself when it comes back.
+        """
         with self._change:
-            self._change.wait_for(lambda: self._queue or self._closed)
-            share = -(-len(self._queue) // len(self._lanes))  # the other lanes are free now, or will be soon
-            batch: list[_Job] = []
-            while self._queue and len(batch) < min(share, self._max_batch):
-                if batch and self._queue[0].predictor is not batch[0].predictor:
-                    break
-                batch.append(self._queue.popleft())
+            while True:
+                waiting = len(self._raw) + len(self._decoded)
+                share = min(-(-waiting // self._calls), self._max_batch)
+                if self._free_calls and self._decoded and (not self._gather or len(self._decoded) >= share):
+                    self._free_calls -= 1
+                    return self._take(share)
+                if self._raw:
+                    return self._raw.popleft()
+                if self._closed:
+                    return None
+                self._change.wait()
+
+    def _take(self, most: int) -> list[tuple[_Job, Pixels]]:
+        """The oldest decoded photos, all for one predictor: a reload may change it between two photos."""
+        batch = [self._decoded.popleft()]
+        while self._decoded and len(batch) < most and self._decoded[0][0].predictor is batch[0][0].predictor:
+            batch.append(self._decoded.popleft())
         return batch
+
+    def _decode(self, job: _Job) -> None:
+        """Make a photo ready for a call, unless it cannot be used or nobody waits for it any more."""
+        if not job.result.set_running_or_notify_cancel():
+            return
+        job.waited += time.perf_counter() - job.since
+        try:
+            image = job.decode()
+        except Exception as error:  # whatever it is, it is this photo's answer, and the thread goes on
+            job.result.set_exception(error)
+            return
+        job.since = time.perf_counter()
+        with self._change:
+            self._decoded.append((job, image))
+
+    def _score(self, batch: Sequence[tuple[_Job, Pixels]]) -> None:
+        """One model call for the whole batch; its failure is every photo's failure, and the thread goes on."""
+        now = time.perf_counter()
+        jobs, images = zip(*batch, strict=True)
+        try:
+            self._observe([job.waited + now - job.since for job in jobs], len(jobs))
+            p_clean = jobs[0].predictor.p_clean(np.stack(images)).tolist()
+            answers = list(zip(jobs, p_clean, strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            for job in jobs:
+                job.result.set_exception(error)
+        else:
+            for job, p in answers:
+                job.result.set_result(p)
+        with self._change:
+            self._free_calls += 1

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from serving import metrics
 from serving.batcher import Batcher
-from serving.image import PhotoError, decode
+from serving.image import PhotoError
 from serving.served import Served, builtin_photo
 from serving.settings import Settings
 
@@ -25,10 +25,6 @@ CHECK_AGE = 1.0  # probes may come often, and from anyone: they must not become 
 
 class Overloaded(RuntimeError):
     """More photos are in flight than this process takes on."""
-
-
-class PhotoTooHeavy(PhotoError):
-    """More bytes than one photo may have."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,9 @@ class Engine:
         self._settings = settings
         self._free = settings.queue
         self._lock = threading.Lock()
-        self._decoding = threading.BoundedSemaphore(settings.threads)
-        lanes = 1 if served.predictor.on_gpu else settings.threads  # a CPU call runs on one core
-        self._batcher = Batcher(lanes, served.max_batch, metrics.observe_batch)
+        # On a CPU a model call keeps its core busy; on a GPU one call at a time, and every core decodes beside it.
+        threads, calls = (settings.threads + 1, 1) if served.predictor.on_gpu else (settings.threads, settings.threads)
+        self._batcher = Batcher(threads, calls, served.max_batch, metrics.observe_batch)
         self._checking = threading.Lock()
         self._checked = float("-inf")
         self._failure: Exception | None = None
@@ -88,21 +84,14 @@ class Engine:
 
     def _score(self, photos: Sequence[bytes], seconds: float) -> list[Verdict | PhotoError]:
         served = self.served
-        results = [self._begin(photo, served) for photo in photos]
-        return [r if isinstance(r, PhotoError) else _verdict(r.result(seconds), served) for r in results]
-
-    def _begin(self, photo: bytes, served: Served) -> Future[float] | PhotoError:
-        """Decode a photo and queue it; its model call may run while the next one is decoded."""
-        if len(photo) > self._settings.max_bytes:
-            return PhotoTooHeavy(
-                f"the photo has {len(photo):,} bytes; at most {self._settings.max_bytes:,} are accepted"
-            )
+        futures = self._batcher.submit(
+            served.predictor, [partial(served.pixels, photo, self._settings) for photo in photos]
+        )
         try:
-            with self._decoding:  # more decoders than cores would only take memory
-                image = decode(photo, served.predictor.image_size, max_pixels=self._settings.max_pixels)
-        except PhotoError as error:
-            return error
-        return self._batcher.submit(served.predictor, [image])[0]
+            return [_verdict(future, seconds, served) for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()  # after a failure: what has not begun is not to be worked on for nobody
 
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
@@ -120,7 +109,9 @@ class Engine:
                 self._free += count
 
 
-def _verdict(p_clean: float, served: Served) -> Verdict:
-    if not math.isfinite(p_clean):
-        raise ArithmeticError(f"{served.version} gave p_clean={p_clean}")
-    return Verdict(served.rule.decide(p_clean), p_clean, served)
+def _verdict(p_clean: Future[float], seconds: float, served: Served) -> Verdict | PhotoError:
+    try:
+        p = p_clean.result(seconds)
+    except PhotoError as error:
+        return error
+    return Verdict(served.label(p), p, served)

@@ -10,9 +10,10 @@ from flask import Flask, Response, g
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from serving.engine import Overloaded, PhotoTooHeavy
+from serving.engine import Overloaded
 from serving.fetch import UrlTooLarge, UrlUnfetchable
 from serving.image import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
+from serving.served import PhotoTooHeavy
 from serving.urls import UrlRefused
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0
 REQUESTS = Counter("dirtycar_requests", "Requests answered", ["path", "status"])
 LATENCY = Histogram("dirtycar_request_seconds", "From a request's head to its answer", ["path"], buckets=_SECONDS)
 QUEUE_WAIT = Histogram(
-    "dirtycar_queue_wait_seconds", "From decoded photo to the start of its model call", buckets=_SECONDS
+    "dirtycar_queue_wait_seconds", "Waiting before a photo is decoded and before its model call", buckets=_SECONDS
 )
 BATCH_SIZE = Histogram("dirtycar_batch_size", "Photos in one model call", buckets=(1, 2, 4, 8, 16, 32, 64))
 VERDICTS = Counter("dirtycar_verdicts", "Verdicts given", ["label"])
@@ -25,7 +25,7 @@ RELOADS = Counter("dirtycar_reloads", "Reloads of model and threshold, by worker
 
 
 def observe_batch(waits: Sequence[float], size: int) -> None:
-    """Note one model call: the seconds that each photo was queued, and how many there were."""
+    """Note one model call: the seconds that each photo waited, and how many there were."""
     BATCH_SIZE.observe(size)
     for wait in waits:
         QUEUE_WAIT.observe(wait)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from serving.app import create_app
 from serving.batcher import Batcher
 from serving.errors import TYPE_PREFIX
 from serving.fetch import UrlUnfetchable
+from serving.image import BrokenPhoto
 from serving.logs import JsonFormatter
 from serving.predictor import Predictor
 from serving.service import Service
@@ -304,13 +306,58 @@ def test_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
 def test_a_reload_between_photos_keeps_each_photo_with_its_model(pair: Pair, tmp_path: Path) -> None:
     """A batch is never mixed: a photo is scored by the model whose size it was decoded for."""
     sizes: list[int] = []
-    batcher = Batcher(1, 16, lambda waits, size: sizes.append(size))
+    batcher = Batcher(1, 1, 16, lambda waits, size: sizes.append(size))
     small, large = (Predictor(*write_pair(tmp_path / str(s), size=s), threads=1) for s in (16, 48))
     futures = []
     for predictor in (small, large, small, large):
-        futures += batcher.submit(predictor, [np.full((predictor.image_size,) * 2 + (3,), 102, np.uint8)])
+        image = np.full((predictor.image_size,) * 2 + (3,), 102, np.uint8)
+        futures += batcher.submit(predictor, [lambda image=image: image])
     assert all(f.result(10) == pytest.approx(0.4) for f in futures) and sum(sizes) == 4
     batcher.close()
+
+
+@pytest.mark.parametrize(("threads", "calls", "sizes"), [(1, 1, [3, 3, 1]), (2, 1, None)])
+def test_photos_are_scored_oldest_first_and_share_calls(
+    pair: Pair, threads: int, calls: int, sizes: list[int] | None
+) -> None:
+    """One thread decodes a batch before it calls; where another may decode meanwhile, a call starts at once."""
+    seen: list[int] = []
+    events: list[str] = []
+    predictor = Predictor(*pair, threads=1)
+    go = threading.Event()
+
+    def decode(number: int) -> np.ndarray:
+        go.wait(10)
+        events.append(f"decode {number}")
+        return np.full((predictor.image_size,) * 2 + (3,), 10 * number, np.uint8)
+
+    batcher = Batcher(threads, calls, 3, lambda waits, size: seen.append(size))
+    futures = batcher.submit(predictor, [partial(decode, number) for number in range(7)])
+    go.set()
+    assert [f.result(10) for f in futures] == pytest.approx([10 * number / 255 for number in range(7)], abs=1e-5)
+    batcher.close()
+    assert sum(seen) == 7 and (sizes is None or seen == sizes)
+    assert threads > 1 or events == [f"decode {number}" for number in range(7)]
+
+
+def test_what_nobody_waits_for_is_not_decoded(pair: Pair) -> None:
+    predictor = Predictor(*pair, threads=1)
+    begun, release, decoded = threading.Event(), threading.Event(), []
+
+    def slow() -> np.ndarray:
+        begun.set()
+        release.wait(10)
+        raise BrokenPhoto("no photo")
+
+    batcher = Batcher(1, 1, 4, lambda waits, size: None)
+    first, second = batcher.submit(predictor, [slow, lambda: decoded.append(1)])
+    begun.wait(10)
+    assert second.cancel() and not first.cancel()
+    release.set()
+    with pytest.raises(BrokenPhoto):
+        first.result(10)
+    batcher.close()
+    assert not decoded
 
 
 def test_uploads_stay_in_memory(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from serving import batch
+from serving import batch, scorer
 from serving.predictor import Predictor
-from tests.live import photo
+from tests.live import ROOT, environment, photo, wait_until
 from tests.onnx_models import Pair, write_pair
 
 
@@ -94,7 +100,7 @@ def test_resume_gives_the_same_file_without_scoring_again(
     monkeypatch.setattr(Predictor, "p_clean", lambda self, x: scored.append(len(x)) or original(self, x))
     assert batch.main([str(folder), "--out", str(out), "--resume"]) == 0
     assert out.read_bytes() == whole
-    warm_up = 1 + 4
+    warm_up = 1 + 2
     assert sum(scored) - warm_up == 30 - kept
 
 
@@ -129,3 +135,46 @@ def test_a_folder_that_cannot_be_listed_has_a_row(
     assert batch.main([str(folder), "--out", str(tmp_path / "out.csv")]) == 1
     _, *body = rows(tmp_path / "out.csv")
     assert [row[0] for row in body if row[4]] == ["1"] and len(body) == 21
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_order_and_calls_at_once_when_batches_take_different_times(
+    pair: Pair, folder: Path, tmp_path: Path, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorer, "usable_cores", lambda: 3)
+    monkeypatch.setattr(Predictor, "on_gpu", on_gpu)
+    monkeypatch.setenv("MAX_BATCH", "2")
+    running, most, lock = 0, 0, threading.Lock()
+    original = Predictor.p_clean
+
+    def slow(self: Predictor, images: np.ndarray) -> np.ndarray:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02 * float(np.random.default_rng(int(images.sum())).random()))
+        with lock:
+            running -= 1
+        return original(self, images)
+
+    monkeypatch.setattr(Predictor, "p_clean", slow)
+    assert batch.main([str(folder), "--out", str(tmp_path / "out.csv")]) == 0
+    body = rows(tmp_path / "out.csv")[1:]
+    assert [row[0] for row in body] == sorted(row[0] for row in body) and len(body) == 30
+    assert all(float(p) == pytest.approx(int(Path(path).stem) * 8 / 255, abs=0.01) for path, _, p, _, _ in body)
+    assert most == (1 if on_gpu else 3)
+
+
+def test_ctrl_c_leaves_whole_rows_and_resume_adds_the_rest(folder: Path, tmp_path: Path) -> None:
+    slow, out = write_pair(tmp_path / "slow", work=60), tmp_path / "out.csv"
+    command = [sys.executable, "-m", "serving.batch", str(folder), "--out", str(out)]
+    env = environment(slow, MAX_BATCH="1")
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 3, 60)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors
+    left = rows(out)
+    assert 3 <= len(left) < 31 and all(len(row) == 5 and row[1] for row in left) and out.read_bytes().endswith(b"\n")
+    assert subprocess.run([*command, "--resume"], cwd=ROOT, env=env, check=False, timeout=60).returncode == 0
+    assert rows(out)[: len(left)] == left and len(rows(out)) == 31
