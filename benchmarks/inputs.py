@@ -45,7 +45,7 @@ def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int) -> 
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     weights = create(name).state_dict()
     fp32 = to_onnx(Checkpoint(name, size, *imagenet, "none", 0, weights), Calibration(1.0, 0.0))
-    int8 = to_int8(fp32, lambda: iter(decode(photo, size)[None] for photo in photos[:8]))
+    int8 = to_int8(fp32, iter(decode(photo, size)[None] for photo in photos[:8]))
     threshold = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
     sha256 = hashlib.sha256(threshold.encode()).hexdigest()
     for precision, model in (("fp32", fp32), ("int8", int8)):
