@@ -2,9 +2,9 @@
 
     python -m benchmarks.label_audit [--share 0.05] [--seeds 10] [--out FILE]
 
-Reads the photos and params.yaml, and artifacts/groups.csv as split_check wrote it. The features do not depend on the
-labels, so they are computed once; everything after them is what `make audit` runs. Beside it a head that weighs the
-classes, as is usual for lopsided data; and both where few photos are dirty, as in the data of a fleet (every eighth dirty photo of the sample is kept).
+Reads the photos, params.yaml and what split_check wrote. The features do not depend on the labels, so they are computed
+once; everything after them is what `make audit` runs. Beside it a head that weighs the classes, as is usual for
+lopsided data; and both where few photos are dirty, as in a fleet (every eighth dirty photo of the sample is kept).
 """
 
 import argparse
@@ -89,8 +89,8 @@ def main() -> None:
     text = [
         f"{params.model}; {args.share:.0%} of all labels flipped",
         f"features: {len(photos) / seconds:.1f} photos/s on {usable_cores()} cores",
-        f"first {FIRST}: share of wrong labels among the first {FIRST} listed; found: share of the wrong labels that are",
-        "listed; AUC: out of fold, the head fitted on the wrong labels, against the true ones\n",
+        f"first {FIRST}: share of wrong labels among the first {FIRST} listed; found: share of the wrong labels listed",
+        "at all; AUC: out of fold, the head fitted on the wrong labels, against the true ones\n",
         run("As `make audit` does it", out_of_fold, every),
         run("Both classes weigh the same in the head", weighted_out_of_fold, every),
         run("As `make audit` does it, few dirty photos", out_of_fold, few),

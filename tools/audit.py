@@ -16,13 +16,12 @@ from stages.common.data import CLEAN, SPLITS, Photo, usable_photos
 from stages.common.errors import run_stage
 from stages.common.params import load
 from stages.common.reports import write_csv
+from stages.split_check.page import AUDIT, AUDIT_HEADER, write_page
 from stages.threshold.__main__ import GROUPS, read_groups
 from stages.train.params import Params
 from tools.features import features
 from tools.suspicion import Labels, Probabilities, out_of_fold, rank_suspects
 
-AUDIT = Path("reports/label_audit.csv")
-HEADER = ("rank", "path", "split", "label", "suggested", "p_label")
 POOR_AUC = 0.7  # below it the head knows little about dirt, and the list is little more than chance
 
 
@@ -50,7 +49,8 @@ def main() -> None:
     labels = np.array([photo.label for photo in photos])
     probabilities = out_of_fold(features(photos, params), labels, groups)
     found = rows(photos, labels, probabilities)
-    write_csv(AUDIT, HEADER, found)
+    write_csv(AUDIT, AUDIT_HEADER, found)
+    write_page()
     auc = roc_auc_score(labels == CLEAN, probabilities[:, CLEAN])
     print(f"{len(found)} of {len(photos)} labels are suspicious; {AUDIT} ranks them.")
     print(f"The head that judged them tells clean from dirty with an AUC of {auc:.3f} on photos it has not seen.")
