@@ -9,32 +9,27 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import io
 import itertools
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
-from PIL import Image
 
-from serving.cores import usable_cores
 from serving.decision import CLASSES
-from serving.image import PhotoError, open_photo, upright_rgb
 from stages.common.errors import StageError, run_stage
 from stages.common.reports import write_bytes
 from stages.split_check.findings import Findings
 from stages.split_check.groups import Group
+from stages.split_check.thumbnails import thumbnails
 
 PAGE, AUDIT = Path("reports/split_check.html"), Path("reports/label_audit.csv")
 AUDIT_HEADER = ("rank", "path", "split", "label", "suggested", "p_label")
 ASSETS = Path(__file__).parent / "assets"
 MAX_GROUPS, MAX_MEMBERS = 40, 6  # shown of each kind of group, and photos of each group
 MAX_SUSPECTS, MAX_POOR, MAX_NOTES = 100, 16, 40  # shown; of each kind of poor quality; of files that are broken or odd
-THUMBNAIL, QUALITY = 192, 60  # longest side in pixels, of JPEG: about 5 KB each
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
     return environment.get_template("page.html").render(
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:MAX_SUSPECTS],
         moved=moved, audited=audit.exists(), poor=poor, odd=odd, unreadable=unreadable,
-        thumbnails=thumbnails(root, cards), number=itertools.count().__next__,
+        thumbnails=thumbnails(root, (card.path for card in cards)), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, page.parent)),
         style=(ASSETS / "page.css").read_text(), script=script,
         # Nothing but this very script runs on the page, whatever the names of the photos hold.
@@ -130,26 +125,6 @@ def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
         raise StageError(f"{path} is no list of suspected labels: {error!r}; `make audit` writes it") from error
     there = [card for card in cards if (root / card.path).exists()]
     return there, len(cards) - len(there)
-
-
-def thumbnails(root: Path, cards: Iterable[Card]) -> dict[str, str]:
-    """The data: URI of a small JPEG of each photo; of those that cannot be read there is none."""
-    paths = sorted({card.path for card in cards})
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        return {
-            path: uri for path, uri in zip(paths, pool.map(_thumbnail, (root / p for p in paths)), strict=True) if uri
-        }
-
-
-def _thumbnail(path: Path) -> str | None:
-    try:
-        image = upright_rgb(open_photo(path.read_bytes()), THUMBNAIL)
-    except (OSError, PhotoError):  # the page says so in the photo's place
-        return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def write_page() -> None:
