@@ -89,7 +89,7 @@ def test_a_duplicate_in_one_folder_may_pass_and_no_other(workspace: Workspace) -
     done = workspace.run("split_check")
     assert done.returncode == 0
     assert "WARNING" in done.stdout and "copy.jpg" in done.stdout
-    assert json.loads(Path(REPORT).read_text())["duplicates"]["within"] == 1
+    assert json.loads(Path(REPORT).read_text())["duplicates"]["exact"]["within"] == 1
     shutil.copy(workspace.data / "train/clean/001.jpg", workspace.data / "val/clean/copy.jpg")
     workspace.refuses("split_check", "several splits")
 

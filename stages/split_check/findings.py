@@ -16,7 +16,7 @@ from stages.common.errors import StageError
 from stages.common.reports import write_json
 from stages.split_check.check import Checked
 from stages.split_check.drift import Drift
-from stages.split_check.groups import Group
+from stages.split_check.groups import EXACT, Group
 from stages.split_check.quality import Poor
 from stages.split_check.report import count_photos, data_version
 from stages.split_check.shortcuts import Shortcut
@@ -89,7 +89,7 @@ def _warnings(checked: Checked) -> Iterator[str]:
             yield f"{ruling}\nLeft out: {len(ruling.excluded)} photos{kept}"
         elif ruling.policy == "warn":
             yield str(ruling)
-    near = sum(group.how == "near" and group.kind == "within" for group in checked.groups)
+    near = sum(group.kind == "within" and group.how not in EXACT for group in checked.groups)
     if near:
         yield f"{near} groups of near copies within a split; each counts as one car where the threshold is chosen"
     odd = Counter(text.split(":")[0] for one in checked.scanned for text in one.oddities)

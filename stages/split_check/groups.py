@@ -15,9 +15,11 @@ from scipy.sparse.csgraph import connected_components
 
 from stages.split_check.scan import Scanned
 
-How = Literal["bytes", "pixels", "near", "id"]
+# patched: the same shot, but changed in a part, by a watermark or by dirt. id: of one car or session.
+How = Literal["bytes", "pixels", "near", "patched", "id"]
+Kind = Literal["conflict", "leak", "within"]
 EXACT: tuple[How, ...] = ("bytes", "pixels")
-_STRENGTH: tuple[How, ...] = ("bytes", "pixels", "near", "id")
+_STRENGTH: tuple[How, ...] = (*EXACT, "near", "patched", "id")
 
 
 @dataclass(frozen=True, order=True)
@@ -32,17 +34,15 @@ class Link:
 
 @dataclass(frozen=True)
 class Group:
-    """Photos that belong together, and whether that stands against training."""
+    """Photos that belong together, and what that means.
 
+    conflict: copies under both labels. leak: copies, or photos of one id, in several splits. within: other copies. A
+    photo may be in one group of each kind.
+    """
+
+    kind: Kind
     how: How  # the weakest evidence that was needed to join them
     names: tuple[str, ...]  # sorted
-    conflict: bool  # copies of one photo under both labels
-    leak: bool  # in several splits
-
-    @property
-    def kind(self) -> Literal["conflict", "leak", "within"]:
-        """What it is first of all."""
-        return "conflict" if self.conflict else "leak" if self.leak else "within"
 
 
 def exact_links(scanned: Iterable[Scanned]) -> list[Link]:
@@ -91,28 +91,29 @@ def components(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, .
 
 
 def groups(scanned: Sequence[Scanned], links: Sequence[Link]) -> list[Group]:
-    """What links of any kind come to: groups of copies, and groups that share ids across splits.
+    """What links of any kind come to: conflicts first, then leaks, then copies within a split.
 
-    One id under both labels is no conflict (a car is dirty one day and clean the next), and within a split no finding.
+    One id under both labels is no conflict, and neither is one shot that differs in a part: a car is dirty before the
+    wash and clean after it. One id within a split is no finding.
     """
     of = {one.name: one for one in scanned}
-    copies = _groups(of, [link for link in links if link.how != "id"])
-    found = [group for group in _groups(of, links) if group.how == "id" and group.leak]
-    return sorted(copies + found, key=lambda group: (("conflict", "leak", "within").index(group.kind), group.names))
+    copies, shots, cars = (_joined(of, links, upto) for upto in ("near", "patched", "id"))
+    conflicts = [Group("conflict", how, names) for how, names in copies if len({of[x].photo.label for x in names}) > 1]
+    in_conflict = {name for group in conflicts for name in group.names}
+    across = [(how, names) for how, names in (*shots, *cars) if len({of[x].split for x in names}) > 1]
+    leaks = [Group("leak", how, names) for how, names in dict.fromkeys(across)]
+    within = [Group("within", how, names) for how, names in shots if len({of[x].split for x in names}) == 1]
+    return conflicts + leaks + [group for group in within if in_conflict.isdisjoint(group.names)]
 
 
-def _groups(of: dict[str, Scanned], links: Sequence[Link]) -> list[Group]:
-    """The components of more than one photo."""
+def _joined(of: dict[str, Scanned], links: Sequence[Link], upto: How) -> list[tuple[How, tuple[str, ...]]]:
+    """The groups of two or more that links at least as strong as `upto` make, with the weakest link in each."""
+    links = [link for link in links if _STRENGTH.index(link.how) <= _STRENGTH.index(upto)]
     weakest: dict[str, int] = defaultdict(int)
     for link in links:
         weakest[link.first] = max(weakest[link.first], _STRENGTH.index(link.how))
-    found = []
-    for names in components(sorted(of), links):
-        if len(names) > 1:
-            how = _STRENGTH[max(weakest[name] for name in names)]
-            labels, splits = {of[name].photo.label for name in names}, {of[name].split for name in names}
-            found.append(Group(how, names, how != "id" and len(labels) > 1, len(splits) > 1))
-    return found
+    joined = (names for names in components(sorted(of), links) if len(names) > 1)
+    return [(_STRENGTH[max(weakest[name] for name in names)], names) for names in joined]
 
 
 def group_table(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, str]]:

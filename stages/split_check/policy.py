@@ -70,8 +70,8 @@ def judge(
     of = {one.name: one for one in scanned}
     lines: dict[Defect, list[str]] = {
         "unreadable": [f"{one.name}: {one.problem}" for one in scanned if one.problem is not None],
-        "conflict": [_line(group) for group in groups if group.conflict],
-        "leak": [_line(group) for group in groups if group.leak],
+        "conflict": [_line(group) for group in groups if group.kind == "conflict"],
+        "leak": [_line(group) for group in groups if group.kind == "leak"],
         "duplicate": [" = ".join(copies) for copies in _copies(of, links)],
     }
     out: dict[Defect, Iterable[Exclusion]] = {
@@ -105,7 +105,7 @@ def exclusions(rulings: Iterable[Ruling]) -> list[Exclusion]:
 
 
 def _line(group: Group) -> str:
-    how = {"near": " (near copies)", "id": " (one id)"}.get(group.how, "")
+    how = {"near": " (near copies)", "patched": " (one shot, changed in a part)", "id": " (one id)"}.get(group.how, "")
     return " = ".join(group.names[:MAX_LINES]) + how
 
 
@@ -126,14 +126,14 @@ def _surplus(of: dict[str, Scanned], links: Sequence[Link]) -> Iterator[Exclusio
 
 def _conflicting(of: dict[str, Scanned], groups: Iterable[Group]) -> Iterator[Exclusion]:
     for group in groups:
-        if group.conflict:
+        if group.kind == "conflict":
             yield from (Exclusion(name, "conflict", f"copy of {_other(of, group, name)}") for name in group.names)
 
 
 def _leaking(of: dict[str, Scanned], groups: Iterable[Group]) -> Iterator[Exclusion]:
     """The members of a leak but those in the split that is furthest from training."""
     for group in groups:
-        if group.leak:
+        if group.kind == "leak":
             last = max((of[name].split for name in group.names), key=SPLITS.index)
             kept = next(name for name in group.names if of[name].split == last)
             yield from (

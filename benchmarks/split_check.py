@@ -1,0 +1,316 @@
+"""The split check beside imagededup's PHash: speed, cost of matching 71,000 photos, what is found and what wrongly.
+
+    python -m benchmarks.split_check [--rounds 5] [--copies 300] [--more FOLDER] [--out FILE]
+
+Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`, and the sample photos in data_cars. --more adds
+a folder of photos, each of another car, to the search for false pairs: `python -m samples.draw FOLDER --seed 99`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import resource
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance
+
+from benchmarks.serving import make_photos
+from samples.camera import take
+from samples.draw import render
+from serving.cores import usable_cores
+from stages.common.data import CLEAN, SPLITS, Photo, list_photos
+from stages.common.params import load
+from stages.split_check.hashes import BITS, CROPS, SYMMETRIES, hashes, stack
+from stages.split_check.matching import pairs_within
+from stages.split_check.near import near_links
+from stages.split_check.params import Params
+from stages.split_check.scan import Scanned, scan
+
+USUAL_THRESHOLD = 10  # bits: imagededup's default
+SIZES = (8_875, 17_750, 35_500, 71_000, 142_000)
+PLANTED = 1_000
+Pairs = set[tuple[str, str]]
+Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+# --- speed ---
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    usage = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in usage)
+
+
+def speed(folder: Path, rounds: int) -> Iterator[str]:
+    """Photos per second of both, taking turns on the same photos."""
+    contents = make_photos()
+    for number in range(4 * len(contents)):
+        (folder / f"{number:03}.jpg").write_bytes(contents[number % len(contents)])
+    photos = listed(folder)
+    runs: dict[str, Callable[[], object]] = {
+        "split_check: hashes of 8 symmetries and 6 crops, all other measures": lambda: all_hashes(scan(folder, photos)),
+        "imagededup PHash.encode_images": lambda: phash().encode_images(folder, num_enc_workers=usable_cores()),
+    }
+    rate: dict[str, list[float]] = {name: [] for name in runs}
+    cost: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start, cpu = time.perf_counter(), cpu_seconds()
+            run()
+            rate[name].append(len(photos) / (time.perf_counter() - start))
+            cost[name].append((cpu_seconds() - cpu) / len(photos))
+    yield f"{len(photos)} photos of 1600 x 1200, {usable_cores()} cores, medians of {rounds} rounds in turn"
+    yield f"{'':72}{'photos/s':>10}{'CPU ms':>8}"
+    for name in runs:
+        yield f"{name:72}{statistics.median(rate[name]):10.1f}{1000 * statistics.median(cost[name]):8.1f}"
+    ours, theirs = rate.values()
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    yield f"times as fast: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); to reach: 3"
+
+
+def all_hashes(scanned: list[Scanned]) -> None:
+    """What the search for copies starts with."""
+    thumbnails = stack([one.look.thumbnail for one in scanned if one.look is not None])
+    for crop in range(len(CROPS)):
+        hashes(thumbnails, crop)
+
+
+# --- matching ---
+
+
+def match(count: int, radius: int, seed: int = 0) -> tuple[float, float, float, int, int]:
+    """Seconds, CPU seconds, peak MB, planted pairs, those found: hashes of `count` photos as the stage matches them."""
+    rng = np.random.default_rng(seed)
+    whole = rng.integers(0, 2**BITS, count, np.uint64)
+    queries = rng.integers(0, 2**BITS, (len(CROPS), len(SYMMETRIES), count), np.uint64)
+    queries[0, 0] = whole
+    first, second = rng.permutation(count)[: 2 * PLANTED].reshape(2, PLANTED)
+    crop, symmetry = rng.integers(0, len(CROPS), PLANTED), rng.integers(0, len(SYMMETRIES), PLANTED)
+    planted = whole[second].copy()
+    for place in range(PLANTED):  # as different as it may be, or less
+        for bit in rng.choice(BITS, rng.integers(0, radius + 1), replace=False).tolist():
+            planted[place] ^= np.uint64(1 << bit)
+    queries[crop, symmetry, first] = planted
+    start, cpu = time.perf_counter(), time.process_time()
+    found = [pairs_within(queries[crop].ravel(), whole, radius) for crop in range(len(CROPS))]
+    took, spent = time.perf_counter() - start, time.process_time() - cpu
+    pairs = {
+        (c, q, t)
+        for c, part in enumerate(found)
+        for q, t in zip(part.query.tolist(), part.target.tolist(), strict=True)
+    }
+    wanted = set(zip(crop.tolist(), (symmetry * count + first).tolist(), second.tolist(), strict=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return took, spent, peak, len(wanted), len(wanted & pairs)
+
+
+def matching(radius: int) -> Iterator[str]:
+    """The cost at several sizes, each in a fresh process."""
+    yield f"hashes of {len(SYMMETRIES)} symmetries and {len(CROPS)} crops of every photo against all, radius {radius}"
+    yield f"{'photos':>10}{'seconds':>10}{'CPU s':>8}{'peak MB':>10}{'planted':>10}{'found':>8}"
+    for count in SIZES:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            took, spent, peak, planted, found = pool.submit(match, count, radius).result()
+        yield f"{count:10,}{took:10.1f}{spent:8.1f}{peak:10.0f}{planted:10}{found:8}"
+    yield "to reach at 71,000: 20 s, 1,000 MB, all found"
+
+
+# --- what is found ---
+
+
+def without(photo: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    """Cut these shares off the sides."""
+    width, height = photo.size
+    box = left * width, top * height, (1 - right) * width, (1 - bottom) * height
+    return photo.crop(tuple(round(edge) for edge in box))
+
+
+def cropped(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Up to 5 % off the width and off the height, from either side or both."""
+    across, down = rng.uniform(0, 0.05, 2)
+    left, top = across * rng.random(), down * rng.random()
+    return without(photo, left, top, across - left, down - top)
+
+
+def corner(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The hardest crop: 5 % off two sides that meet."""
+    left, top = 0.05 * rng.integers(0, 2, 2)
+    return without(photo, left, top, 0.05 - left, 0.05 - top)
+
+
+def watermarked(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Half-transparent letters, a tenth of the photo's height."""
+    layer = Image.new("RGBA", photo.size)
+    place = rng.uniform(0, 0.4) * photo.width, rng.uniform(0, 0.85) * photo.height
+    ImageDraw.Draw(layer).text(
+        place, "(c) CITY FLEET", fill=(255, 255, 255, 170), font_size=max(10, photo.height // 10)
+    )
+    return Image.alpha_composite(photo.convert("RGBA"), layer).convert("RGB")
+
+
+def resized(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    factor = 2 ** rng.uniform(-1, 1)
+    return photo.resize((round(factor * photo.width), round(factor * photo.height)), Image.Resampling.LANCZOS)
+
+
+def turned(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    quarter = rng.integers(0, 3)
+    return photo.transpose((Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)[quarter])
+
+
+def mirrored(photo: Image.Image, _: np.random.Generator) -> Image.Image:
+    return photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def relit(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return ImageEnhance.Brightness(photo).enhance(rng.uniform(0.8, 1.2))
+
+
+def everything(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    return relit(resized(cropped(watermarked(mirrored(photo, rng), rng), rng), rng), rng)
+
+
+EDITS: dict[str, Edit] = {
+    "resized 0.5 to 2": resized,
+    "JPEG 30 to 95": lambda photo, _: photo,
+    "cropped, up to 5 % of each axis": cropped,
+    "cropped, 5 % at two sides": corner,
+    "mirrored": mirrored,
+    "turned by 90, 180 or 270 degrees": turned,
+    "watermark": watermarked,
+    "brightness, up to 20 % each way": relit,
+    "all of it but turned": everything,
+}
+
+
+def plant(originals: list[Path], folder: Path, kind: str, rng: np.random.Generator) -> None:
+    """An edited copy of each of the originals, as a JPEG."""
+    for number, path in enumerate(originals):
+        quality = int(rng.integers(30, 96)) if kind == "JPEG 30 to 95" else 90
+        with Image.open(path) as photo:
+            EDITS[kind](photo.convert("RGB"), rng).save(folder / f"{number:04}.jpg", quality=quality)
+
+
+def listed(folder: Path) -> list[Photo]:
+    """Every JPEG below a folder; labels do not matter here."""
+    return [Photo(path.relative_to(folder).as_posix(), CLEAN) for path in sorted(folder.rglob("*.jpg"))]
+
+
+def named(scanned: list[Scanned], prefix: str) -> list[Scanned]:
+    return [replace(one, photo=Photo(f"{prefix}/{one.name}", one.photo.label)) for one in scanned]
+
+
+def found_by_us(scanned: list[Scanned], params: Params) -> Pairs:
+    section = params.split_check
+    return {(link.first, link.second) for link in near_links(scanned, section.hash_radius, section.similarity)}
+
+
+def phash() -> Any:
+    """imagededup's PHash. It brings torch, whose memory is not to be counted where ours is measured."""
+    from imagededup.methods import PHash
+
+    return PHash(verbose=False)
+
+
+def found_by_imagededup(encodings: dict[str, str]) -> Pairs:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that workers for encoding are of no use here
+        found = phash().find_duplicates(
+            encoding_map=encodings, max_distance_threshold=USUAL_THRESHOLD, num_dist_workers=usable_cores()
+        )
+    return {(min(a, b), max(a, b)) for a, others in found.items() for b in others}
+
+
+def encoded(folder: Path, prefix: str) -> dict[str, str]:
+    codes = phash().encode_images(folder, recursive=True, num_enc_workers=usable_cores())
+    return {f"{prefix}/{Path(name)}": code for name, code in codes.items()}
+
+
+def quality(folder: Path, params: Params, copies: int, more: Path | None) -> Iterator[str]:
+    """Recall by kind of edit, and pairs of different cars taken for copies."""
+    root, rng = Path(params.data.root), np.random.default_rng(0)
+    scanned = named(scan(root, [photo for split in SPLITS for photo in list_photos(root, split)]), "cars")
+    codes = encoded(root, "cars")
+    picked = [scanned[index] for index in sorted(rng.choice(len(scanned), copies, replace=False).tolist())]
+    yield f"{copies} copies of each kind among {len(scanned)} sample photos{'':14}{'split_check':>14}{'imagededup':>12}"
+    for number, kind in enumerate(EDITS):
+        place = folder / f"edit{number}"
+        place.mkdir()
+        plant([root / one.name.removeprefix("cars/") for one in picked], place, kind, rng)
+        wanted = {(one.name, f"copy/{index:04}.jpg") for index, one in enumerate(picked)}
+        ours = found_by_us(scanned + named(scan(place, listed(place)), "copy"), params)
+        theirs = found_by_imagededup(codes | encoded(place, "copy"))
+        recall = [len(wanted & found) / len(wanted) for found in (ours, theirs)]
+        yield f"recall, {kind:60}{recall[0]:14.3f}{recall[1]:12.3f}"
+    yield "to reach: 0.95"
+    if more:
+        scanned, codes = scanned + named(scan(more, listed(more)), "more"), codes | encoded(more, "more")
+    false = [len(found_by_us(scanned, params)), len(found_by_imagededup(codes))]
+    yield f"false pairs among {len(scanned):,} photos of different cars{'':24}{false[0]:14}{false[1]:12,}"
+    per = [count * (10_000 / len(scanned)) ** 2 for count in false]
+    yield f"  so among 10,000 (as many times more as there are pairs){'':13}{per[0]:14.1f}{per[1]:12,.0f}"
+    yield "to reach: 1"
+
+
+def washed(folder: Path, params: Params, cars: int = 100) -> Iterator[str]:
+    """The same shot of one car, clean and dirty: one car for the groups, but no photo with two labels."""
+    folder = folder / "washed"
+    folder.mkdir()
+    for index in range(cars):
+        for state, severity in (("before", 0.8), ("after", 0.0)):
+            shot = render(7_000, index, severity)
+            photo = take(np.random.default_rng([index, int(severity > 0)]), shot.image, shot.size)
+            (folder / f"{index:03}{state}.jpg").write_bytes(photo)
+    section = params.split_check
+    links = near_links(scan(folder, listed(folder)), section.hash_radius, section.similarity)
+    same = [link.how for link in links if link.first[:3] == link.second[:3]]
+    yield f"{cars} cars, one camera position each, before and after the wash; linked"
+    yield f"  as one shot changed in a part {same.count('patched')}, as copies (a false conflict) {same.count('near')}"
+
+
+def report(arguments: argparse.Namespace) -> Iterator[str]:
+    params = load(Params)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "speed").mkdir()
+        yield from speed(folder / "speed", arguments.rounds)
+        yield ""
+        yield from matching(params.split_check.hash_radius)
+        yield ""
+        yield from quality(folder, params, arguments.copies, arguments.more)
+        yield ""
+        yield from washed(folder, params)
+        yield f"load of the machine at the end: {os.getloadavg()[0]:.1f} on {usable_cores()} cores"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=300)
+    parser.add_argument("--more", type=Path, help="a folder of JPEGs, each of another car")
+    parser.add_argument("--out", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    logging.disable(logging.INFO)  # imagededup's
+    lines = []
+    for text in report(arguments):
+        print(text, flush=True)
+        lines.append(text)
+    if arguments.out:
+        arguments.out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

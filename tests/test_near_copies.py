@@ -1,0 +1,162 @@
+"""Near copies: the hash, the search for all pairs within a radius, and what counts as a copy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageEnhance
+
+from samples.camera import take
+from samples.draw import draw_photo, render
+from stages.common.data import CLEAN, DIRTY, Photo
+from stages.split_check.hashes import BITS, SYMMETRIES, hashes, turn
+from stages.split_check.matching import pairs_within
+from stages.split_check.near import candidates, near_links
+from stages.split_check.scan import THUMBNAIL, scan
+
+RADIUS, SIMILARITY = 7, 0.996  # as in params.yaml
+CARS = 6
+
+
+@cache
+def cars() -> list[Image.Image]:
+    """Photos of different cars."""
+    return [Image.open(io.BytesIO(draw_photo(5, index, "clean"))).convert("RGB") for index in range(CARS)]
+
+
+def links(folder: Path, photos: list[Image.Image], **save: int) -> set[tuple[int, int]]:
+    """Which of the photos are found to be near copies, as pairs of positions."""
+    for number, photo in enumerate(photos):
+        photo.save(folder / f"{number:03}.jpg", **({"quality": 90} | save))
+    names = [Photo(path.name, CLEAN) for path in sorted(folder.iterdir())]
+    found = near_links(scan(folder, names), RADIUS, SIMILARITY)
+    return {(int(link.first[:3]), int(link.second[:3])) for link in found}
+
+
+def resized(factor: float) -> Callable[[Image.Image], Image.Image]:
+    return lambda photo: photo.resize((round(photo.width * factor), round(photo.height * factor)))
+
+
+def cropped(photo: Image.Image) -> Image.Image:
+    width, height = photo.size
+    return photo.crop((0, round(0.03 * height), round(0.95 * width), round(0.98 * height)))
+
+
+def watermarked(photo: Image.Image) -> Image.Image:
+    photo = photo.copy()
+    ImageDraw.Draw(photo).text((20, 30), "FLEET 12", fill=(240, 240, 240), font_size=photo.height // 8)
+    return photo
+
+
+EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "half": resized(0.5),
+    "double": resized(2),
+    "cropped": cropped,
+    "mirrored": lambda photo: photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "upside down": lambda photo: photo.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    "turned left": lambda photo: photo.transpose(Image.Transpose.ROTATE_90),
+    "turned right": lambda photo: photo.transpose(Image.Transpose.ROTATE_270),
+    "turned over": lambda photo: photo.transpose(Image.Transpose.ROTATE_180),
+    "transposed": lambda photo: photo.transpose(Image.Transpose.TRANSPOSE),
+    "watermarked": watermarked,
+    "darker": lambda photo: ImageEnhance.Brightness(photo).enhance(0.8),
+    "brighter": lambda photo: ImageEnhance.Brightness(photo).enhance(1.2),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_copy_is_found_and_no_other_pair(tmp_path: Path, edit: str) -> None:
+    assert links(tmp_path, cars() + [EDITS[edit](photo) for photo in cars()]) == {(i, i + CARS) for i in range(CARS)}
+
+
+@pytest.mark.parametrize("quality", [30, 95])
+def test_a_re_encoded_copy_is_found(tmp_path: Path, quality: int) -> None:
+    (tmp_path / "again").mkdir()
+    for number, photo in enumerate(cars()):
+        photo.save(tmp_path / f"{number:03}.jpg", quality=90)
+        photo.save(tmp_path / "again" / f"{number:03}.jpg", quality=quality)
+    names = [Photo(path.relative_to(tmp_path).as_posix(), CLEAN) for path in sorted(tmp_path.rglob("*.jpg"))]
+    found = {(link.first, link.second) for link in near_links(scan(tmp_path, names), RADIUS, SIMILARITY)}
+    assert found == {(f"{number:03}.jpg", f"again/{number:03}.jpg") for number in range(CARS)}
+
+
+def test_the_same_shot_before_and_after_the_wash_is_no_copy_under_both_labels(tmp_path: Path) -> None:
+    """Same place, same camera, same car: all that differs is the dirt that the model is to see."""
+    for index in range(6):
+        for severity in (0.0, 0.9):
+            shot = render(5, index, severity)
+            photo = take(np.random.default_rng(index + int(severity)), shot.image, shot.size)
+            (tmp_path / f"{index}{'ab'[severity > 0]}.jpg").write_bytes(photo)
+    photos = [Photo(path.name, CLEAN if "a" in path.name else DIRTY) for path in sorted(tmp_path.iterdir())]
+    assert {link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY)} <= {"patched"}
+
+
+@pytest.mark.parametrize("edit", ["half", "mirrored", "turned left", "darker"])
+def test_a_copy_that_is_whole_is_told_from_a_patched_one(tmp_path: Path, edit: str) -> None:
+    for number, photo in enumerate(cars()):
+        photo.save(tmp_path / f"{number}.jpg", quality=90)
+        EDITS[edit](photo).save(tmp_path / f"{number}whole.jpg", quality=60)
+        watermarked(photo).save(tmp_path / f"{number}patched.jpg", quality=90)
+    photos = [Photo(path.name, CLEAN) for path in sorted(tmp_path.iterdir())]
+    found = {(link.first, link.second): link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY)}
+    hows = [(found[f"{n}.jpg", f"{n}whole.jpg"], found[f"{n}.jpg", f"{n}patched.jpg"]) for n in range(CARS)]
+    # A small photo made smaller differs a little everywhere, and a watermark can hit a part of its own brightness.
+    assert sum(whole == "near" for whole, _ in hows) >= CARS - 1
+    assert sum(patched == "patched" for _, patched in hows) >= CARS - 1
+
+
+def test_photos_without_structure_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    greys = [Image.new("RGB", (64, 48), (level, level, level)) for level in (10, 12, 200)]
+    assert links(tmp_path, greys) == set()
+
+
+@pytest.mark.parametrize("symmetry", range(len(SYMMETRIES)))
+def test_the_hash_of_a_turned_photo_needs_no_turning(symmetry: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, THUMBNAIL, THUMBNAIL), np.uint8)
+    assert (hashes(turn(images, symmetry))[0] == hashes(images)[symmetry]).all()
+
+
+def test_candidates_name_the_symmetry_that_undoes_the_turn() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, THUMBNAIL, THUMBNAIL), np.uint8)
+    for symmetry in range(len(SYMMETRIES)):
+        found = candidates(np.concatenate([image, turn(image, symmetry)]), 0)
+        assert (found.first.tolist(), found.symmetry.tolist(), found.second.tolist()) == ([0], [symmetry], [1])
+
+
+def with_bits_changed(value: int, bits: set[int]) -> int:
+    for bit in bits:
+        value ^= 1 << bit
+    return value
+
+
+CENTRES = st.sampled_from([0, 2**64 - 1, 0x0123456789ABCDEF])
+near_each_other = st.builds(with_bits_changed, CENTRES, st.sets(st.integers(0, BITS - 1), max_size=20))
+some = st.lists(near_each_other, min_size=1, max_size=30)
+
+
+@settings(max_examples=200, deadline=None)
+@given(some, some, st.integers(0, 13))
+def test_every_pair_within_the_radius_is_found_and_no_other(left: list[int], right: list[int], radius: int) -> None:
+    queries, targets = np.array(left, np.uint64), np.array(right, np.uint64)
+    distance = np.bitwise_count(queries[:, None] ^ targets)
+    expected = [(q, t, int(distance[q, t])) for q, t in np.argwhere(distance <= radius).tolist()]
+    found = pairs_within(queries, targets, radius)
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == expected
+
+
+def test_many_equal_hashes_are_all_paired() -> None:
+    """A batch of comparisons is smaller than what one crowded chunk brings."""
+    same = np.full(900, 42, np.uint64)
+    assert len(pairs_within(same, same, 0).query) == 900 * 900
+
+
+def test_a_radius_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="radius must lie in"):
+        pairs_within(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 16)
