@@ -123,9 +123,7 @@ def test_unreadable_files_are_refused_by_name_or_left_out(photos: Path, capsys: 
     assert "clean/broken.jpg" not in plan()
 
 
-def test_a_photo_under_both_labels_is_told_and_stays_in_one_split(
-    photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_photo_under_both_labels_is_told_and_stays_together(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(photos / "clean/car3/6.jpg", photos / "dirty/same.jpg")
     main(["photos"])
     said = capsys.readouterr().out
