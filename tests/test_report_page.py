@@ -59,10 +59,19 @@ def test_it_is_written_when_the_stage_stops_and_names_are_only_text(workspace: W
     audit("val/clean/002.jpg", "train/clean/gone.jpg")
     workspace.refuses("split_check", "in several splits", "both labels")
     html = PAGE.read_text()
-    for words in ("stand against training", "test/clean/copy.jpg", "val/dirty/broken.jpg", "val/clean/dark.jpg"):
+    for words in ("These photos spoil results", "test/clean/copy.jpg", "val/dirty/broken.jpg", "val/clean/dark.jpg"):
         assert words in html
     assert "<img src=x" not in html and "&lt;img src=x onerror=alert(1)&gt; &#34;&amp;&#39;.jpg" in html
     assert "train/clean/gone.jpg" not in html and "1 more have been moved" in html
+
+
+def test_it_says_what_is_left_out(workspace: Workspace) -> None:
+    plant(workspace.data)
+    policies = ("on_unreadable", "on_leak", "on_conflict")
+    workspace.set(**{f"split_check.{policy}": "drop" for policy in policies})
+    workspace.must("split_check")
+    html = PAGE.read_text()
+    assert '<a href="#excluded">4 photos are left out</a>' in html and "leak of test/clean/copy.jpg" in html
 
 
 def test_it_needs_no_other_file(workspace: Workspace) -> None:

@@ -123,11 +123,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{PLAN} says where each photo goes.")
     if args.copy:
         copy(args.source, target, split_of, {one.name: one.bytes for one in scanned})
-        print(f"Copied to {target}. Next: dvc add {target}, then dvc repro.")
+        elsewhere = "" if target == Path(params.data.root) else f"set data.root: {target} in params.yaml, "
+        print(f"Copied to {target}. Next: {elsewhere}dvc add {target}, then dvc repro.")
     else:
-        print(
-            f"Nothing was copied. To copy to {target}: make split FROM={args.source} COPY=1, with TO= another folder."
-        )
+        print(f"Nothing was copied. COPY=1 copies to {target}, with TO= to another folder.")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
     )  # fmt: skip
     return environment.get_template("page.html").render(
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:MAX_SUSPECTS],
-        moved=moved, audited=audit.exists(), poor=poor, odd=odd, unreadable=unreadable,
+        moved=moved, audited=audit.exists(), poor=poor, odd=odd, unreadable=unreadable, excluded=findings.excluded[:MAX_NOTES],
         thumbnails=thumbnails(root, (card.path for card in cards)), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, page.parent)),
         style=(ASSETS / "page.css").read_text(), script=script,
