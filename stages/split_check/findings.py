@@ -42,7 +42,7 @@ class Findings:
     photos: dict[str, dict[str, int]]  # split -> label -> count; the split is "" in a folder without splits
     totals: dict[str, int]  # of unreadable, odd, excluded, conflict, leak, within, and each kind of poor quality
     unreadable: tuple[Note, ...]
-    odd: tuple[Note, ...]  # truncated, wrong type for the name, tiny, extreme aspect, decode warnings
+    odd: tuple[Note, ...]  # wrong type for the name, tiny, extreme aspect, decode warnings
     excluded: tuple[Note, ...]  # what artifacts/exclusions.csv lists, with the reasons
     groups: tuple[Group, ...]  # conflicts first, then leaks, then copies within a split
     shortcuts: tuple[Shortcut, ...]

@@ -108,9 +108,7 @@ def look_at(root: Path, photo: Photo) -> Scanned:
         return Scanned(photo, split, len(content), digest, str(error), (), None)
     turned = rgb.size != image.size  # draft has made `image` small, not turned it
     look = _describe(image, size[::-1] if turned else size, rgb)
-    return Scanned(
-        photo, split, len(content), digest, None, (*_oddities(photo.name, content, look), *_warned(said)), look
-    )
+    return Scanned(photo, split, len(content), digest, None, (*_oddities(photo.name, look), *_warned(said)), look)
 
 
 def _describe(image: Image.Image, size: tuple[int, int], rgb: Image.Image) -> Look:
@@ -119,7 +117,8 @@ def _describe(image: Image.Image, size: tuple[int, int], rgb: Image.Image) -> Lo
     if max(grey.size) > WORKING_SIZE:
         grey.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
     (mean,), (deviation,) = ImageStat.Stat(grey).mean, ImageStat.Stat(grey).stddev
-    (edges,) = ImageStat.Stat(grey.filter(_LAPLACIAN)).stddev
+    inner = 1, 1, max(2, grey.width - 1), max(2, grey.height - 1)  # Pillow's filters leave the outermost pixels as is
+    (edges,) = ImageStat.Stat(grey.filter(_LAPLACIAN).crop(inner)).stddev
     colours = np.asarray(rgb.resize((40, 40), Image.Resampling.BOX, reducing_gap=2.0), np.float64)
     inside = np.zeros((40, 40), bool)
     inside[2:-2, 2:-2] = True
@@ -148,14 +147,12 @@ def _jpeg_quality(image: Image.Image) -> int | None:
     return round(min(100.0, max(1.0, (200 - scale) / 2 if scale <= 100 else 5000 / scale)))
 
 
-def _oddities(name: str, content: bytes, look: Look) -> list[str]:
+def _oddities(name: str, look: Look) -> list[str]:
     """What is strange about a photo that can be read."""
     odd = []
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in _SUFFIXES[look.format]:
         odd.append(f"wrong type for its name: {look.format} in a {suffix or 'nameless'} file")
-    if look.format in ("JPEG", "MPO") and content.rfind(b"\xff\xd9") < len(content) // 2:
-        odd.append("truncated: no end marker")  # in the first half lies that of an embedded thumbnail
     if min(look.width, look.height) < TINY:
         odd.append(f"tiny: {look.width} x {look.height}")
     if max(look.width, look.height) > EXTREME_ASPECT * min(look.width, look.height):

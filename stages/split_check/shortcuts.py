@@ -88,11 +88,16 @@ def _features(photos: Sequence[Scanned], source_regex: str | None) -> dict[str, 
 
 
 def _auc(values: Floats, is_clean: NDArray[np.bool_], cars: NDArray[np.intp]) -> float:
-    """Cross-validated AUC of a small tree on `values` `[N, F]`; a missing value is a value of its own to it."""
-    score = np.empty(len(values))
+    """Cross-validated AUC of a small tree on `values` `[N, F]`; a missing value is a value of its own to it.
+
+    A fold that few large groups leave with one class only says nothing and is passed over.
+    """
+    aucs = []  # a fold's scores compare with each other only
     for fit, held in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(values, is_clean, cars):
         tree = DecisionTreeClassifier(
             max_leaf_nodes=16, min_samples_leaf=max(5, len(fit) // 100), class_weight="balanced", random_state=0
         )
-        score[held] = tree.fit(values[fit], is_clean[fit]).predict_proba(values[held])[:, 1]
-    return float(roc_auc_score(is_clean, score))
+        if is_clean[fit].any() and not is_clean[fit].all() and is_clean[held].any() and not is_clean[held].all():
+            score = tree.fit(values[fit], is_clean[fit]).predict_proba(values[held])[:, 1]
+            aucs.append(roc_auc_score(is_clean[held], score))
+    return float(np.mean(aucs)) if aucs else 0.5
