@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 from conftest import Workspace, write_photos
+from markupsafe import escape
 from PIL import Image, ImageEnhance
 
 from stages.split_check import page as pages
 from stages.split_check.findings import Findings, Note
-from stages.split_check.groups import Group
+from stages.split_check.groups import Group, Kind
 from tools.relabel import relabel
 
 NASTY = "<img src=x onerror=alert(1)> \"&'.jpg"
+KINDS: tuple[Kind, ...] = ("conflict", "leak", "within")
 PAGE = Path("reports/split_check.html")
 
 
@@ -67,11 +69,15 @@ def test_it_is_written_when_the_stage_stops_and_names_are_only_text(workspace: W
 
 def test_it_says_what_is_left_out(workspace: Workspace) -> None:
     plant(workspace.data)
-    policies = ("on_unreadable", "on_leak", "on_conflict")
+    policies = ("on_unreadable", "on_leak", "on_conflict", "on_duplicate")
     workspace.set(**{f"split_check.{policy}": "drop" for policy in policies})
     workspace.must("split_check")
-    html = PAGE.read_text()
-    assert '<a href="#excluded">4 photos are left out</a>' in html and "leak of test/clean/copy.jpg" in html
+    section = PAGE.read_text().split('<section id="excluded"')[1].split("</section>")[0]
+    with Path("artifacts/exclusions.csv").open(newline="") as file:
+        gone = list(csv.DictReader(file))
+    assert f'href="#excluded">{len(gone)} photos are left out</a>' in PAGE.read_text()
+    assert "val/dirty/broken.jpg" in {row["path"] for row in gone} and section.count("<li>") == len(gone)
+    assert all(escape(row["path"]) in section and escape(row["reason"]) in section for row in gone)
 
 
 def test_it_needs_no_other_file(workspace: Workspace) -> None:
@@ -92,8 +98,8 @@ def test_the_same_findings_give_the_same_page(workspace: Workspace) -> None:
 def test_it_stays_small_whatever_is_found(workspace: Workspace) -> None:
     """Each kind of finding at its cap in artifacts/findings.json, a group of 5,000 photos, and many suspects."""
     names = tuple(f"{split}/clean/{n:03}.jpg" for split in ("train", "val", "test") for n in range(16))
-    groups = [Group("near", names[n % 40 : n % 40 + 3], n % 3 == 0, n % 3 == 1) for n in range(1000)]
-    groups.append(Group("id", tuple(f"train/clean/{n}.jpg" for n in range(5000)), False, False))
+    groups = [Group(KINDS[n % 3], "near", names[n % 40 : n % 40 + 3]) for n in range(1000)]
+    groups.append(Group("within", "near", tuple(f"train/clean/{n}.jpg" for n in range(5000))))
     totals = findings().totals | {"conflict": 334, "leak": 333, "within": 334, "odd": 500}
     audit(*(names * 200))
     odd = tuple(Note(names[n % 48], "tiny: 1 x 1") for n in range(500))
@@ -106,7 +112,7 @@ def test_it_stays_small_whatever_is_found(workspace: Workspace) -> None:
 
 def test_a_group_shows_its_splits_first() -> None:
     names = (*(f"train/clean/{n}.jpg" for n in range(20)), "val/clean/1.jpg")
-    (shown,) = pages.show_groups([Group("near", names, False, True)], "leak")
+    (shown,) = pages.show_groups([Group("leak", "near", names)], "leak")
     assert [card.path for card in shown.cards][:2] == ["train/clean/0.jpg", "val/clean/1.jpg"]
     assert shown.more == 21 - len(shown.cards)
 

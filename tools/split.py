@@ -67,7 +67,7 @@ def usable(scanned: Sequence[Scanned], *, skip: bool) -> list[Scanned]:
 
 def warn_of_conflicts(groups: Iterable[Group]) -> None:
     """Say which photos stand under both labels: wherever they go, split_check will stop at them."""
-    conflicts = ["  " + " = ".join(group.names[:LISTED]) for group in groups if group.conflict]
+    conflicts = ["  " + " = ".join(group.names[:LISTED]) for group in groups if group.kind == "conflict"]
     if conflicts:
         text = "\n".join(conflicts[:LISTED])
         print(f"WARNING: {len(conflicts)} photos stand under both labels; keep each under the right one:\n{text}")

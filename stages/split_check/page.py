@@ -65,9 +65,9 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
     root = Path(findings.root)
     suspects, moved = read_audit(audit, root)
     groups = {kind: show_groups(findings.groups, kind) for kind in ("conflict", "leak", "within")}
-    poor: dict[str, list[Card]] = {"dark": [], "washed_out": [], "blurred": []}
+    poor: dict[str, list[Card]] = {}
     for one in findings.poor:
-        poor[one.kind].append(Card(one.name, f"{one.measure:.3f}"))
+        poor.setdefault(one.kind, []).append(Card(one.name, f"{one.measure:.3f}"))
     poor = {kind: cards[:MAX_POOR] for kind, cards in poor.items()}
     odd, unreadable = (
         [Card(note.name, note.text) for note in notes[:MAX_NOTES]] for notes in (findings.odd, findings.unreadable)
@@ -81,7 +81,8 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
     )  # fmt: skip
     return environment.get_template("page.html").render(
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:MAX_SUSPECTS],
-        moved=moved, audited=audit.exists(), poor=poor, odd=odd, unreadable=unreadable, excluded=findings.excluded[:MAX_NOTES],
+        moved=moved, audited=audit.exists(), poor=poor, odd=odd, unreadable=unreadable,
+        excluded=findings.excluded[:MAX_NOTES],
         thumbnails=thumbnails(root, (card.path for card in cards)), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, page.parent)),
         style=(ASSETS / "page.css").read_text(), script=script,
