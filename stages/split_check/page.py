@@ -123,7 +123,7 @@ def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
             Card(row["path"], f"p({row['label']}) = {float(row['p_label']):.3f}", row["suggested"]) for row in rows
         ]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise StageError(f"{path} is no list of suspected labels: {error!r}; remove it, or `make audit` anew") from error
+        raise StageError(f"{path} is no list of suspected labels: {error!r}; remove it or `make audit` anew") from error
     there = [card for card in cards if (root / card.path).exists()]
     return there, len(cards) - len(there)
 
