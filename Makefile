@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro test lint serve
+.PHONY: help setup data repro audit relabel split test lint serve
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,16 @@ data: setup ## the photos that data_cars.dvc names
 repro: data ## photos -> model, threshold, metrics, speed
 	dvc repro
 	@python -m stages.common.summary
+
+audit: data ## suspected wrong labels, ranked on reports/split_check.html
+	python -m tools.audit
+
+relabel: setup ## what the page's FILE=corrections.csv would do; APPLY=1 does it, UNDO=LOG puts everything back
+	python -m tools.relabel $(if $(FILE),--file '$(FILE)') $(if $(UNDO),--undo '$(UNDO)') $(if $(APPLY),--apply)
+
+split: setup ## a leak-free split of FROM=photos/{clean,dirty}: a plan; COPY=1 copies (TO=, SHARES=70/15/15, SEED=0)
+	python -m tools.split $(if $(FROM),'$(FROM)') $(if $(TO),--to '$(TO)') $(if $(SHARES),--shares $(SHARES)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(SKIP_UNREADABLE),--skip-unreadable) $(if $(COPY),--copy)
 
 test: data lint ## lint and all tests
 	python -m pytest

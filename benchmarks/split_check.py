@@ -12,6 +12,7 @@ import argparse
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import statistics
 import tempfile
@@ -113,7 +114,8 @@ def match(count: int, radius: int, seed: int = 0) -> tuple[float, float, float, 
         for q, t in zip(part.query.tolist(), part.target.tolist(), strict=True)
     }
     wanted = set(zip(crop.tolist(), (symmetry * count + first).tolist(), second.tolist(), strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which a new process inherits from the one that starts it.
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     return took, spent, peak, len(wanted), len(wanted & pairs)
 
 

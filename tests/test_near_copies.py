@@ -21,7 +21,7 @@ from stages.split_check.matching import pairs_within
 from stages.split_check.near import candidates, near_links
 from stages.split_check.scan import THUMBNAIL, scan
 
-RADIUS, SIMILARITY = 7, 0.996  # as in params.yaml
+RADIUS, SIMILARITY = 7, 0.9975  # as in params.yaml
 CARS = 6
 
 

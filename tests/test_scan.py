@@ -21,7 +21,7 @@ from stages.split_check.params import SplitCheckParams
 from stages.split_check.scan import Look, Scanned, look_at, scan
 
 PARAMS = SplitCheckParams(
-    on_unreadable="fail", on_leak="fail", on_conflict="fail", on_duplicate="fail", hash_radius=7, similarity=0.996,
+    on_unreadable="fail", on_leak="fail", on_conflict="fail", on_duplicate="fail", hash_radius=7, similarity=0.9975,
     group_regex=None, source_regex=None, shortcut_auc_warn=0.75, dark_below=0.1, contrast_below=0.05,
     sharpness_below=0.08,
 )  # fmt: skip

@@ -159,6 +159,17 @@ def test_photos_of_one_car_count_once() -> None:
     assert asdict(fivefold) | {"n_photos": 720} == asdict(once)
 
 
+@pytest.mark.parametrize("dirty_share", [None, 0.3])
+def test_cars_with_one_photo_each_change_nothing(dirty_share: float | None) -> None:
+    clean, p = photos(600, 300, 2.5)
+    cars = np.random.default_rng(0).permutation([f"car {number}" for number in range(len(p))])
+    once = choose(clean, p, dirty_share=dirty_share)
+    assert choose(clean, p, dirty_share=dirty_share, groups=cars) == once
+    low: dict[str, Any] = {"target_precision_dirty": 0.9, "confidence": 0.95, "t_clean": 0.9}
+    assert choose_low_threshold(clean, p, **low, groups=cars) == choose_low_threshold(clean, p, **low)
+    assert scenarios(clean, p, once, groups=cars) == scenarios(clean, p, once)
+
+
 # --- the dirty verdict ---
 
 

@@ -89,3 +89,22 @@ def test_it_needs_no_torch(workspace: Workspace) -> None:
     predictions(workspace.folder, 60, 30, 3.0)
     (workspace.folder / "torch.py").write_text("raise ImportError('torch')")
     workspace.must("threshold")
+
+
+def test_photos_of_one_car_count_once(workspace: Workspace) -> None:
+    """Five photos of each car prove no more than one would; cars with one photo each change nothing."""
+    predictions(workspace.folder, 600, 120, 3.5)
+    groups = Path("artifacts/groups.csv")
+    alone = result()["promise"]["clean"]
+    assert (alone["n_clean"], alone["n_dirty"], alone["n_photos"]) == (600, 120, 720)
+    groups.write_text("path,group\n" + "".join(f"val/{i}.jpg,car{i // 5}\n" for i in range(720)))
+    together = result()["promise"]["clean"]
+    assert (together["n_clean"], together["n_dirty"], together["n_photos"]) == (120, 24, 720)
+    assert together["recall_high"] - together["recall_low"] > alone["recall_high"] - alone["recall_low"]
+
+
+@pytest.mark.parametrize("content", ["", "path,car\n", "path,group\nval/0.jpg,a\n"])
+def test_groups_that_are_missing_are_named(workspace: Workspace, content: str) -> None:
+    predictions(workspace.folder, 60, 40, 3.0)
+    Path("artifacts/groups.csv").write_text(content)
+    workspace.refuses("threshold", "artifacts/groups.csv", "dvc repro split_check")

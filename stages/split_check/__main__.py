@@ -14,6 +14,7 @@ from stages.common.params import load
 from stages.common.reports import write_csv, write_json
 from stages.split_check.check import check
 from stages.split_check.findings import FINDINGS, Findings
+from stages.split_check.page import write_page
 from stages.split_check.params import Params
 from stages.split_check.report import report
 from stages.split_check.scan import scan
@@ -29,6 +30,7 @@ def main() -> None:
     checked = check(scan(root, photos), params.split_check)
     findings = Findings.of(checked, params.data.root)
     findings.write()  # before stopping: that is when it is needed most
+    write_page()
     if checked.stops:
         text = "\n".join(map(str, checked.stops))
         raise StageError(

@@ -1,4 +1,4 @@
-"""One look at every photo: its bytes, its header and its pixels at about 256, once, on every core.
+"""One look at every photo: its bytes, its header and its pixels, reduced while decoding, once, on every core.
 
 What is kept of a photo is about 2 KB, so memory stays flat at any number of photos.
 """
@@ -23,7 +23,8 @@ from serving.cores import usable_cores
 from serving.image import PhotoError, open_photo, upright_rgb
 from stages.common.data import SPLITS, Photo
 
-WORKING_SIZE = 256  # pixels; photos are judged at about the size a model or a person takes in at a glance
+WORKING_SIZE = 128  # pixels that the shorter side is decoded to at least; reducing JPEGs in the DCT is what is quick
+GLANCE = 192  # pixels of the longer side at most where brightness, contrast and sharpness are measured: a glance
 THUMBNAIL = 32  # side of the grey thumbnail that copies are recognised by
 TINY, EXTREME_ASPECT = 64, 3.0  # below so many pixels on the shorter side; longer side against the shorter
 
@@ -54,7 +55,7 @@ class Look:
     format: str  # Pillow's name, such as JPEG
     quality: int | None  # of a JPEG, 1..100, estimated from its quantisation table
     exif: bool
-    pixels_sha256: str  # of the decoded pixels: the same for a file whose metadata alone changed
+    pixels_sha256: str  # of the pixels as decoded here: the same for a file whose metadata alone changed
     thumbnail: bytes = field(repr=False)  # grey, uint8 [THUMBNAIL, THUMBNAIL], the whole photo squashed to a square
     mean_colour: Colour
     border_colour: Colour  # of the outermost 5 %
@@ -114,8 +115,7 @@ def look_at(root: Path, photo: Photo) -> Scanned:
 def _describe(image: Image.Image, size: tuple[int, int], rgb: Image.Image) -> Look:
     """The look of a photo: `image` as opened, its upright `size`, its decoded pixels `rgb`."""
     grey = rgb.convert("L")
-    if max(grey.size) > WORKING_SIZE:
-        grey.thumbnail((WORKING_SIZE, WORKING_SIZE), Image.Resampling.BOX)
+    grey.thumbnail((GLANCE, GLANCE), Image.Resampling.BOX)
     (mean,), (deviation,) = ImageStat.Stat(grey).mean, ImageStat.Stat(grey).stddev
     inner = 1, 1, max(2, grey.width - 1), max(2, grey.height - 1)  # Pillow's filters leave the outermost pixels as is
     (edges,) = ImageStat.Stat(grey.filter(_LAPLACIAN).crop(inner)).stddev

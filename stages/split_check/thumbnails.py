@@ -1,0 +1,36 @@
+"""Photos made small enough that hundreds of them fit in one page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from serving.cores import usable_cores
+from serving.image import PhotoError, open_photo, upright_rgb
+
+THUMBNAIL, QUALITY = 192, 60  # longest side in pixels, of JPEG: about 5 KB each
+
+
+def thumbnails(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """The data: URI of a small JPEG of each photo; of those that cannot be read there is none."""
+    paths = sorted(set(names))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return {
+            path: uri for path, uri in zip(paths, pool.map(_thumbnail, (root / p for p in paths)), strict=True) if uri
+        }
+
+
+def _thumbnail(path: Path) -> str | None:
+    try:
+        image = upright_rgb(open_photo(path.read_bytes()), THUMBNAIL)
+    except (OSError, PhotoError):  # the page says so in the photo's place
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,115 @@
+"""make audit: wrong labels are found by heads that never saw them; the list repeats; what is missing is named."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, Workspace
+
+from stages.common.data import CLEAN, DIRTY, list_photos
+from stages.common.errors import StageError
+from stages.common.params import load
+from stages.train.params import Params
+from tools.audit import main
+from tools.features import features
+from tools.suspicion import Labels, out_of_fold, rank_suspects
+
+AUDIT, PAGE = Path("reports/label_audit.csv"), Path("reports/split_check.html")
+
+
+def listed() -> list[dict[str, str]]:
+    with AUDIT.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def clouds(n_clean: int, n_dirty: int, distance: float) -> tuple[np.ndarray, Labels]:
+    """Features `[N, 200]`, of which 40 lie `distance` standard deviations apart in the two classes; true labels."""
+    rng = np.random.default_rng(0)
+    labels = np.array([CLEAN] * n_clean + [DIRTY] * n_dirty)
+    x = rng.normal(size=(len(labels), 200)).astype(np.float32)
+    x[labels == CLEAN, :40] += distance
+    return x, labels
+
+
+@pytest.mark.parametrize(("n_clean", "n_dirty"), [(400, 100), (970, 30)])
+def test_planted_wrong_labels_come_first(n_clean: int, n_dirty: int) -> None:
+    x, truth = clouds(n_clean, n_dirty, distance=1.5)
+    wrong = np.zeros(len(truth), bool)
+    wrong[np.random.default_rng(1).choice(len(truth), 20, replace=False)] = True
+    labels = np.where(wrong, 1 - truth, truth)
+    found = rank_suspects(labels, out_of_fold(x, labels, np.arange(len(labels)).astype(str)))
+    assert wrong[found[:10]].all() and wrong[found].sum() >= 12 and wrong[found].mean() >= 0.9
+
+
+def test_right_labels_are_not_suspected() -> None:
+    x, labels = clouds(300, 100, distance=3.0)
+    assert len(rank_suspects(labels, out_of_fold(x, labels, np.arange(400).astype(str)))) == 0
+
+
+def test_a_photo_is_not_judged_by_copies_of_itself() -> None:
+    """Ten copies of a clean photo, all labelled dirty: to a head that saw some of them the others look right."""
+    x, labels = clouds(300, 60, distance=1.5)
+    x[:10] = x[0]
+    x[:10, 50:60] = 5.0  # what the copies have in common
+    labels[:10] = DIRTY
+    cars = np.arange(len(labels)).astype(str)
+    alone = out_of_fold(x, labels, cars)[:10, DIRTY]
+    cars[:10] = "one car"
+    together = out_of_fold(x, labels, cars)[:10, DIRTY]
+    assert alone.min() > 2 * together.max()
+
+
+def test_too_few_photos_of_a_class_are_refused() -> None:
+    x, labels = clouds(50, 8, distance=1.0)
+    cars = np.arange(58).astype(str)
+    cars[-5:] = cars[-1]
+    with pytest.raises(StageError, match="needs 5 dirty photos that are no copies"):
+        out_of_fold(x, labels, cars)
+
+
+def test_the_list_covers_every_split_repeats_and_reaches_the_page(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.must("split_check", "backbone")
+    assert "make audit" in PAGE.read_text()
+    main()
+    said, first = capsys.readouterr().out, AUDIT.read_bytes()
+    rows = listed()
+    assert rows
+    assert f"{len(rows)} of 72 labels are suspicious" in said and "AUC of " in said
+    for rank, row in enumerate(rows, 1):
+        split, label, _ = row["path"].split("/")
+        assert (row["rank"], row["split"], row["label"]) == (str(rank), split, label)
+        assert {row["label"], row["suggested"]} == {"clean", "dirty"}
+    assert [float(row["p_label"]) for row in rows] == sorted(float(row["p_label"]) for row in rows)
+    assert f'Suspected labels <span class="count">{len(rows)}</span>' in PAGE.read_text()
+    main()
+    assert AUDIT.read_bytes() == first
+
+
+def test_features_follow_the_photos_not_their_order(workspace: Workspace) -> None:
+    workspace.must("backbone")
+    photos, params = list_photos(workspace.data, "train"), load(Params)
+    forward, backward = features(photos, params), features(photos[::-1], params)
+    assert forward.shape[0] == len(photos) and forward.shape[1] > 100
+    np.testing.assert_allclose(forward, backward[::-1], rtol=1e-3, atol=1e-3)
+    assert np.ptp(forward, axis=0).max() > 0.01
+
+
+def test_what_is_missing_is_named(workspace: Workspace) -> None:
+    command, env = [sys.executable, "-m", "tools.audit"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "audit: cannot read artifacts/" in done.stderr and "dvc repro split_check" in done.stderr
+    workspace.must("split_check")
+    with pytest.raises(StageError, match=r"artifacts/backbone\.safetensors .*`dvc repro backbone`"):
+        main()
+    (workspace.data / "val/clean/001.jpg").rename(workspace.data / "val/clean/new.jpg")
+    with pytest.raises(StageError, match=r"artifacts/groups\.csv .*val/clean/new\.jpg.*`dvc repro split_check`"):
+        main()
