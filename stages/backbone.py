@@ -109,9 +109,12 @@ def from_file(file: str | None) -> Weights:
         raise StageError("params.yaml: backbone.file: source is `file`, so name one")
     try:
         path = Path(file)
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle each have their own
         raise StageError(f"backbone.file: {file} is not a state dict: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise StageError(f"backbone.file: {file} is not a state dict: it holds other things than tensors by name")
+    return found
 
 
 def random_weights(name: str, seed: int) -> Weights:
