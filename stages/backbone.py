@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from stages.common.errors import StageError, run_stage
 from stages.common.model import create
 from stages.common.params import ModelName, NonNegative, load, strict
-from stages.common.reports import sha256, write_bytes, write_json
+from stages.common.reports import json_bytes, sha256, write_all
 
 WEIGHTS, REPORT = Path("artifacts/backbone.safetensors"), Path("reports/backbone.json")
 Weights = dict[str, Tensor]
@@ -162,9 +162,9 @@ def main() -> None:
     model = create(params.model)
     source, weights = find_weights(params.model, params.backbone)
     content = save(without_head(weights, model, params.model))
-    write_bytes(WEIGHTS, content)
-    report: dict[str, Any] = {"model": params.model, "source": source, "pretrained": source != "random"}
-    write_json(REPORT, report | {"sha256": hashlib.sha256(content).hexdigest()})
+    digest = hashlib.sha256(content).hexdigest()
+    report = {"model": params.model, "source": source, "pretrained": source != "random", "sha256": digest}
+    write_all({WEIGHTS: content, REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":
