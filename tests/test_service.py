@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,7 +30,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving.cores import usable_cores
 from serving.image import decode
 from serving.predictor import Predictor
-from tests.live import COMMAND, ROOT, Live, environment, photo, running, wait_until
+from tests.live import COMMAND, ROOT, Live, Traffic, environment, photo, running, wait_until
 from tests.onnx_models import Pair, write_pair
 
 WORKERS = str(min(2, usable_cores()))
@@ -237,40 +236,6 @@ def test_the_openapi_document_keeps_its_promises(live: Live) -> None:
             case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
         check()
-
-
-class Traffic:
-    """Clients that send photos all the time; every answer is counted by its status, a lost one as `lost`."""
-
-    def __init__(self, live: Live, clients: int = 6) -> None:
-        self._live = live
-        self._stop = threading.Event()
-        self.seen: Counter[int | str] = Counter()
-        self.models: set[str] = set()
-        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _client(self) -> None:
-        session = requests.Session()
-        while not self._stop.is_set():
-            try:
-                answer = session.post(self._live.url + "/predict/file", files={"file": ("a", photo(255))}, timeout=30)
-            except requests.RequestException:
-                self.seen["lost"] += 1
-                session = requests.Session()
-                continue
-            self.seen[answer.status_code] += 1
-            if answer.ok:
-                self.models.add(answer.json()["model"])
 
 
 def test_a_killed_worker_costs_its_own_requests_only(pair: Pair, tmp_path: Path) -> None:
