@@ -73,7 +73,7 @@ def silent(connection: socket.socket, photo: bytes, rng: random.Random) -> None:
 def deaf(connection: socket.socket, photo: bytes, rng: random.Random) -> None:
     """Asks for more than the kernel's buffers hold, and reads nothing for longer than the service waits."""
     connection.sendall(b"GET /docs/js/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
-    time.sleep(8)
+    time.sleep(5)
 
 
 # Each kind with the ways in which a client of it goes wrong.

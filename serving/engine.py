@@ -101,7 +101,7 @@ class Engine:
             with self._decoding:  # more decoders than cores would only take memory
                 image = decode(photo, served.predictor.image_size, max_pixels=self._settings.max_pixels)
         except PhotoError as error:
-            return error
+            return type(error)(str(error))  # without a traceback: it would hold the pixels, in a circle with the caller
         return self._batcher.submit(served.predictor, [image])[0]
 
     @contextmanager

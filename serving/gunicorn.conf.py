@@ -77,7 +77,7 @@ def _reload() -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Keep what libraries say in the log's format. Without room for its metrics a worker ends and is tried again."""
+    """Set up what is a process's own. Without room for its metrics a worker ends and is tried again."""
     logs.relay_libraries()
     try:
         metrics.reserve()

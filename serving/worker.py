@@ -8,6 +8,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
 
+from serving.memory import Trimmer
 from serving.settings import Settings
 
 
@@ -22,6 +23,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._seconds = Settings.from_env().request_seconds
         self._began: dict[TConn, float] = {}
+        self._trimmer = Trimmer()
 
     def handle(self, conn: TConn) -> object:
         """Serve one request (in a thread of the pool)."""
@@ -32,8 +34,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             del self._began[conn]
 
     def notify(self) -> None:
-        """gunicorn calls this about once a second: end what is overdue."""
+        """gunicorn calls this about once a second: end what is overdue, and give memory back."""
         super().notify()
+        self._trimmer.maybe()
         now = time.monotonic()
         for conn, began in list(self._began.items()):
             if now - began > 3 * self._seconds:
