@@ -24,6 +24,7 @@ from serving.app import create_app
 from serving.batcher import Batcher
 from serving.errors import TYPE_PREFIX
 from serving.fetch import UrlUnfetchable
+from serving.image import BrokenPhoto
 from serving.logs import JsonFormatter
 from serving.predictor import Predictor
 from serving.service import Service
@@ -106,6 +107,13 @@ def test_files_keep_their_order_and_bad_ones_their_place(client: FlaskClient) ->
 )
 def test_bad_photos(client: FlaskClient, data: bytes, status: int, slug: str) -> None:
     assert_problem(post(client, data), status, slug)
+
+
+def test_a_bad_photo_is_let_go_at_once(app: Flask) -> None:
+    """An error with its traceback would hold the pixels, and itself, until Python collects circles."""
+    (error,) = service_of(app).engine.predict([photo(size=(900, 900), kind="PNG")[:900]])
+    assert isinstance(error, BrokenPhoto) and "damaged or cut short" in str(error)
+    assert error.__traceback__ is None and error.__cause__ is None and error.__context__ is None
 
 
 def test_bodies_that_are_not_understood(client: FlaskClient) -> None:
