@@ -131,7 +131,8 @@ def _open_session(model: Path, content: bytes, providers: Sequence[str], threads
         session = ort.InferenceSession(content, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise ModelError(f"{model} is not a usable ONNX model: {error}") from error
-    session._model_bytes = None  # it would hold them for `set_providers`, which nobody calls
+    session.disable_fallback()  # to a CPU, in the middle of a call: whoever asked for a GPU is to know
+    session._model_bytes = None  # kept for that fallback alone
     if session.get_providers()[0] != providers[0]:
         log.warning("%s is not usable here, running on %s", providers[0], session.get_providers()[0])
     return session
