@@ -13,6 +13,8 @@ from contextlib import suppress
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
 FORM = b"Content-Type: multipart/form-data; boundary=x\r\n"
 
+HOLD = 12.0
+
 Break = Callable[[socket.socket, bytes, random.Random], None]
 
 
@@ -71,9 +73,10 @@ def silent(connection: socket.socket, photo: bytes, rng: random.Random) -> None:
 
 
 def deaf(connection: socket.socket, photo: bytes, rng: random.Random) -> None:
-    """Asks for more than the kernel's buffers hold, and reads nothing for longer than the service waits."""
+    """Asks for more than the kernel's buffers hold, reads nothing, and leaves after HOLD seconds."""
     connection.sendall(b"GET /docs/js/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
-    time.sleep(5)
+    time.sleep(HOLD)
+    connection.close()
 
 
 # Each kind with the ways in which a client of it goes wrong.
@@ -134,7 +137,7 @@ def outcome(port: int, client: Break, photo: bytes, rng: random.Random, seconds:
         with suppress(ConnectionError):  # it may be answered and closed before all is sent
             client(connection, photo, rng)
         if connection.fileno() < 0:
-            return "reset"
+            return "left by the client"
         answer = read(connection, seconds)
     if answer is None:
         return "open"
