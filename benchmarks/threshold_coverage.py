@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
+from stages.common.reports import write_bytes
 from stages.threshold import choose_threshold
 from stages.threshold.bounds import tail
 from stages.threshold.cuts import Cuts
@@ -366,7 +367,7 @@ def main() -> None:
         print(text, flush=True)
         lines.append(text)
     if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+        write_bytes(arguments.out, ("\n".join(lines) + "\n").encode())
 
 
 if __name__ == "__main__":

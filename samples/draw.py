@@ -111,6 +111,7 @@ def draw_set(out: Path, seed: int, processes: int, counts: dict[str, dict[str, i
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             for _ in pool.imap_unordered(partial(write_photo, root, seed), plan(seed, counts), chunksize=8):
                 pass
+        os.sync()  # once for all of them: a power cut must not leave the name with empty photos
         root.replace(out)
 
 

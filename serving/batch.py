@@ -72,6 +72,8 @@ def run(settings: Settings, folder: Path, out: Path, *, resume: bool) -> Counter
     start = out.with_name(out.name + ".part")
     with start.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([Row._fields, *done])
+        file.flush()
+        os.fsync(file.fileno())
     start.replace(out)  # what an earlier run left is never half there
     counts = Counter(row.label or "error" for row in done)
     with (
@@ -84,6 +86,7 @@ def run(settings: Settings, folder: Path, out: Path, *, resume: bool) -> Counter
             writer.writerow(row)
             counts[row.label or "error"] += 1
             progress.update()
+        os.fsync(file.fileno())
     return counts
 
 

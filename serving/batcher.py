@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.image import PhotoError
 from serving.predictor import Predictor
 
 Pixels = NDArray[np.uint8]
@@ -111,6 +112,9 @@ class Batcher:
         job.waited += time.perf_counter() - job.since
         try:
             image = job.decode()
+        except PhotoError as error:
+            job.result.set_exception(type(error)(str(error)))  # a new one: the traceback of this holds the pixels
+            return
         except Exception as error:  # whatever it is, it is this photo's answer, and the thread goes on
             job.result.set_exception(error)
             return

@@ -12,6 +12,7 @@ from serving.expected import ExpectedError
 
 CLEAN, DIRTY, UNCERTAIN = "clean", "dirty", "uncertain"
 CLASSES = (DIRTY, CLEAN)  # in the order of the network's outputs
+MAX_BYTES = 2**20  # of a threshold.json; it has some 1,000
 
 
 class ThresholdError(ExpectedError):
@@ -53,13 +54,16 @@ class Threshold:
 def read_threshold(path: Path) -> Threshold:
     """Read a threshold.json. Raises ThresholdError with the file and the key at fault."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ThresholdError(f"cannot read the threshold {path}: {error.strerror}") from error
+    if len(raw) > MAX_BYTES:
+        raise ThresholdError(f"{path} is larger than {MAX_BYTES:,} bytes, so it is no threshold.json")
     try:
         content = json.loads(raw)
         t_clean, t_low, certified = content["T_clean"], content["T_low"], content["certified"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ThresholdError(f"{path} is not a threshold.json of this project: {error!r}") from error
     if any(isinstance(t, bool) or not isinstance(t, int | float) for t in (t_clean, 0 if t_low is None else t_low)):
         raise ThresholdError(f"{path}: T_clean must be a number and T_low a number or null")

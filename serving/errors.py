@@ -7,6 +7,7 @@ import logging
 from enum import Enum
 
 from flask import Flask, Response, g
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -112,6 +113,7 @@ def register(app: Flask) -> None:
     for known in _KINDS:
         app.register_error_handler(known, lambda error: as_problem(error).response())
     app.register_error_handler(HTTPException, _http_problem)
+    app.register_error_handler(ParseException, _malformed_body)
     app.register_error_handler(Exception, _internal_problem)
 
 
@@ -127,6 +129,11 @@ def _http_problem(error: HTTPException) -> Response:
     fallback = Kind.BAD_REQUEST if error.code < 500 else Kind.INTERNAL
     allow = {name: value for name, value in error.get_headers() if name == "Allow"}
     return Problem(_HTTP_KINDS.get(error.code, fallback), error.description or error.name, allow).response()
+
+
+def _malformed_body(error: Exception) -> Response:
+    """Chunks that are none: gunicorn finds them only while the body is read."""
+    return Problem(Kind.BAD_REQUEST, f"the body cannot be read: {error}").response()
 
 
 def _internal_problem(error: Exception) -> Response:

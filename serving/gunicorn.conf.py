@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ os.environ["DIRTYCAR_STORE"] = str(_shared)
 
 from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
-from serving import logs  # noqa: E402
-from serving.metrics import RELOADS  # noqa: E402
+from serving import logs, metrics  # noqa: E402
 from serving.pair import PairError, Store  # noqa: E402
 from serving.settings import Settings, SettingsError  # noqa: E402
 
@@ -57,8 +57,9 @@ logconfig_dict = logs.config(_settings.log_level)
 def on_starting(server: Any) -> None:
     """Start with a pair that was tried, or not at all."""
     try:
+        metrics.reserve()
         _store.publish(_settings.model_path, _settings.threshold_path)
-    except PairError as error:
+    except (PairError, OSError) as error:
         _stop(error)
 
 
@@ -71,8 +72,19 @@ def _reload() -> None:
     try:
         _store.publish(_settings.model_path, _settings.threshold_path)
     except (PairError, OSError) as error:  # OSError: no room for a copy
-        RELOADS.labels("refused").inc()
+        metrics.RELOADS.labels("refused").inc()
         _log.error("reload refused, the old model and threshold stay in service: %s", error)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Set up what is a process's own. Without room for its metrics a worker ends and is tried again."""
+    logs.relay_libraries()
+    try:
+        metrics.reserve()
+    except OSError as error:
+        _log.error("no room for the metrics in %s: %s", _shared, error.strerror)
+        time.sleep(1)
+        sys.exit(1)  # unlike an error, this does not end the other workers
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 
+_RESERVED = 64 * 1024  # bytes of each file: more than all paths and statuses take
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 REQUESTS = Counter("dirtycar_requests", "Requests answered", ["path", "status"])
@@ -23,12 +25,29 @@ P_CLEAN = Histogram("dirtycar_p_clean", "Calibrated probability of clean", bucke
 IN_FLIGHT = Gauge("dirtycar_photos_in_flight", "Photos being decoded, queued or scored", multiprocess_mode="livesum")
 RELOADS = Counter("dirtycar_reloads", "Reloads of model and threshold, by worker, or refused as a whole", ["result"])
 
+LOG_LINES_DROPPED = Counter("dirtycar_log_lines_dropped", "Log lines that standard error did not take")
+
 
 def observe_batch(waits: Sequence[float], size: int) -> None:
     """Note one model call: the seconds that each photo waited, and how many there were."""
     BATCH_SIZE.observe(size)
     for wait in waits:
         QUEUE_WAIT.observe(wait)
+
+
+def reserve() -> None:
+    """Open the files that this process counts in, and take their room on the disk, now: a disk that is full later on
+    then fails no request. (Writing to a mapped page that has no room kills the process.) Raises OSError."""
+    LOG_LINES_DROPPED.inc(0)  # the first use after a fork opens the files of all metrics
+    mine = list(Path(os.environ[MULTIPROCESS_DIR]).glob(f"*_{os.getpid()}.db"))
+    try:
+        for path in mine:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVED)
+    except OSError:
+        for path in mine:  # or whoever tries again and again would fill the folder
+            path.unlink()
+        raise
 
 
 def exposition() -> bytes:

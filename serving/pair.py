@@ -7,6 +7,7 @@ worker that dies comes back with it, whatever has become of the files since.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -53,7 +54,7 @@ class Store:
     def refused(self) -> str | None:
         """Why the last reload was refused, or None if it was not."""
         try:
-            return (self._folder / "refused").read_text()
+            return (self._folder / "refused").read_text() or "the disk is full; the log tells more"
         except FileNotFoundError:
             return None
 
@@ -71,9 +72,11 @@ class Store:
             for original, file in zip(originals, files(copy), strict=True):
                 reason = reason.replace(str(file), str(original))
             shutil.rmtree(copy)
-            (self._folder / "refused").write_text(reason)
+            with contextlib.suppress(OSError):  # a full disk may have been the reason
+                (self._folder / "refused").write_text(reason)
             raise PairError(reason) from None
         old = self.current
+        (self._folder / "next").unlink(missing_ok=True)
         (self._folder / "next").symlink_to(copy.name)
         (self._folder / "next").replace(self._folder / "current")
         (self._folder / "refused").unlink(missing_ok=True)

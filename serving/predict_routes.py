@@ -89,7 +89,7 @@ def _bears(token: str) -> bool:
 def _one(photo: bytes) -> Response:
     result = current().engine.predict([photo])[0]
     if isinstance(result, PhotoError):
-        raise result
+        return as_problem(result).response()  # raised, it would hold the photo in a circle with this frame
     g.verdicts = [result.label]
     return jsonify(_answer(result))
 

@@ -15,16 +15,12 @@ from numpy.typing import NDArray
 
 from serving.cores import usable_cores
 from serving.decision import CLASSES, Threshold, read_threshold
-from serving.expected import ExpectedError
 from serving.image import RESIZE_RULE
+from serving.onnx_file import ModelError, read_model
 
 log = logging.getLogger(__name__)
 
 PREFIX = "dirtycar."  # of every metadata key
-
-
-class ModelError(ExpectedError):
-    """The model file cannot be served; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +67,15 @@ class Predictor:
         """Load and check a pair. `providers`: ONNX Runtime's names, by default CUDA where there is a GPU, else CPU;
         `threads`: cores one CPU call may use, by default all usable ones.
 
-        Raises ModelError (file missing or damaged, foreign metadata or signature, a pair that does not match) or
-        ThresholdError.
+        Raises ModelError (file missing or damaged, custom operators or data elsewhere, foreign metadata or signature,
+        a pair that does not match) or ThresholdError.
         """
         self.threshold: Threshold = read_threshold(threshold)
-        self.session = _open_session(model, providers or default_providers(), threads or usable_cores())
+        content = read_model(model)  # once: what was checked is what is loaded and named by its sha256
+        self.session = _open_session(model, content, providers or default_providers(), threads or usable_cores())
         self.metadata = Metadata.read(self.session.get_modelmeta().custom_metadata_map, model)
         self.image_size = _check_signature(self.session, self.metadata, model)
-        self.sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+        self.sha256 = hashlib.sha256(content).hexdigest()
         if self.metadata.threshold_sha256 != self.threshold.sha256:
             raise ModelError(
                 f"{model} was exported for another threshold than {threshold} (sha256 "
@@ -122,19 +119,20 @@ def default_providers() -> list[str]:
     return ["CPUExecutionProvider"]
 
 
-def _open_session(model: Path, providers: Sequence[str], threads: int) -> ort.InferenceSession:
-    if not model.is_file():
-        raise ModelError(f"there is no model at {model}; run `dvc repro` or set the path")
+def _open_session(model: Path, content: bytes, providers: Sequence[str], threads: int) -> ort.InferenceSession:
     if "CUDAExecutionProvider" in providers:
         ort.preload_dlls()  # CUDA and cuDNN from the pip packages, where they are
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not ORT's own, which nobody has checked
     try:
-        session = ort.InferenceSession(model, options, providers=list(providers))
+        session = ort.InferenceSession(content, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise ModelError(f"{model} is not a usable ONNX model: {error}") from error
+    session.disable_fallback()  # to a CPU, in the middle of a call: whoever asked for a GPU is to know
+    session._model_bytes = None  # kept for that fallback alone
     if session.get_providers()[0] != providers[0]:
         log.warning("%s is not usable here, running on %s", providers[0], session.get_providers()[0])
     return session

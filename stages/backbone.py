@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from stages.common.errors import StageError, run_stage
 from stages.common.model import create
 from stages.common.params import ModelName, NonNegative, load, strict
-from stages.common.reports import sha256, write_bytes, write_json
+from stages.common.reports import json_bytes, sha256, write_all
 
 WEIGHTS, REPORT = Path("artifacts/backbone.safetensors"), Path("reports/backbone.json")
 Weights = dict[str, Tensor]
@@ -109,9 +109,12 @@ def from_file(file: str | None) -> Weights:
         raise StageError("params.yaml: backbone.file: source is `file`, so name one")
     try:
         path = Path(file)
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle each have their own
         raise StageError(f"backbone.file: {file} is not a state dict: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise StageError(f"backbone.file: {file} is not a state dict: it holds other things than tensors by name")
+    return found
 
 
 def random_weights(name: str, seed: int) -> Weights:
@@ -159,9 +162,9 @@ def main() -> None:
     model = create(params.model)
     source, weights = find_weights(params.model, params.backbone)
     content = save(without_head(weights, model, params.model))
-    write_bytes(WEIGHTS, content)
-    report: dict[str, Any] = {"model": params.model, "source": source, "pretrained": source != "random"}
-    write_json(REPORT, report | {"sha256": hashlib.sha256(content).hexdigest()})
+    digest = hashlib.sha256(content).hexdigest()
+    report = {"model": params.model, "source": source, "pretrained": source != "random", "sha256": digest}
+    write_all({WEIGHTS: content, REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from stages.common.errors import run_stage
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import Data, load, strict
 from stages.common.pixels import PhotoSet
-from stages.common.reports import write_json
+from stages.common.reports import json_bytes, write_all
 
 MODEL, THRESHOLD = Path("artifacts/best.onnx"), Path("artifacts/threshold.json")
 REPORT = Path("reports/benchmark.json")
@@ -130,8 +130,7 @@ def main() -> None:
         found: dict[str, Any] = dict(speed(predictor, contents, params.benchmark.seconds))
         report["speed"][provider] = found | cold_start(provider, contents[0])
     report["as_served"] = as_served(predictor, params.data, photos)
-    write_json(MEASURED_HERE, report["speed"])
-    write_json(REPORT, report)
+    write_all({MEASURED_HERE: json_bytes(report["speed"]), REPORT: json_bytes(report)})
     show(report)
 
 

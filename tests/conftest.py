@@ -119,11 +119,11 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @contextmanager
-def full_disk() -> Iterator[None]:
-    """No file of this process can grow in here: what writing to a full disk looks like."""
+def full_disk(left: int = 0) -> Iterator[None]:
+    """No file of this process can grow beyond `left` bytes in here: what writing to a full disk looks like."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a failing write then, instead of the signal
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
     try:
         yield
     finally:

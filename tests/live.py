@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,9 +57,10 @@ def running(
     cwd: Path = ROOT,
     command: Sequence[str] = (sys.executable, *COMMAND),
     user: int | None = None,
+    output: int | None = None,
     **settings: str,
 ) -> Iterator[Live]:
-    """A service that is ready; stopped at the end. Its log goes to `folder`."""
+    """A service that is ready; stopped at the end. Its log goes to `folder`, or to the descriptor `output`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,7 +68,8 @@ def running(
     env = environment(pair, PORT=str(port), **settings)
     with log.open("wb") as out:
         groups = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=out, stderr=out, **groups)
+        sink = out if output is None else output
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=sink, stderr=sink, **groups)
     live = Live(f"http://127.0.0.1:{port}", process.pid, log)
     try:
         wait_until(lambda: process.poll() is not None or answers(live), 60)
@@ -78,6 +82,43 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+
+
+class Traffic:
+    """Clients that send photos all the time; every answer is counted by its status, a lost one as `lost`."""
+
+    def __init__(self, live: Live, clients: int = 6) -> None:
+        self._live = live
+        self._stop = threading.Event()
+        self.seen: Counter[int | str] = Counter()
+        self.models: set[str] = set()
+        self.lost: list[tuple[float, float]] = []  # when each lost request began and ended, by the monotonic clock
+        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _client(self) -> None:
+        session = requests.Session()
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                answer = session.post(self._live.url + "/predict/file", files={"file": ("a", photo(255))}, timeout=30)
+            except requests.RequestException:
+                self.seen["lost"] += 1
+                self.lost.append((began, time.monotonic()))
+                session = requests.Session()
+                continue
+            self.seen[answer.status_code] += 1
+            if answer.ok:
+                self.models.add(answer.json()["model"])
 
 
 def answers(live: Live) -> bool:

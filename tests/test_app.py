@@ -110,6 +110,13 @@ def test_bad_photos(client: FlaskClient, data: bytes, status: int, slug: str) ->
     assert_problem(post(client, data), status, slug)
 
 
+def test_a_bad_photo_is_let_go_at_once(app: Flask) -> None:
+    """An error with its traceback would hold the pixels, and itself, until Python collects circles."""
+    (error,) = service_of(app).engine.predict([photo(size=(900, 900), kind="PNG")[:900]])
+    assert isinstance(error, BrokenPhoto) and "damaged or cut short" in str(error)
+    assert error.__traceback__ is None and error.__cause__ is None and error.__context__ is None
+
+
 def test_bodies_that_are_not_understood(client: FlaskClient) -> None:
     assert_problem(client.post("/predict/file", data={"photo": (io.BytesIO(photo()), "a")}), 400, "bad-request")
     assert_problem(

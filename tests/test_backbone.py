@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from conftest import Workspace
 from safetensors.torch import load_file, save_file
 
-from stages.backbone import from_package, without_head
+from stages import backbone
+from stages.backbone import from_file, from_package, without_head
 from stages.common.errors import StageError
-from stages.common.model import create
+from stages.common.model import Checkpoint, create
 
 REPORT, WEIGHTS = Path("reports/backbone.json"), Path("artifacts/backbone.safetensors")
 
@@ -80,3 +82,36 @@ def test_weights_of_another_shape_are_refused() -> None:
 def test_an_unknown_model_is_named(workspace: Workspace) -> None:
     workspace.set(model="efficientnt_b0")
     workspace.refuses("backbone", "efficientnt_b0", "did you mean", "efficientnet_b0")
+
+
+class Bomb:
+    """What unpickling must not do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_no_weights_file_can_run_code(tmp_path: Path) -> None:
+    file, traces = tmp_path / "weights.pth", tmp_path / "executed"
+    torch.save({"conv1.weight": Bomb(traces)}, file)
+    with pytest.raises(StageError, match=r"weights\.pth is not a state dict"):
+        from_file(str(file))
+    with pytest.raises(StageError, match=r"weights\.pth is not a usable checkpoint"):
+        Checkpoint.load(file)
+    assert not traces.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"conv1.weight": torch.zeros(1)}}])
+def test_a_file_of_something_else_is_named(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(StageError, match=r"weights\.pth is not a state dict: it holds other things"):
+        from_file(str(tmp_path / "weights.pth"))
+
+
+def test_a_package_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "LITE0_SHA256", "0" * 64)
+    with pytest.raises(StageError, match=r"is not the published file"):
+        from_package("tf_efficientnet_lite0")

@@ -63,7 +63,11 @@ def test_it_is_pinned_and_runs_without_rights() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert re.search(r"^ARG PYTHON=python:3\.\d+\.\d+-slim-\w+$", text, re.MULTILINE)
     assert sum(name == "FROM" for name, _ in instructions()) == 2
-    assert one("USER") == "dirtycar" and "/readyz" in one("HEALTHCHECK") and "REQUIRE_CERTIFIED=1" in one("ENV")
+    *_, last = (place for place, (name, _) in enumerate(instructions()) if name == "FROM")
+    served = instructions()[last:]
+    assert [rest for name, rest in served if name == "USER"] == ["dirtycar"]  # and never root again
+    assert any(name == "RUN" and "useradd --uid 10001" in rest for name, rest in served)
+    assert "/readyz" in one("HEALTHCHECK") and "REQUIRE_CERTIFIED=1" in one("ENV")
     for line in (ROOT / "serving" / "requirements.txt").read_text().splitlines():
         assert line.startswith("#") or re.match(r"[a-z0-9-]+==\S+", line), line
     for absent in ("torch", "timm", "dvc"):

@@ -10,7 +10,7 @@ import pytest
 from conftest import full_disk
 
 from stages.common.errors import StageError, run_stage
-from stages.common.reports import read_json, write_bytes, write_csv, write_json
+from stages.common.reports import csv_bytes, read_json, write_all, write_bytes, write_json
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -21,6 +21,38 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) 
         write_bytes(path, b"x" * 100_000)
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_of_several_files_all_are_written_or_none(tmp_path: Path) -> None:
+    """The second is too large for what the disk has left."""
+    files = {tmp_path / "plots/a.csv": b"a", tmp_path / "plots/b.csv": b"b" * 100_000, tmp_path / "c.json": b"{}"}
+    with full_disk(50_000), pytest.raises(StageError, match=r"cannot write .*plots/b\.csv: File too large"):
+        write_all(files)
+    assert os.listdir(tmp_path) == ["plots"] and os.listdir(tmp_path / "plots") == []
+    write_all(files)
+    assert {path: path.read_bytes() for path in files} == files
+    assert sorted(os.listdir(tmp_path / "plots")) == ["a.csv", "b.csv"]
+
+
+def test_content_is_on_disk_before_it_has_its_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of a power cut's chances: flush each file, rename all, flush the folder."""
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def spy_fsync(descriptor: int) -> None:
+        steps.append(f"flush {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name.split('.')[1:2]}")
+        fsync(descriptor)
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        steps.append(f"name {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert steps == ["flush ['a']", "flush ['b']", "name a", "name b", "flush []"]
 
 
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
@@ -39,9 +71,8 @@ def test_json_is_rounded_for_reports_and_whole_for_artifacts(tmp_path: Path) -> 
         write_json(path, {"a": float("nan")})
 
 
-def test_csv_keeps_every_digit_and_quotes_names(tmp_path: Path) -> None:
-    write_csv(tmp_path / "x.csv", ["path", "p"], [("a,b.jpg", 1 / 3)])
-    assert (tmp_path / "x.csv").read_text() == 'path,p\n"a,b.jpg",0.3333333333333333\n'
+def test_csv_keeps_every_digit_and_quotes_names() -> None:
+    assert csv_bytes(["path", "p"], [("a,b.jpg", 1 / 3)]) == b'path,p\n"a,b.jpg",0.3333333333333333\n'
 
 
 def test_what_another_stage_left_damaged_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,7 +30,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving.cores import usable_cores
 from serving.image import decode
 from serving.predictor import Predictor
-from tests.live import COMMAND, ROOT, Live, environment, photo, running, wait_until
+from tests.live import COMMAND, ROOT, Live, Traffic, environment, photo, running, wait_until
 from tests.onnx_models import Pair, write_pair
 
 WORKERS = str(min(2, usable_cores()))
@@ -129,13 +128,25 @@ def test_a_photo_behind_a_url(pair: Pair, tmp_path: Path) -> None:
 
 def test_chunked_bodies_and_their_limit(live: Live) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    form = "multipart/form-data; boundary=x"
+    headers = {"Content-Type": form}
 
     def send(parts: list[bytes]) -> requests.Response:
         return requests.post(live.url + "/predict/file", data=iter(parts), headers=headers, timeout=10)
 
     assert send([head, photo(255), b"\r\n--x--\r\n"]).json()["label"] == "clean"
     assert send([head, *[b"x" * 100_000] * 60, b"\r\n--x--\r\n"]).status_code == 413
+    with socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2]))) as connection:
+        lines = (
+            "POST /predict/file HTTP/1.1",
+            "Host: x",
+            "Transfer-Encoding: chunked",
+            f"Content-Type: {form}",
+            "",
+            "zz\r\n",
+        )
+        connection.sendall("\r\n".join(lines).encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
 
 
 def test_metrics_add_up_over_workers(live: Live) -> None:
@@ -161,6 +172,20 @@ def test_a_slow_client_is_cut_off_and_the_rest_served(live: Live) -> None:
         assert b" 200 " not in connection.recv(4096)[:20]
         connection.close()
     assert time.monotonic() - started < 6
+
+
+def test_clients_that_do_not_read_are_dropped_and_the_rest_served(pair: Pair, tmp_path: Path) -> None:
+    """More of them than there are threads, each asking for more than the kernel's buffers hold."""
+    small = {"WORKERS": "1", "QUEUE": "4", "MAX_PHOTOS": "4", "REQUEST_SECONDS": "1"}
+    with running(pair, tmp_path, **small) as live:
+        address = ("127.0.0.1", int(live.url.rpartition(":")[2]))
+        deaf = [socket.create_connection(address) for _ in range(16)]
+        for connection in deaf:
+            connection.sendall(b"GET /docs/js/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        time.sleep(1)
+        assert live.send(photo(255)).ok  # within its 30 seconds, while they all stay
+        for connection in deaf:
+            connection.close()
 
 
 def test_a_fuzz_of_image_files_never_fails_the_service(live: Live) -> None:
@@ -237,40 +262,6 @@ def test_the_openapi_document_keeps_its_promises(live: Live) -> None:
             case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
         check()
-
-
-class Traffic:
-    """Clients that send photos all the time; every answer is counted by its status, a lost one as `lost`."""
-
-    def __init__(self, live: Live, clients: int = 6) -> None:
-        self._live = live
-        self._stop = threading.Event()
-        self.seen: Counter[int | str] = Counter()
-        self.models: set[str] = set()
-        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _client(self) -> None:
-        session = requests.Session()
-        while not self._stop.is_set():
-            try:
-                answer = session.post(self._live.url + "/predict/file", files={"file": ("a", photo(255))}, timeout=30)
-            except requests.RequestException:
-                self.seen["lost"] += 1
-                session = requests.Session()
-                continue
-            self.seen[answer.status_code] += 1
-            if answer.ok:
-                self.models.add(answer.json()["model"])
 
 
 def test_a_killed_worker_costs_its_own_requests_only(pair: Pair, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Commands a person runs beside the pipeline; each has a target in the Makefile. They may take flags."""
+"""Commands beside the pipeline, each with a target in the Makefile. No stage reads what they write."""

@@ -17,11 +17,11 @@ from stages.common.errors import run_stage
 from stages.common.model import Checkpoint, Normalise
 from stages.common.params import Data, NonNegative, Positive, load, strict
 from stages.common.pixels import PhotoSet
-from stages.common.reports import write_csv, write_json
+from stages.common.reports import csv_bytes, json_bytes, write_all
 from stages.common.scoring import pick_device, score
 from stages.eval.calibration import cross_fitted, fit
 from stages.eval.metrics import confusion, point_metrics, with_intervals
-from stages.eval.plots import write_plots
+from stages.eval.plots import plots
 
 CHECKPOINT, CALIBRATION = Path("artifacts/best.pt"), Path("artifacts/calibration.json")
 PREDICTIONS, REPORT, PLOTS = Path("artifacts/predictions"), Path("reports/eval.json"), Path("reports/eval")
@@ -72,10 +72,10 @@ def score_split(checkpoint: Checkpoint, data: Data, split: str, params: EvalPara
     return Scored(photos, score(network, normalise, photo_set, batch_size=batch_size, num_workers=workers, title=split))
 
 
-def write_predictions(path: Path, scored: Scored, p_clean: Floats) -> None:
-    """One row per photo, every digit kept: the threshold is chosen from this file alone."""
+def predictions(scored: Scored, p_clean: Floats) -> bytes:
+    """A CSV of one row per photo, every digit kept: the threshold is chosen from this file alone."""
     rows = zip(scored.photos, scored.logit.tolist(), p_clean.tolist(), strict=True)
-    write_csv(path, ["path", "label", "logit", "p_clean"], ([x.name, CLASSES[x.label], z, p] for x, z, p in rows))
+    return csv_bytes(["path", "label", "logit", "p_clean"], ([x.name, CLASSES[x.label], z, p] for x, z, p in rows))
 
 
 def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[str, Any]:
@@ -99,11 +99,13 @@ def main() -> None:
     p_test = calibration.p_clean(test.logit)
     p_val_unseen = cross_fitted(val.logit, val.is_clean, folds=FOLDS, seed=params.eval.seed)
     report = {"val": report_split(val, p_val_unseen, params.eval), "test": report_split(test, p_test, params.eval)}
-    write_predictions(PREDICTIONS / "val.csv", val, calibration.p_clean(val.logit))
-    write_predictions(PREDICTIONS / "test.csv", test, p_test)
-    write_plots(PLOTS, test.is_clean, test.logit, p_test, expit(test.logit), params.eval.bins)
-    write_json(CALIBRATION, asdict(calibration), digits=None)
-    write_json(REPORT, report)
+    write_all({
+        PREDICTIONS / "val.csv": predictions(val, calibration.p_clean(val.logit)),
+        PREDICTIONS / "test.csv": predictions(test, p_test),
+        **plots(PLOTS, test.is_clean, test.logit, p_test, expit(test.logit), params.eval.bins),
+        CALIBRATION: json_bytes(asdict(calibration), digits=None),
+        REPORT: json_bytes(report),
+    })  # fmt: skip
     print("test ROC-AUC {value:.4f} (95 % interval {low:.4f} to {high:.4f})".format(**report["test"]["roc_auc"]))
 
 

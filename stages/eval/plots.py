@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from serving.decision import CLASSES
-from stages.common.reports import write_csv
+from stages.common.reports import csv_bytes
 from stages.eval.metrics import reliability
 
 Floats = NDArray[np.float64]
@@ -18,26 +20,31 @@ Bools = NDArray[np.bool_]
 POINTS = 200  # of a curve: no screen shows more
 
 
-def write_plots(folder: Path, is_clean: Bools, logit: Floats, p_clean: Floats, uncalibrated: Floats, bins: int) -> None:
-    """ROC, precision-recall of both classes, confusion at 0.5, reliability before and after, score histogram.
+def plots(
+    folder: Path, is_clean: Bools, logit: Floats, p_clean: Floats, uncalibrated: Floats, bins: int
+) -> dict[Path, bytes]:
+    """The files below `folder`: ROC, precision-recall of both classes, confusion at 0.5, reliability before and after
+    calibration, histogram of the scores.
 
     One file per curve, as DVC's templates draw a line per file or column.
     """
+    tables: dict[str, tuple[list[str], Iterable[Sequence[Any]]]] = {}
     fpr, tpr, _ = roc_curve(is_clean, p_clean)
-    write_csv(folder / "roc.csv", ["false_clean_rate", "recall_clean"], _thin(fpr, tpr))
+    tables["roc"] = ["false_clean_rate", "recall_clean"], _thin(fpr, tpr)
     for name, truth, score in (("clean", is_clean, p_clean), ("dirty", ~is_clean, 1 - p_clean)):
         precision, recall, _ = precision_recall_curve(truth, score)
-        write_csv(folder / f"precision_recall_{name}.csv", ["recall", name], _thin(recall[::-1], precision[::-1]))
+        tables[f"precision_recall_{name}"] = ["recall", name], _thin(recall[::-1], precision[::-1])
     names = np.array(CLASSES)
     said = names[(p_clean >= 0.5).astype(int)]
-    write_csv(folder / "confusion.csv", ["actual", "predicted"], zip(names[is_clean.astype(int)], said, strict=True))
+    tables["confusion"] = ["actual", "predicted"], zip(names[is_clean.astype(int)], said, strict=True)
     for name, p in (("before", uncalibrated), ("after", p_clean)):
         rows = [(mean, share) for mean, share, _ in reliability(is_clean, p, bins)]
-        write_csv(folder / f"calibration_{name}.csv", ["p_clean", name], rows)
+        tables[f"calibration_{name}"] = ["p_clean", name], rows
     edges = np.histogram_bin_edges(logit, 40)
     counts = [np.histogram(logit[members], edges)[0].tolist() for members in (is_clean, ~is_clean)]
     middles = ((edges[1:] + edges[:-1]) / 2).round(4).tolist()
-    write_csv(folder / "histogram.csv", ["logit", "clean", "dirty"], zip(middles, *counts, strict=True))
+    tables["histogram"] = ["logit", "clean", "dirty"], zip(middles, *counts, strict=True)
+    return {folder / f"{name}.csv": csv_bytes(header, rows) for name, (header, rows) in tables.items()}
 
 
 def _thin(x: Floats, y: Floats) -> list[tuple[float, float]]:

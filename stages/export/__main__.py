@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from stages.common.errors import StageError, run_stage
 from stages.common.model import Checkpoint
 from stages.common.params import Data, load
 from stages.common.pixels import PhotoSet
-from stages.common.reports import read_json, sha256, write_bytes, write_json
+from stages.common.reports import json_bytes, read_json, sha256, write_all
 from stages.eval.calibration import Calibration
 from stages.export.gate import Judged, judge
 from stages.export.graph import describe, to_onnx
@@ -101,9 +102,9 @@ def main() -> None:
     params = load(Params)
     checkpoint, calibration = Checkpoint.load(CHECKPOINT), Calibration(**read_json(CALIBRATION))
     precision, content, tried = first_accepted(checkpoint, calibration, params.data, params.export)
-    write_bytes(MODEL, content)
-    report = {"precision": precision, "size_bytes": len(content), "sha256": sha256(MODEL), "candidates": tried}
-    write_json(REPORT, report)
+    digest = hashlib.sha256(content).hexdigest()
+    report = {"precision": precision, "size_bytes": len(content), "sha256": digest, "candidates": tried}
+    write_all({MODEL: content, REPORT: json_bytes(report)})
     print(f"{precision}, {len(content) / 1e6:.1f} MB, {tried[precision]['flips']} verdicts changed against torch")
 
 

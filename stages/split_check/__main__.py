@@ -11,7 +11,7 @@ from pathlib import Path
 from stages.common.data import EXCLUSIONS, SPLITS, list_photos
 from stages.common.errors import StageError, run_stage
 from stages.common.params import load
-from stages.common.reports import write_csv, write_json
+from stages.common.reports import csv_bytes, json_bytes, write_all
 from stages.split_check.check import check
 from stages.split_check.findings import FINDINGS, Findings
 from stages.split_check.page import write_page
@@ -39,9 +39,13 @@ def main() -> None:
         )
     for warning in findings.warnings:
         print(f"WARNING: {warning}")
-    write_csv(EXCLUSIONS, ["path", "reason"], ((one.path, one.reason) for one in checked.excluded))
-    write_csv(GROUPS, ["path", "group"], sorted(checked.group_of.items()))
-    write_json(REPORT, report(checked))
+    write_all(
+        {
+            EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
+            GROUPS: csv_bytes(["path", "group"], sorted(checked.group_of.items())),
+            REPORT: json_bytes(report(checked)),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from serving.decision import Rule
 from stages.common.errors import StageError, run_stage
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import OpenShare, load, strict
-from stages.common.reports import write_csv, write_json
+from stages.common.reports import csv_bytes, json_bytes, write_all
 from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
 
 PREDICTIONS, THRESHOLD = Path("artifacts/predictions"), Path("artifacts/threshold.json")
@@ -113,10 +113,12 @@ def speak_up(decisions: list[Decision], params: ThresholdParams) -> None:
         )
 
 
-def write_plots(tables: Scenarios) -> None:
-    """The tables behind the plots: along all thresholds, at other targets, at other shares of dirty cars."""
-    for name, rows in asdict(tables).items():
-        write_csv(PLOTS / f"{name}.csv", list(rows[0]), (list(row.values()) for row in rows))
+def plots(tables: Scenarios) -> dict[Path, bytes]:
+    """The files behind the plots: along all thresholds, at other targets, at other shares of dirty cars."""
+    return {
+        PLOTS / f"{name}.csv": csv_bytes(list(rows[0]), (list(row.values()) for row in rows))
+        for name, rows in asdict(tables).items()
+    }
 
 
 def describe(rule: Rule, decisions: list[Decision]) -> dict[str, Any]:
@@ -141,10 +143,8 @@ def main() -> None:
     rule = Rule(clean.threshold, low.threshold if low else None)
     found, turned_out = describe(rule, decisions), outcome(test.is_clean, verdicts(rule, test.p_clean))
     tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=groups)
-    write_plots(tables)
-    write_json(THRESHOLD, found, digits=None)
-    elsewhere = {"at_dirty_shares": tables.shares, "at_targets": tables.targets}
-    write_json(REPORT, found | {"test": turned_out} | elsewhere)
+    report = found | {"test": turned_out, "at_dirty_shares": tables.shares, "at_targets": tables.targets}
+    write_all({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})
     print(
         f"T_clean {rule.t_clean:.4f}, {'certified' if found['certified'] else 'NOT certified'}; on test: {turned_out}"
     )

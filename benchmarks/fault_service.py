@@ -1,0 +1,326 @@
+"""Faults against the real service: gunicorn on a local port, with a small model. `python benchmarks/faults.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from PIL import Image
+
+from benchmarks import fault_http, fault_photos
+from benchmarks.fault_row import Row
+from serving.cores import usable_cores
+from tests.live import ROOT, Live, Traffic, photo, running, wait_until
+from tests.onnx_models import Pair, write_pair
+
+WORKERS = min(2, usable_cores())
+CLIENTS = 6
+IN_REQUEST = 32  # photos in one POST /predict/files
+
+# What `python CLOCK` runs: gunicorn, with a wall clock as far off as a file says. The monotonic clock cannot jump.
+CLOCK = """
+import os, sys, time
+shift = os.open(sys.argv.pop(1), os.O_RDONLY)
+real, real_ns = time.time, time.time_ns
+off = lambda: int(os.pread(shift, 32, 0) or 0)
+time.time, time.time_ns = lambda: real() + off(), lambda: real_ns() + off() * 10**9
+from gunicorn.app.wsgiapp import run
+run()
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the faults happen, and how many."""
+
+    folder: Path
+    seed: int
+    quick: bool
+
+    def size(self, long: int, quick: int) -> int:
+        """How many of something."""
+        return quick if self.quick else long
+
+    @contextlib.contextmanager
+    def service(self, name: str, **options: object) -> Iterator[tuple[Live, Pair]]:
+        """A service with a pair of its own, and a log that must hold JSON lines alone."""
+        pair = write_pair(self.folder / name / "pair", t_clean=0.6)
+        settings = {"WORKERS": str(WORKERS), "REQUEST_SECONDS": "10"} | options
+        with running(pair, self.folder / name, **settings) as live:
+            yield live, pair
+        for line in live.log.read_text().splitlines():
+            json.loads(line)
+
+
+def memory_mib(live: Live) -> float:
+    """What the workers have allocated, without mapped files."""
+    texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in live.workers())
+    return sum(int(re.findall(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)[0]) for text in texts) / 1024
+
+
+def told(counts: Counter[str]) -> str:
+    """Counts of statuses as words."""
+    return ", ".join(f"{count:,} x {name}" for name, count in counts.most_common())
+
+
+def mutated_photos(bench: Bench) -> list[Row]:
+    """Photos that are broken in every way, most of them many to a request: an answer for each, and none a 5xx."""
+    photos = fault_photos.draw(bench.seed, bench.size(24_000, 400))
+    groups = [photos[i : i + IN_REQUEST] for i in range(0, len(photos), IN_REQUEST)]
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    with bench.service("photos", REQUEST_SECONDS="60") as (live, _), ThreadPoolExecutor(2) as pool:
+        before = live.workers()
+
+        def send(group: list[tuple[str, Callable[[], bytes]]]) -> list[str]:
+            made = [make() for _, make in group]
+            parts = [("file", ("a", data)) for data in made]
+            answer = requests.post(live.url + "/predict/files", files=parts, timeout=120)
+            if answer.status_code != 200:
+                return [str(answer.status_code)] * len(group)
+            return [str(item.get("status", 200)) for item in answer.json()]
+
+        memory = []
+        for part in (groups[: len(groups) // 3], groups[len(groups) // 3 :]):
+            for group, statuses in zip(part, pool.map(send, part), strict=True):
+                for (kind, _), status in zip(group, statuses, strict=True):
+                    seen[kind][status] += 1
+            time.sleep(bench.size(12, 0))  # by then freed memory has been given back
+            memory.append(memory_mib(live))
+        restarts = len(set(before) - set(live.workers()))
+    rows = []
+    for kind, counts in seen.items():
+        failed = sum(count for status, count in counts.items() if status >= "500")
+        rows.append(Row(f"photos: {kind}", counts.total(), counts.total() - failed, failed, told(counts)))
+    early, late = memory
+    note = f"memory {early:.0f} MiB after a third of {len(photos):,} photos, {late:.0f} MiB at the end"
+    grown = late > 1.25 * early and not bench.quick  # a few photos are not enough to reach a plateau
+    return [*rows, Row("photos: workers lost, memory grown", WORKERS, WORKERS - restarts, restarts + grown, note)]
+
+
+def malformed_http(bench: Bench) -> list[Row]:
+    """Clients that break HTTP, more at a time than the worker has threads; meanwhile a proper one is served."""
+    rows, good, clients = [], photo(255), bench.size(120, 8)
+    with bench.service("http", REQUEST_SECONDS="1", WORKERS="1") as (live, _), ThreadPoolExecutor(clients) as pool:
+        port = int(live.url.rpartition(":")[2])
+        for kind, ways in list(fault_http.KINDS.items())[: bench.size(99, -1)]:  # the last takes long, and many clients
+            count = max(len(ways), clients)
+
+            def attack(number: int, kind: str = kind, ways: list[fault_http.Break] = ways) -> str:
+                rng = random.Random(f"{bench.seed} {kind} {number}")
+                return fault_http.outcome(port, ways[number % len(ways)], good, rng, 20)
+
+            outcomes = pool.map(attack, range(count))
+            time.sleep(1)  # by now they hold what they can
+            began, served = time.monotonic(), False
+            with contextlib.suppress(requests.RequestException):
+                served = live.send(good).ok
+            waited = time.monotonic() - began
+            counts = Counter(outcomes)
+            failed = sum(n for status, n in counts.items() if "5" in {part[0] for part in status.split(",")})
+            well = count - counts["open"] if served and waited < fault_http.HOLD else 0
+            note = f"{told(counts)}; a proper client waited {waited:.1f} s"
+            rows.append(Row(f"HTTP: {kind}", count, well, failed, note))
+    return rows
+
+
+def killed_workers(bench: Bench) -> list[Row]:
+    """kill -9 at random moments under load: what fails was in the dead worker's hands, and it is replaced."""
+    rng, back = random.Random(bench.seed), 0
+    kills: list[tuple[float, float]] = []
+    with bench.service("kills") as (live, _), Traffic(live, CLIENTS) as traffic:
+        wait_until(lambda: traffic.seen[200] > 20, 30)
+        for _ in range(bench.size(25, 2)):
+            time.sleep(rng.uniform(0, 1))
+            victim = rng.choice(live.workers())
+            began = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda victim=victim: victim not in live.workers(), 30)
+            kills.append((began, time.monotonic()))  # until then its connections look alive
+            wait_until(lambda: len(live.workers()) == WORKERS, 30)
+            served = traffic.seen[200]
+            wait_until(lambda served=served: traffic.seen[200] > served + 20, 30)
+            back += 1
+    in_flight = sum(any(began <= gone and ended >= kill for kill, gone in kills) for began, ended in traffic.lost)
+    failed = len(traffic.lost) - in_flight + unforeseen(traffic)
+    note = f"{traffic.seen[200]:,} answered, {in_flight} lost in the killed workers' hands"
+    too_many = max(0, in_flight - CLIENTS * len(kills))  # a client has one request at a time
+    return [Row("worker killed under load", len(kills), back, failed + too_many, note)]
+
+
+def unforeseen(traffic: Traffic) -> int:
+    """Answers that are no verdict."""
+    return sum(count for status, count in traffic.seen.items() if status not in (200, "lost"))
+
+
+def bad_models(pair: Pair) -> dict[str, Callable[[], object]]:
+    """Ways to spoil a pair on the disk."""
+    model, threshold = pair
+    whole = model.read_bytes()
+
+    def deleted() -> None:
+        model.unlink()
+
+    def a_folder() -> None:
+        model.unlink()
+        model.mkdir()
+
+    def a_pipe() -> None:
+        model.unlink()
+        os.mkfifo(model)
+
+    return {
+        "model truncated": lambda: model.write_bytes(whole[: len(whole) // 2]),
+        "model emptied": lambda: model.write_bytes(b""),
+        "model of noise": lambda: model.write_bytes(random.Random(0).randbytes(len(whole))),
+        "bits of the model flipped": lambda: model.write_bytes(bytes(b ^ 1 for b in whole)),
+        "model deleted": deleted,
+        "a folder in its place": a_folder,
+        "a pipe in its place": a_pipe,
+        "a link that leads nowhere": lambda: (model.unlink(), model.symlink_to("nowhere")),
+        "threshold truncated": lambda: threshold.write_bytes(threshold.read_bytes()[:9]),
+        "threshold of another model": lambda: threshold.write_text(
+            '{"T_clean": 0.1, "T_low": null, "certified": true}'
+        ),
+        "threshold deleted": threshold.unlink,
+    }
+
+
+def spoiled_models(bench: Bench) -> list[Row]:
+    """A bad pair under load, then SIGHUP: the old one stays. A worker killed then comes back with the old one too."""
+    refused = withstood = 0
+    with bench.service("models") as (live, pair), Traffic(live, CLIENTS) as traffic:
+        model = lambda: requests.get(live.url + "/model", timeout=20).json()  # noqa: E731
+        version, ways = model()["version"], bad_models(pair)
+        picked = list(ways)[: bench.size(len(ways), 1)]
+        for name in picked:
+            shutil.rmtree(pair.model.parent)
+            write_pair(pair.model.parent, t_clean=0.6)
+            os.kill(live.pid, signal.SIGHUP)
+            wait_until(lambda: model()["reload_refused"] is None, 60)
+            bad_models(pair)[name]()
+            os.kill(live.pid, signal.SIGHUP)
+            wait_until(lambda: model()["reload_refused"] is not None, 60)
+            refused += all(model()["version"] == version for _ in range(4))
+        steady = dict(traffic.seen)
+        victims = live.workers()
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(set(live.workers()) - set(victims)) == WORKERS, 60)
+        wait_until(lambda: requests.get(live.url + "/readyz", timeout=20).ok, 60)
+        withstood = int(all(model()["version"] == version for _ in range(8)))
+    failed = sum(count for status, count in steady.items() if status != 200)
+    return [
+        Row("model or threshold spoiled, SIGHUP", len(picked), refused, failed, f"{steady[200]:,} answered, one model"),
+        Row(
+            "and then every worker killed", 1, withstood, unforeseen(traffic), f"{traffic.seen['lost']} lost in flight"
+        ),
+    ]
+
+
+def changed_models(bench: Bench) -> list[Row]:
+    """Good pairs in quick succession, more signals than pairs, under load."""
+    count = bench.size(10, 1)
+    with bench.service("reloads") as (live, pair), Traffic(live, CLIENTS) as traffic:
+        taken = 0
+        for number in range(count):
+            write_pair(pair.model.parent, size=40 + number, t_clean=0.61)
+            for _ in range(3):
+                os.kill(live.pid, signal.SIGHUP)
+                time.sleep(0.05)
+            seen = lambda: requests.get(live.url + "/model", timeout=20).json()["image_size"]  # noqa: E731
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda number=number, seen=seen: all(seen() == 40 + number for _ in range(4)), 60)
+                taken += 1
+    lost = sum(n for status, n in traffic.seen.items() if status != 200)
+    return [Row("model replaced, SIGHUP three times", count, taken, lost, f"{traffic.seen[200]:,} answered")]
+
+
+def logs_nowhere(bench: Bench) -> list[Row]:
+    """Standard output and error on a full disk, on a pipe that nobody reads, on files that may not grow."""
+    rows, count = [], bench.size(2_000, 60)
+    damaged = fault_photos.encode(Image.new("RGB", (64, 64)), "TIFF", compression="tiff_lzw")[:-40]  # libtiff complains
+    full = os.open("/dev/full", os.O_WRONLY)
+    unread, pipe = os.pipe()
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+    for name, output in (("full disk", full), ("pipe that nobody reads", pipe), ("file that may not grow", None)):
+        if bench.quick and output == full:
+            continue
+        with bench.service("logs", output=output) as (live, _):
+            if output is None:
+                for pid in (live.pid, *live.workers()):
+                    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
+
+            def send(number: int, live: Live = live) -> str:
+                try:
+                    return str(live.send(photo(255) if number % 4 else damaged).status_code)
+                except requests.RequestException:
+                    return "no answer"
+
+            with ThreadPoolExecutor(CLIENTS) as pool:
+                counts = Counter(pool.map(send, range(count)))
+        failed = sum(n for status, n in counts.items() if not "200" <= status < "500")
+        rows.append(Row(f"logs: {name}", count, count - failed, failed, told(counts)))
+    for descriptor in (full, unread, pipe):
+        os.close(descriptor)
+    return rows
+
+
+def clock_jumps(bench: Bench) -> list[Row]:
+    """The wall clock jumps by seconds and by decades, both ways, under load."""
+    rng, shift, program = random.Random(bench.seed), bench.folder / "shift", bench.folder / "clock.py"
+    shift.write_text("0".ljust(32))
+    program.write_text(CLOCK)
+    command = [sys.executable, str(program), str(shift), "-c", "serving/gunicorn.conf.py", "serving.app:create_app()"]
+    jumps = [3600, -3600, 10**9, -(10**9), 1, -1, *(rng.randrange(-(10**9), 10**9) for _ in range(24))]
+    jumps, after = jumps[: bench.size(30, 4)], 0
+    with (
+        bench.service("clock", command=command, PYTHONPATH=str(ROOT)) as (live, _),
+        Traffic(live, CLIENTS) as traffic,
+    ):
+        workers = live.workers()
+        for jump in jumps:
+            with shift.open("r+") as file:
+                file.write(str(jump).ljust(32))
+            served = traffic.seen[200]
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda served=served: traffic.seen[200] > served + 30, 20)
+                after += requests.get(live.url + "/readyz", timeout=10).ok
+        restarts = len(set(workers) - set(live.workers()))
+    lost = sum(n for status, n in traffic.seen.items() if status != 200)
+    return [
+        Row("clock jumps", len(jumps), after, lost + restarts, f"{traffic.seen[200]:,} answered, {restarts} restarts")
+    ]
+
+
+Scenario = Callable[[Bench], list[Row]]
+SCENARIOS: tuple[Scenario, ...] = (
+    mutated_photos,
+    malformed_http,
+    killed_workers,
+    spoiled_models,
+    changed_models,
+    logs_nowhere,
+    clock_jumps,
+)
+
+
+def run(folder: Path, *, quick: bool, seed: int) -> Iterator[list[Row]]:
+    """Every scenario in turn, in an empty folder; the rows of each as it is done."""
+    bench = Bench(folder, seed, quick)
+    for scenario in SCENARIOS:
+        yield scenario(bench)

@@ -1,0 +1,55 @@
+"""What the pipeline and the service withstand: `python benchmarks/faults.py [--quick] [--only service|training]`.
+
+Every fault is injected many times, at moments and in ways that the seed decides, against real processes: gunicorn on a
+port of this machine, training runs in a temporary folder. The exit code is 1 if anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
+
+from benchmarks import fault_service, fault_training  # noqa: E402
+from benchmarks.fault_row import Row, table  # noqa: E402
+
+TRIALS, QUICK_TRIALS = 20, 2
+
+
+def training(*, quick: bool, seed: int) -> Iterator[list[Row]]:
+    """The half of training."""
+    yield fault_training.run(QUICK_TRIALS if quick else TRIALS, seed)
+
+
+def main() -> int:
+    """Run, say how it goes, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few of each fault, in seconds")
+    parser.add_argument("--only", choices=("service", "training"))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dirtycar-faults-") as folder:
+        service = fault_service.run(Path(folder), quick=arguments.quick, seed=arguments.seed)
+        halves = {"service": service, "training": training(quick=arguments.quick, seed=arguments.seed)}
+        for name, half in halves.items():
+            if arguments.only in (None, name):
+                for found in half:
+                    rows += found
+                    print(f"{time.monotonic() - started:5.0f} s  {found[-1].fault}", file=sys.stderr, flush=True)
+    print(table(rows))
+    print(f"\nseed {arguments.seed}; {sum(row.injected for row in rows):,} faults injected, "
+          f"{sum(row.recovered for row in rows):,} recovered from, {sum(row.lost for row in rows):,} losses; "
+          f"{(time.monotonic() - started) / 60:.1f} minutes")  # fmt: skip
+    return 0 if all(row.fine for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Two dvc.lock files of one pipeline side by side, and the metrics they belong to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Lock = Mapping[str, Any]
+Verdict = Literal["same", "DIFFERENT", "input changed", "not in dvc.lock", "not compared"]
+
+FINE: tuple[Verdict, ...] = ("same", "not compared")
+_DIGEST = re.compile(r"[0-9a-f]{32,64}")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One file or folder of a stage, by its path as dvc.lock has it."""
+
+    stage: str
+    path: str
+    verdict: Verdict
+
+
+def compare(before: Lock, after: Lock, unrepeatable: Collection[str]) -> list[Compared]:
+    """Every output of every stage, and the inputs that are not what dvc.lock was made from.
+
+    `before` and `after` are the `stages` of two dvc.lock files; the outputs of `unrepeatable` stages are not compared.
+    """
+    made = {out["path"] for stage in after.values() for out in stage.get("outs", [])}
+    rows = []
+    for name, stage in after.items():
+        old = before.get(name)
+        if old is None:
+            rows += [Compared(name, out["path"], "not in dvc.lock") for out in stage.get("outs", [])]
+            continue
+        was, now = _digests(old, "deps"), _digests(stage, "deps")
+        changed = [path for path in {**was, **now} if path not in made and was.get(path) != now.get(path)]
+        if old["cmd"] != stage["cmd"] or old.get("params") != stage.get("params"):
+            changed.append("cmd or params")
+        rows += [Compared(name, path, "input changed") for path in sorted(changed)]
+        was = _digests(old, "outs")
+        for path, digest in _digests(stage, "outs").items():
+            verdict: Verdict = "same" if was.get(path) == digest else "DIFFERENT"
+            rows.append(Compared(name, path, "not compared" if name in unrepeatable else verdict))
+    return rows
+
+
+def table(rows: Collection[Compared]) -> str:
+    """The rows under a heading, in columns."""
+    cells = [("stage", "output", ""), *((row.stage, row.path, row.verdict) for row in rows)]
+    stage, path = (max(len(cell[i]) for cell in cells) for i in (0, 1))
+    return "\n".join(f"{a:{stage}}  {b:{path}}  {c}".rstrip() for a, b, c in cells)
+
+
+def metrics_apart(before: str, after: str, tolerance: float) -> list[str]:
+    """Where two JSON metrics files are apart: a line for each number beyond the tolerance, and all else that differs.
+
+    Numbers may differ by tolerance * max(1, their size): absolutely for rates, relatively for counts and sizes.
+    Digests, which differ with every bit, are not compared.
+    """
+    was, now = dict(_leaves(json.loads(before))), dict(_leaves(json.loads(after)))
+    return [
+        f"{key}: {was.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in {**was, **now}
+        if key not in was or key not in now or not _close(was[key], now[key], tolerance)
+    ]
+
+
+def _digests(stage: Lock, kind: str) -> dict[str, str]:
+    """Path -> md5 of a stage's `deps` or `outs`."""
+    return {entry["path"]: entry[entry.get("hash", "md5")] for entry in stage.get(kind, [])}
+
+
+def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
+    if items is None:
+        yield key, content
+        return
+    for name, value in items:
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))
+
+
+def _close(a: Any, b: Any, tolerance: float) -> bool:
+    numbers = [isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b)]
+    if all(numbers):
+        return bool(abs(a - b) <= tolerance * max(1, abs(a), abs(b)))
+    if isinstance(a, str) and isinstance(b, str) and _DIGEST.fullmatch(a) and _DIGEST.fullmatch(b):
+        return True
+    return bool(a == b)
