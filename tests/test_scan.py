@@ -116,17 +116,17 @@ def test_an_id_is_the_named_group_or_the_first() -> None:
 
 
 def copies(pairs: int) -> list[Scanned]:
-    """Files of which each has a copy in another split."""
+    """Photos of which each has a copy in another split, and as many broken files with one content."""
     names = [(f"{split}/clean/{number}.jpg", number) for number in range(pairs) for split in ("train", "test")]
-    return [Scanned(Photo(x, CLEAN), x.split("/")[0], 1, f"{n}", "broken", (), None) for x, n in names] + [
-        Scanned(Photo("train/dirty/x.jpg", DIRTY), "train", 1, "x", "broken", (), None)
-    ]
+    whole = [Scanned(Photo(x, CLEAN), x.split("/")[0], 1, f"{n}", None, (), None) for x, n in names]
+    broken = (Photo(f"{x.split('/')[0]}/dirty/{n}.jpg", DIRTY) for x, n in names)
+    return whole + [Scanned(photo, photo.name.split("/")[0], 0, "same", "broken", (), None) for photo in broken]
 
 
 def test_findings_are_bounded_counted_and_read_back(tmp_path: Path) -> None:
     findings = Findings.of(check(copies(MAX_GROUPS + 5), PARAMS), "data_cars")
     assert len(findings.groups) == MAX_GROUPS
-    assert findings.totals["leak"] == MAX_GROUPS + 5
-    assert len(findings.unreadable) < findings.totals["unreadable"] == 2 * (MAX_GROUPS + 5) + 1
+    assert (findings.totals["leak"], findings.totals["conflict"]) == (MAX_GROUPS + 5, 0)
+    assert len(findings.unreadable) < findings.totals["unreadable"] == 2 * (MAX_GROUPS + 5)
     findings.write(tmp_path / "findings.json")
     assert Findings.read(tmp_path / "findings.json") == findings

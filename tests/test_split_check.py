@@ -260,6 +260,7 @@ def test_an_unreadable_photo_is_dropped_wherever_it_is(mended: Workspace) -> Non
         "test/clean/001.jpg": "unreadable: the file is empty",
         "train/dirty/003.jpg": "unreadable: the file is empty",
     }
+    assert report()["duplicates"]["exact"] == {"conflict": 0, "leak": 0, "within": 0}
     assert report()["excluded"] == {"test: unreadable": 1, "train: unreadable": 1}
     assert report()["data_version"] != before
     assert len(usable_photos(mended.data, "test")) == len(list_photos(mended.data, "test")) - 1

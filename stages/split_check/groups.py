@@ -46,9 +46,9 @@ class Group:
 
 
 def exact_links(scanned: Iterable[Scanned]) -> list[Link]:
-    """Files with the same bytes, and photos with the same pixels in different files."""
+    """Photos with the same bytes, or with the same pixels in different files. Broken files are no copies of a photo."""
     scanned = list(scanned)
-    same_bytes = _linked(scanned, lambda one: one.sha256 or None, "bytes")
+    same_bytes = _linked(scanned, lambda one: one.sha256 if one.problem is None else None, "bytes")
     same_pixels = _linked(scanned, lambda one: one.look.pixels_sha256 if one.look else None, "pixels")
     known = {(link.first, link.second) for link in same_bytes}
     return same_bytes + [link for link in same_pixels if (link.first, link.second) not in known]

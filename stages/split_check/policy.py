@@ -20,6 +20,8 @@ from stages.split_check.groups import EXACT, Group, Link, components
 from stages.split_check.params import Policy, SplitCheckParams
 from stages.split_check.scan import Scanned
 
+MAX_LINES = 50  # of each defect in a message; artifacts/findings.json has more
+
 Defect = Literal["unreadable", "conflict", "leak", "duplicate"]
 
 _HEADINGS: dict[Defect, str] = {
@@ -58,9 +60,6 @@ class Ruling:
         head, shown = f"{len(self.found)} {_HEADINGS[self.defect]}", self.found[:MAX_LINES]
         more = [f"and {len(self.found) - len(shown)} more"] if len(self.found) > len(shown) else []
         return f"{head}:\n  " + "\n  ".join([*shown, *more])
-
-
-MAX_LINES = 50  # of each defect in a message; artifacts/findings.json has more
 
 
 def judge(
