@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.fault_row import Row
@@ -113,9 +113,9 @@ def trials(name: str, fault: Fault, training: Training, count: int, seed: int) -
     return Row(f"training: {name}", count, recovered, lost, "; ".join([f"{resumed} went on from a state", *notes]))
 
 
-def run(count: int, seed: int) -> list[Row]:
+def run(count: int, seed: int) -> Iterator[list[Row]]:
     """Inject each fault `count` times, those that take long a fifth as often."""
-    rows, few = [], max(1, count // 5)
+    few = max(1, count // 5)
     with tempfile.TemporaryDirectory(prefix="dirtycar-training-") as name:
         for processes in (1, 2):
             folder = Path(name, str(processes))
@@ -129,5 +129,5 @@ def run(count: int, seed: int) -> list[Row]:
                     ("torn pixels", half_a_pack, few), ("no room for states", full_disk, few),
                     ("twice at once, one killed", twice_at_once, few),
                 ]  # fmt: skip
-            rows += [trials(title, fault, training, times, seed) for title, fault, times in plan]
-    return rows
+            for title, fault, times in plan:
+                yield [trials(title, fault, training, times, seed)]

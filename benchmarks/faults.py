@@ -10,7 +10,6 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,11 +19,6 @@ from benchmarks import fault_service, fault_training  # noqa: E402
 from benchmarks.fault_row import Row, table  # noqa: E402
 
 TRIALS, QUICK_TRIALS = 20, 2
-
-
-def training(*, quick: bool, seed: int) -> Iterator[list[Row]]:
-    """The half of training."""
-    yield fault_training.run(QUICK_TRIALS if quick else TRIALS, seed)
 
 
 def main() -> int:
@@ -38,7 +32,10 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dirtycar-faults-") as folder:
         service = fault_service.run(Path(folder), quick=arguments.quick, seed=arguments.seed)
-        halves = {"service": service, "training": training(quick=arguments.quick, seed=arguments.seed)}
+        halves = {
+            "service": service,
+            "training": fault_training.run(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed),
+        }
         for name, half in halves.items():
             if arguments.only in (None, name):
                 for found in half:

@@ -37,7 +37,7 @@ from sklearn.metrics import roc_auc_score  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from serving.cores import usable_cores  # noqa: E402
-from stages.common.data import CLEAN, list_photos  # noqa: E402
+from stages.common.data import CLEAN, Photo, list_photos  # noqa: E402
 from stages.common.loader import loader  # noqa: E402
 from stages.common.model import Checkpoint, Normalise  # noqa: E402
 from stages.common.params import load  # noqa: E402
@@ -104,6 +104,12 @@ def set_up(folder: Path, model: str) -> None:
     stage("backbone", folder)
 
 
+def held_out(params: Params, seed: int) -> tuple[list[Photo], list[Photo]]:
+    """The train photos of the current folder as the train stage divides them."""
+    photos = list_photos(Path(params.data.root), "train")
+    return hold_out(photos, [photo.name for photo in photos], params.train.holdout, seed)
+
+
 class Ready(Trainer):
     """Steps on ready tensors: what is left when nothing has to be read, moved or augmented."""
 
@@ -122,7 +128,7 @@ def limits() -> dict[str, float]:
     batch = params.train.batch_size
     with process_group() as ranks:
         start = time.perf_counter()
-        fit, _ = hold_out(list_photos(Path(params.data.root), "train"), params.train.holdout, params.train.seed)
+        fit, _ = held_out(params, params.train.seed)
         photos = Positioned(params.data, fit, params.img_size)
         decoding = time.perf_counter() - start
         batches = Batches(photos.labels, params.train, 0, 1)
@@ -179,7 +185,7 @@ def ours(folder: Path, seed: int) -> dict[str, float]:
 def plain(folder: Path, model: str, seed: int) -> dict[str, float]:
     """A whole run of the plain recipe."""
     train = load(Params, folder / "params.yaml").train
-    _, held = hold_out(list_photos(folder / "data_cars", "train"), train.holdout, seed)
+    _, held = held_out(load(Params, folder / "params.yaml"), seed)
     (folder / "held.json").write_text(json.dumps([photo.name for photo in held]))
     values = (
         folder / "data_cars", model, SIZE, train.batch_size, EPOCHS, train.lr, train.weight_decay, seed,
@@ -235,7 +241,7 @@ def main() -> None:
             os.environ["DIRTYCAR_SCRATCH"] = str(folder / "scratch")
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 show_limits(model, pool.submit(limits).result())
-            fit, _ = hold_out(list_photos(folder / "data_cars", "train"), load(Params).train.holdout, 0)
+            fit, _ = held_out(load(Params), 0)
             batch = load(Params).train.batch_size
             pairs = [
                 (ours(folder, seed), plain(folder, model, seed)) for seed in range(1 if args.quick else args.seeds)

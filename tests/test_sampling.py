@@ -17,6 +17,7 @@ from stages.train.sampling import Batches, epoch_order, hold_out
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
 LABELS = np.array([CLEAN] * 90 + [DIRTY] * 10)
 PHOTOS = [Photo(f"train/{i:03}.jpg", int(label)) for i, label in enumerate(LABELS)]
+GROUPS = [photo.name for photo in PHOTOS]  # a car in every photo
 
 
 def with_sampler(name: str, ratio: float = 1.0, batch_size: int = 8) -> TrainParams:
@@ -67,20 +68,35 @@ def test_a_batch_that_cannot_be_shared_out_is_named() -> None:
 
 
 def test_hold_out_keeps_the_share_of_each_class_and_loses_none() -> None:
-    fit, held = hold_out(PHOTOS, 0.2, seed=0)
+    fit, held = hold_out(PHOTOS, GROUPS, 0.2, seed=0)
     assert sorted(fit + held) == PHOTOS
     assert sum(photo.label == CLEAN for photo in held) == 18
     assert sum(photo.label == DIRTY for photo in held) == 2
-    assert hold_out(PHOTOS, 0.2, seed=0) == (fit, held)
-    assert hold_out(PHOTOS, 0.2, seed=1) != (fit, held)
+    assert hold_out(PHOTOS, GROUPS, 0.2, seed=0) == (fit, held)
+    assert hold_out(PHOTOS, GROUPS, 0.2, seed=1) != (fit, held)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_hold_out_leaves_both_classes_on_both_sides(share: float) -> None:
-    for part in hold_out(PHOTOS[88:92], share, seed=0):
+    for part in hold_out(PHOTOS[88:92], GROUPS[88:92], share, seed=0):
         assert {photo.label for photo in part} == {CLEAN, DIRTY}
 
 
+def test_no_car_is_both_trained_on_and_held_out() -> None:
+    cars = [str(index % 25) for index in range(len(PHOTOS))]  # four photos each, some of both classes
+    fit, held = hold_out(PHOTOS, cars, 0.2, seed=0)
+    car_of = dict(zip(PHOTOS, cars, strict=True))
+    assert not {car_of[photo] for photo in fit} & {car_of[photo] for photo in held}
+    assert sorted(fit + held) == PHOTOS and {photo.label for photo in fit} == {photo.label for photo in held}
+    assert 18 <= sum(photo.label == CLEAN for photo in held) <= 26
+
+
+def test_all_dirty_photos_of_one_car_cannot_be_split() -> None:
+    cars = ["one" if photo.label == DIRTY else photo.name for photo in PHOTOS]
+    with pytest.raises(StageError, match="train/dirty holds 10 photos of 1 cars"):
+        hold_out(PHOTOS, cars, 0.2, seed=0)
+
+
 def test_a_class_of_one_photo_cannot_be_split() -> None:
-    with pytest.raises(StageError, match="train/dirty holds 1 photo"):
-        hold_out(PHOTOS[:91], 0.2, seed=0)
+    with pytest.raises(StageError, match="train/dirty holds 1 photos of 1 cars"):
+        hold_out(PHOTOS[:91], GROUPS[:91], 0.2, seed=0)

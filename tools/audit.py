@@ -12,12 +12,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from serving.decision import CLASSES
-from stages.common.data import CLEAN, SPLITS, Photo, usable_photos
+from stages.common.data import CLEAN, SPLITS, Photo, read_groups, usable_photos
 from stages.common.errors import run_stage
 from stages.common.params import load
 from stages.common.reports import write_csv
 from stages.split_check.page import AUDIT, AUDIT_HEADER, write_page
-from stages.threshold.__main__ import GROUPS, read_groups
 from stages.train.params import Params
 from tools.features import features
 from tools.suspicion import Labels, Probabilities, out_of_fold, rank_suspects
@@ -45,7 +44,7 @@ def main() -> None:
     params = load(Params)
     root = Path(params.data.root)
     photos = [photo for split in SPLITS for photo in usable_photos(root, split)]
-    groups = read_groups(GROUPS, [photo.name for photo in photos])  # first: the features take a while
+    groups = np.array(read_groups([photo.name for photo in photos]))  # first: the features take a while
     labels = np.array([photo.label for photo in photos])
     probabilities = out_of_fold(features(photos, params), labels, groups)
     found = rows(photos, labels, probabilities)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from stages.common.errors import StageError
 
 SPLITS = ("train", "val", "test")
 EXCLUSIONS = Path("artifacts/exclusions.csv")  # written by split_check: path,reason
+GROUPS = Path("artifacts/groups.csv")
 CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
 
 
@@ -61,6 +62,16 @@ def excluded_paths() -> set[str]:
             return {path for path, _ in rows}
     except (OSError, ValueError, csv.Error) as error:
         raise StageError(f"cannot read {EXCLUSIONS}: {error}; run `dvc repro split_check`") from error
+
+
+def read_groups(names: Sequence[str]) -> list[str]:
+    """The group, a car or session, of each photo. Raises StageError naming the file, or a photo it lacks."""
+    try:
+        with GROUPS.open(newline="") as file:
+            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
+        return [group_of[name] for name in names]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise StageError(f"{GROUPS} does not tell the groups: {error!r}; run `dvc repro split_check`") from error
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -19,7 +19,6 @@ from stages.common.reports import csv_bytes, json_bytes, write_all
 from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
 
 PREDICTIONS, THRESHOLD = Path("artifacts/predictions"), Path("artifacts/threshold.json")
-GROUPS = Path("artifacts/groups.csv")
 REPORT, PLOTS = Path("reports/threshold.json"), Path("reports/threshold")
 
 log = logging.getLogger(__name__)
@@ -66,16 +65,6 @@ def read_predictions(path: Path) -> Predictions:
     if not p_clean:
         raise StageError(f"{path} holds no predictions; `dvc repro eval` makes it")
     return Predictions(names, np.array(is_clean), np.array(p_clean))
-
-
-def read_groups(path: Path, names: list[str]) -> NDArray[np.str_]:
-    """The group, a car or session, of each photo `[N]`. Raises StageError naming the file or a photo it lacks."""
-    try:
-        with path.open(newline="") as file:
-            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
-        return np.array([group_of[name] for name in names])
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise StageError(f"{path} does not tell the groups: {error!r}; `dvc repro split_check` makes it") from error
 
 
 def decide(val: Predictions, groups: NDArray[np.str_], params: ThresholdParams) -> list[Decision]:
@@ -136,7 +125,7 @@ def main() -> None:
     """Choose on val, report on test."""
     params = load(Params).threshold
     val, test = (read_predictions(PREDICTIONS / f"{split}.csv") for split in ("val", "test"))
-    groups = read_groups(GROUPS, val.names)
+    groups = np.array(read_groups(val.names))
     decisions = decide(val, groups, params)
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from stages.common.data import CLEAN, Photo, usable_photos
+from stages.common.data import CLEAN, Photo, read_groups, usable_photos
 from stages.common.loader import loader
 from stages.common.model import Checkpoint
 from stages.common.params import load
@@ -36,7 +36,8 @@ def run() -> None:
     params = load(Params)
     choose_algorithms(params.train.deterministic)
     photos = usable_photos(Path(params.data.root), "train")
-    fit, held = hold_out(photos, params.train.holdout, params.train.seed)
+    groups = read_groups([photo.name for photo in photos])
+    fit, held = hold_out(photos, groups, params.train.holdout, params.train.seed)
     version = read_json(SPLIT_CHECK)["data_version"]
     with process_group() as ranks:
         key = run_key(params, photos, version, BACKBONE, ranks)

@@ -6,31 +6,47 @@ workers changes which photos meet in a batch.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.common.data import CLEAN, DIRTY, Photo
+from stages.common.data import CLEAN, DIRTY, GROUPS, Photo
 from stages.common.errors import StageError
 from stages.common.pixels import Images, PhotoSet
 from stages.train.params import TrainParams
 
 
-def hold_out(photos: Sequence[Photo], share: float, seed: int) -> tuple[list[Photo], list[Photo]]:
-    """Split the train photos into (fit, held out), `share` of each class held out, at least one photo on each side.
+def hold_out(
+    photos: Sequence[Photo], groups: Sequence[str], share: float, seed: int
+) -> tuple[list[Photo], list[Photo]]:
+    """Split the train photos into (fit, held out), about `share` of each class held out, and no group on both sides:
+    a car that was trained on says nothing of the network on other cars. `groups`: the group of each photo.
 
     The checkpoint is chosen on the held-out part; val stays untouched for the threshold, whose promise needs that.
-    Raises StageError for a class with fewer than two photos.
+    Raises StageError for a class that cannot stand on both sides.
     """
     rng = np.random.default_rng([seed, 0])
+    group_of = dict(zip(photos, groups, strict=True))
+    members: dict[str, list[Photo]] = defaultdict(list)
+    for photo, group in group_of.items():
+        members[group].append(photo)
     held: set[Photo] = set()
     for label, name in ((CLEAN, "clean"), (DIRTY, "dirty")):
         of_class = [photo for photo in photos if photo.label == label]
-        if len(of_class) < 2:
-            raise StageError(f"train/{name} holds {len(of_class)} photo; at least 2 are needed")
-        count = min(max(1, round(share * len(of_class))), len(of_class) - 1)
-        held.update(of_class[index] for index in rng.permutation(len(of_class))[:count])
+        wanted, count = max(1, round(share * len(of_class))), sum(photo in held for photo in of_class)
+        for index in rng.permutation(len(of_class)):
+            group = members[group_of[of_class[index]]]
+            more = sum(photo.label == label for photo in group)
+            if count < wanted and group[0] not in held and count + more < len(of_class):
+                held.update(group)
+                count += more
+        if count in (0, len(of_class)):
+            raise StageError(
+                f"train/{name} holds {len(of_class)} photos of {len({group_of[photo] for photo in of_class})} cars or "
+                f"sessions (see {GROUPS}): at least one must be held out and one left to train on"
+            )
     return [photo for photo in photos if photo not in held], [photo for photo in photos if photo in held]
 
 
