@@ -13,11 +13,11 @@ import pytest
 from conftest import Workspace, full_disk
 
 from stages.common import pixels as module
-from stages.common.data import Photo, list_photos, read_pixels
+from stages.common.data import Photo, list_photos
 from stages.common.errors import StageError
 from stages.common.pack import Pack
 from stages.common.params import Data
-from stages.common.pixels import PhotoSet
+from stages.common.pixels import PhotoSet, read_pixels
 from stages.common.scratch import VARIABLE, locked, scratch
 
 ROOT = Path("data_cars")

@@ -1,24 +1,19 @@
-"""The photos: where they lie, which class they are, and their pixels. No torch."""
+"""The photos: where they lie, which class they are, which are left out and which are of one car. No torch."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from serving.decision import CLASSES
-from serving.image import PhotoError, decode
 from stages.common.errors import StageError
 
 SPLITS = ("train", "val", "test")
 EXCLUSIONS = Path("artifacts/exclusions.csv")  # written by split_check: path,reason
-GROUPS = Path("artifacts/groups.csv")
+GROUPS = Path("artifacts/groups.csv")  # likewise: path,group
 CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
 
 
@@ -83,18 +78,3 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in names if not name.startswith("."))
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn whatever is wrong with a photo into a StageError that names it."""
-    try:
-        yield
-    except (OSError, PhotoError) as error:
-        raise StageError(f"{path}: {error}") from error
-
-
-def read_pixels(root: Path, photo: Photo, size: int) -> NDArray[np.uint8]:
-    """The pixels of a photo, uint8 `[size, size, 3]`. Raises StageError naming a photo that cannot be read."""
-    with naming(root / photo.name):
-        return decode((root / photo.name).read_bytes(), size)

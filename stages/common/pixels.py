@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from serving.cores import usable_cores
-from serving.image import decode
-from stages.common.data import Photo, naming, read_pixels
+from serving.image import PhotoError, decode
+from stages.common.data import Photo
+from stages.common.errors import StageError
 from stages.common.pack import Pack
 from stages.common.params import Data
 from stages.common.scratch import locked, scratch
@@ -32,6 +34,21 @@ NOT_KEPT = -1
 Images = NDArray[np.uint8]
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn whatever is wrong with a photo into a StageError that names it."""
+    try:
+        yield
+    except (OSError, PhotoError) as error:
+        raise StageError(f"{path}: {error}") from error
+
+
+def read_pixels(root: Path, photo: Photo, size: int) -> NDArray[np.uint8]:
+    """The pixels of a photo, uint8 `[size, size, 3]`. Raises StageError naming a photo that cannot be read."""
+    with naming(root / photo.name):
+        return decode((root / photo.name).read_bytes(), size)
 
 
 class PhotoSet:

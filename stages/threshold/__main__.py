@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.decision import Rule
+from stages.common.data import read_groups
 from stages.common.errors import StageError, run_stage
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import OpenShare, load, strict

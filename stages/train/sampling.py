@@ -37,10 +37,10 @@ def hold_out(
         of_class = [photo for photo in photos if photo.label == label]
         wanted, count = max(1, round(share * len(of_class))), sum(photo in held for photo in of_class)
         for index in rng.permutation(len(of_class)):
-            group = members[group_of[of_class[index]]]
-            more = sum(photo.label == label for photo in group)
-            if count < wanted and group[0] not in held and count + more < len(of_class):
-                held.update(group)
+            car = members[group_of[of_class[index]]]
+            more = sum(photo.label == label for photo in car)
+            if count < wanted and car[0] not in held and count + more < len(of_class):
+                held.update(car)
                 count += more
         if count in (0, len(of_class)):
             raise StageError(
