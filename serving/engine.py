@@ -110,8 +110,8 @@ class Engine:
 
 
 def _verdict(p_clean: Future[float], seconds: float, served: Served) -> Verdict | PhotoError:
-    try:
-        p = p_clean.result(seconds)
-    except PhotoError as error:
-        return error
+    error = p_clean.exception(seconds)
+    if isinstance(error, PhotoError):
+        return error  # not raised: a traceback would be in its way out of memory
+    p = p_clean.result()
     return Verdict(served.label(p), p, served)
