@@ -129,7 +129,7 @@ def train_rates(params: Params, clock: Clock) -> dict[str, float]:
 
         real = clock.per_call(epoch) / len(batches)
         synthetic = clock.per_call(lambda: trainer.step(*fixed, 0, 0))
-        peak = torch.cuda.max_memory_allocated() / 2**30 if clock.device.type == "cuda" else float("nan")
+        peak = torch.cuda.max_memory_allocated() / 2**30 if clock.device.type == "cuda" else 0.0
     size = params.train.batch_size
     return {
         "photos_per_s": size / real, "one_batch_per_s": size / synthetic, "share": synthetic / real,
