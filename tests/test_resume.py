@@ -91,17 +91,17 @@ def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path) -> None:
     params = load(Params, ROOT / "params.yaml")
     backbone = tmp_path / "backbone"
     backbone.write_bytes(b"weights")
-    photos = [Photo("train/clean/1.jpg", CLEAN), Photo("train/dirty/2.jpg", DIRTY)]
+    fit, held = [Photo("train/clean/1.jpg", CLEAN)], [Photo("train/dirty/2.jpg", DIRTY)]
     ranks = Ranks(0, 1, torch.device("cpu"))
-    key = run_key(params, photos, "version", backbone, ranks)
-    assert key == run_key(params, photos[::-1], "version", backbone, ranks)
+    key = run_key(params, fit, held, "version", backbone, ranks)
+    assert key == run_key(params, fit, held, "version", backbone, ranks)
     others = {
-        run_key(replace(params, train=replace(params.train, lr=0.5)), photos, "version", backbone, ranks),
-        run_key(replace(params, img_size=160), photos, "version", backbone, ranks),
-        run_key(params, photos[:1], "version", backbone, ranks),
-        run_key(params, photos, "other", backbone, ranks),
-        run_key(params, photos, "version", backbone, replace(ranks, world=2)),
+        run_key(replace(params, train=replace(params.train, lr=0.5)), fit, held, "version", backbone, ranks),
+        run_key(replace(params, img_size=160), fit, held, "version", backbone, ranks),
+        run_key(params, held, fit, "version", backbone, ranks),
+        run_key(params, fit, held, "other", backbone, ranks),
+        run_key(params, fit, held, "version", backbone, replace(ranks, world=2)),
     }
     backbone.write_bytes(b"other")
-    others.add(run_key(params, photos, "version", backbone, ranks))
+    others.add(run_key(params, fit, held, "version", backbone, ranks))
     assert len(others | {key}) == 7

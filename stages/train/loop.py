@@ -40,7 +40,7 @@ def run() -> None:
     fit, held = hold_out(photos, groups, params.train.holdout, params.train.seed)
     version = read_json(SPLIT_CHECK)["data_version"]
     with process_group() as ranks:
-        key = run_key(params, photos, version, BACKBONE, ranks)
+        key = run_key(params, fit, held, version, BACKBONE, ranks)
         with memory(key, params.train.save_every, ranks) as states:
             trainer, best = train(params, fit, held, ranks, states)
             if ranks.first:

@@ -117,7 +117,9 @@ def memory(key: str, every: float, ranks: Ranks) -> Iterator[Memory]:
             (folder / f"{key}.lock").unlink()
 
 
-def run_key(params: Params, photos: Sequence[Photo], data_version: str, backbone: Path, ranks: Ranks) -> str:
+def run_key(
+    params: Params, fit: Sequence[Photo], held: Sequence[Photo], data_version: str, backbone: Path, ranks: Ranks
+) -> str:
     """A hash of all that decides the trained weights: settings, photos, backbone, code, libraries and processor."""
     project = Path(__file__).resolve().parents[2]
     files = {Path(path) for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))}
@@ -125,7 +127,7 @@ def run_key(params: Params, photos: Sequence[Photo], data_version: str, backbone
     gpu = ranks.device.type == "cuda"
     parts = {
         "params": asdict(params),
-        "photos": [data_version, *sorted(photo.name for photo in photos)],
+        "photos": [data_version, [photo.name for photo in fit], [photo.name for photo in held]],
         "backbone": sha256(backbone),
         "code": {path.relative_to(project).as_posix(): sha256(path) for path in code},
         "libraries": [torch.__version__, timm.__version__],
