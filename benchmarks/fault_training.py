@@ -78,7 +78,7 @@ def full_disk(training: Training, rng: random.Random) -> str:
 
 
 def twice_at_once(training: Training, rng: random.Random) -> str:
-    """The same run twice in one folder, one of them killed."""
+    """The same run twice in one folder: one is refused, and then one is killed."""
     one, other = training.start(), training.start()
     time.sleep(rng.uniform(0.3, 1.0) * training.seconds)
     os.killpg(one.pid, signal.SIGKILL)
