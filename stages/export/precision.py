@@ -14,6 +14,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from stages.export.graph import outside_layers
+from stages.export.stem import on_pixel_blocks
 
 Images = NDArray[np.uint8]
 
@@ -44,7 +45,7 @@ def to_int8(model: onnx.ModelProto, photos: Iterator[Images]) -> onnx.ModelProto
             prepared, target, Batches(photos), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=excluded,
         )  # fmt: skip
-        return onnx.load(target)
+        return on_pixel_blocks(onnx.load(target))
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
