@@ -19,8 +19,8 @@ from serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# A GPU is the quicker the more it gets. A CPU's core takes some 5 % less for two photos at once than for one after the
-# other in int8, and no less in fp32; four at once gain nothing more, and all of them wait for the last.
+# A GPU is the quicker the more it gets. A CPU's core takes 3 % less for two photos at once than for one after the other
+# in fp32, no less in int8, but is called half as often; four at once gain little more, and all wait for the last.
 MAX_BATCH_GPU, MAX_BATCH_CPU = 32, 2
 
 
