@@ -3,9 +3,10 @@
     python benchmarks/training.py [--models tf_efficientnet_lite0 resnet50] [--photos 480 240] [--seeds 3] [--quick]
 
 The photos are the drawn sample ones, blown up to 1600 x 1200 JPEGs of a phone's size, so the AUCs say nothing of real
-photos. Part 1, one process per network: the train stage's own steps on photos, by epoch, beside the same steps on one
-batch that is always at hand, and beside steps on ready tensors without augmentation; they take turns. Part 2: whole
-runs of the train stage and of plain_recipe.py, from start to best checkpoint, in turn, several seeds.
+photos. Part 1: the train stage's own steps on photos, by epoch, beside the same steps on one batch that is always at
+hand, and beside steps on ready tensors without augmentation; they take turns. Part 2: the same steps with one choice
+undone at a time, in turn. Part 3: whole runs of the train stage and of plain_recipe.py, from start to best checkpoint,
+in turn, several seeds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -51,6 +53,7 @@ from stages.train.sampling import Batches, Positioned, hold_out  # noqa: E402
 from stages.train.trainer import Trainer  # noqa: E402
 
 SIZE, EPOCHS, ROUNDS = 224, 5, 3
+UNDO_BATCHES = 5  # of an epoch, for each choice that is undone
 SHARES = {"train": 1.0, "val": 0.1, "test": 0.5}  # photos of each split, for one of train
 FIGURES = {"tf_efficientnet_lite0": 1.4, "resnet50": 2.0}  # images/s against the plain recipe
 
@@ -164,6 +167,37 @@ def limits() -> dict[str, float]:
     }  # fmt: skip
 
 
+def undone() -> dict[str, float]:
+    """Part 2, in the current folder: images/s of the train stage as it is, and with one choice undone at a time."""
+    params = load(Params)
+    choose_algorithms(params.train.deterministic)
+    with process_group() as ranks:
+        fit, _ = held_out(params, params.train.seed)
+        kept = Positioned(params.data, fit, params.img_size)
+        decoded = Positioned(replace(params.data, cache="none"), fit, params.img_size)
+        batches = list(Batches(kept.labels, params.train, 0, 1))[:UNDO_BATCHES]
+        auto = Trainer(params, kept.labels, 10_000, ranks)
+        other = "off" if auto.precision is torch.bfloat16 else "bf16"
+        recast = Trainer(replace(params, train=replace(params.train, amp=other)), kept.labels, 10_000, ranks)
+        first, loops = (Trainer(params, kept.labels, 10_000, ranks) for _ in range(2))
+        first.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        first.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        loops.optimizer = torch.optim.AdamW(loops.optimizer.param_groups, foreach=False)
+        choices = {
+            "as it is": (auto, kept), "decoding at each use": (auto, decoded), f"amp: {other}": (recast, kept),
+            "channels first": (first, kept), "optimiser not fused": (loops, kept),
+        }  # fmt: skip
+        rates: dict[str, list[float]] = {name: [] for name in choices}
+        for turn in range(1 + ROUNDS):  # the first sets up kernels
+            for name, (trainer, photos) in choices.items():
+                start = time.perf_counter()
+                for step, data in enumerate(loader(photos, batches, ranks.device, 0)):
+                    trainer.step(*data, 0, step)
+                if turn:
+                    rates[name].append(len(batches) * params.train.batch_size / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
 def ours(folder: Path, seed: int) -> dict[str, float]:
     """A whole run of the train stage, decoding included; AUC on test."""
     path = folder / "params.yaml"
@@ -206,6 +240,12 @@ def show_limits(model: str, found: dict[str, float]) -> None:
     print(f"later epochs against ready tensors, no augmentation: {found['later'] / found['ready']:.3f}")
 
 
+def show_undone(found: dict[str, float]) -> None:
+    print("\n| one choice undone | images/s | times as slow |\n|---|---|---|")
+    for name, rate in found.items():
+        print(f"| {name} | {rate:.1f} | {found['as it is'] / rate:.2f} |")
+
+
 def show_runs(model: str, images: int, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     print(f"\n{model} at {SIZE}, {EPOCHS} epochs, {images} images in all, start to checkpoint")
     print("| seed | dirtycar s | plain s | times as fast | AUC dirtycar | AUC plain | MiB dirtycar | MiB plain |")
@@ -239,8 +279,9 @@ def main() -> None:
             stage("split_check", folder)
             os.chdir(folder)
             os.environ["DIRTYCAR_SCRATCH"] = str(folder / "scratch")
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                show_limits(model, pool.submit(limits).result())
+            for part, show in ((limits, partial(show_limits, model)), (undone, show_undone)):
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    show(pool.submit(part).result())
             fit, _ = held_out(load(Params), 0)
             batch = load(Params).train.batch_size
             pairs = [

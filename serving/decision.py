@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving.expected import ExpectedError
+from serving.expected import ExpectedError, read_at_most
 
 CLEAN, DIRTY, UNCERTAIN = "clean", "dirty", "uncertain"
 CLASSES = (DIRTY, CLEAN)  # in the order of the network's outputs
@@ -53,13 +53,7 @@ class Threshold:
 
 def read_threshold(path: Path) -> Threshold:
     """Read a threshold.json. Raises ThresholdError with the file and the key at fault."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ThresholdError(f"cannot read the threshold {path}: {error.strerror}") from error
-    if len(raw) > MAX_BYTES:
-        raise ThresholdError(f"{path} is larger than {MAX_BYTES:,} bytes, so it is no threshold.json")
+    raw = read_at_most(path, MAX_BYTES, ThresholdError)
     try:
         content = json.loads(raw)
         t_clean, t_low, certified = content["T_clean"], content["T_low"], content["certified"]

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.expected import ExpectedError
+from serving.expected import ExpectedError, read_at_most
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit on a message: a model beyond it needs external data
 
@@ -53,13 +53,7 @@ def read_model(path: Path) -> bytes:
     """
     if not path.is_file():
         raise ModelError(f"there is no model at {path}; run `dvc repro` or set the path")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise ModelError(f"{path} is larger than {MAX_BYTES:,} bytes")
+    content = read_at_most(path, MAX_BYTES, ModelError)
     try:
         model = _MODEL.FromString(content)
     except DecodeError as error:

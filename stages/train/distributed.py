@@ -102,7 +102,7 @@ def _speak_up(worker: Callable[[], None]) -> None:
         worker()
     except ExpectedError as error:
         sys.exit(f"train: {error}")
-    except Exception:
+    except Exception:  # a defect, whatever it is: all of it is shown here, as the launcher tells of one failure only
         traceback.print_exc()
         sys.exit(1)
 
