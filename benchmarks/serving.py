@@ -153,7 +153,10 @@ def exchange(connection: socket.socket, request: bytes) -> None:
         raise RuntimeError(answer.decode(errors="replace"))
     length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     while len(body) < length:
-        body += connection.recv(65536)
+        part = connection.recv(65536)
+        if not part:
+            raise RuntimeError(f"the server hung up after {len(body)} of {length} bytes")
+        body += part
 
 
 def load(server: Server, requests: list[bytes], seconds: float, limit: int = 1_000_000) -> Load:

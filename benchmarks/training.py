@@ -37,6 +37,7 @@ import yaml  # noqa: E402
 from PIL import Image  # noqa: E402
 from sklearn.metrics import roc_auc_score  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 
 from serving.cores import usable_cores  # noqa: E402
 from stages.common.data import CLEAN, Photo, list_photos  # noqa: E402
@@ -183,6 +184,7 @@ def undone() -> dict[str, float]:
         first.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         first.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         loops.optimizer = torch.optim.AdamW(loops.optimizer.param_groups, foreach=False)
+        loops.schedule = LambdaLR(loops.optimizer, lambda step: 1.0)
         choices = {
             "as it is": (auto, kept), "decoding at each use": (auto, decoded), f"amp: {other}": (recast, kept),
             "channels first": (first, kept), "optimiser not fused": (loops, kept),

@@ -1,7 +1,7 @@
 """`python -m serving.batch FOLDER --out predictions.csv`: a verdict for every photo in a folder, as the service does.
 
 Rows are written in the order of the paths, whatever finishes first. Exit code: 0 all photos have a verdict, 1 some have
-an error instead, 2 nothing could be done, 130 stopped by Ctrl-C (`--resume` goes on).
+an error instead, 2 it could not be done, the message says why, 130 stopped by Ctrl-C (`--resume` goes on).
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ import logging
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
 
+from serving.decision import Rule
 from serving.expected import ExpectedError
 from serving.scorer import Row, Scorer
 from serving.served import load
 from serving.settings import Settings
 
+CHECKED = 3  # rows whose photos are scored again before a CSV is gone on with
+SAME = 1e-3  # p_clean of one model and photo on two machines differ by less
+
 
 class ResumeError(ExpectedError):
-    """The CSV to go on with is not one of ours, or comes from another threshold."""
+    """The CSV to go on with is not one of ours, or comes from another model or threshold."""
+
+
+class WriteError(ExpectedError):
+    """The CSV cannot be written, or not to its end."""
 
 
 def find(folder: Path, out: Path) -> list[str]:
     """Every file below a folder, sorted by relative path; hidden ones and the CSV itself are left out.
 
-    A link that leads nowhere and a folder that cannot be listed are among them: each gets a row that says so.
+    A link that leads nowhere or to a folder, and a folder that cannot be listed, are among them: each gets a row that
+    says so.
     """
     found = []
 
@@ -39,15 +49,16 @@ def find(folder: Path, out: Path) -> list[str]:
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [path.relative_to(folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]
-    return sorted(set(found) - {os.path.relpath(out, folder)})
+        paths = [Path(parent, name) for name in names if not name.startswith(".") and not _special(Path(parent, name))]
+        paths += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
+        found += [path.relative_to(folder).as_posix() for path in paths]
+    return sorted(set(found) - {os.path.relpath(out.resolve(), folder.resolve())})
 
 
-def written(out: Path, t_clean: float) -> list[Row]:
+def written(out: Path, rule: Rule) -> list[Row]:
     """The whole rows of a CSV that an earlier run left; a last one that was cut short is not among them.
 
-    Raises ResumeError unless they were written by this program with this threshold.
+    Raises ResumeError unless they were written by this program with this rule.
     """
     if not out.exists():
         return []
@@ -57,18 +68,43 @@ def written(out: Path, t_clean: float) -> list[Row]:
     if lines and lines[0] != list(Row._fields):
         raise ResumeError(f"{out} does not begin with {','.join(Row._fields)}")
     rows = [Row(*line) for line in lines[1 : None if whole else -1] if len(line) == len(Row._fields)]
-    other = next((row for row in rows if row.threshold not in ("", f"{t_clean:.6f}")), None)
-    if other is not None:
-        raise ResumeError(f"{out} was written with threshold {other.threshold}, now it is {t_clean:.6f}")
+    for row in rows:
+        if row.threshold not in ("", f"{rule.t_clean:.6f}"):
+            raise ResumeError(f"{out} was written with threshold {row.threshold}, now it is {rule.t_clean:.6f}")
+        if row.label and row.label not in {rule.decide(float(row.p_clean) + last) for last in (-1e-6, 0, 1e-6)}:
+            raise ResumeError(f"{out} calls p_clean={row.p_clean} {row.label}; with the T_low of now it is not")
     return rows
+
+
+def check_model(scorer: Scorer, done: Sequence[Row], out: Path) -> None:
+    """Score a few photos of an earlier run again. Raises ResumeError where this model says something else of one."""
+    verdicts = [row for row in done if row.label]
+    some = [verdicts[i * len(verdicts) // CHECKED] for i in range(CHECKED)] if verdicts else []
+    for before, now in zip(some, scorer.rows([row.path for row in some]), strict=True):
+        if now.p_clean and abs(float(now.p_clean) - float(before.p_clean)) > SAME:
+            raise ResumeError(
+                f"{out} has p_clean={before.p_clean} for {before.path}, now it is {now.p_clean}: another model wrote "
+                f"it, or the photo has changed"
+            )
 
 
 def run(settings: Settings, folder: Path, out: Path, *, resume: bool) -> Counter[str]:
     """Score a folder into a CSV. Returns how many rows have each label, and `error`."""
     served = load(settings, settings.model_path, settings.threshold_path)
-    done = written(out, served.rule.t_clean) if resume else []
+    scorer = Scorer(served, settings, folder)
+    done = written(out, served.rule) if resume else []
+    check_model(scorer, done, out)
     known = {row.path for row in done}
     left = [path for path in find(folder, out) if path not in known]
+    try:
+        return _write(out, done, scorer, left)
+    except OSError as error:  # of reading a photo, its row tells
+        raise WriteError(
+            f"cannot write {out}: {error.strerror}; what it holds stays, --resume adds the rest"
+        ) from error
+
+
+def _write(out: Path, done: Sequence[Row], scorer: Scorer, left: Sequence[str]) -> Counter[str]:
     start = out.with_name(out.name + ".part")
     with start.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([Row._fields, *done])
@@ -78,8 +114,8 @@ def run(settings: Settings, folder: Path, out: Path, *, resume: bool) -> Counter
     counts = Counter(row.label or "error" for row in done)
     with (
         out.open("a", newline="", encoding="utf-8", errors="surrogateescape", buffering=1) as file,
-        closing(Scorer(served, settings, folder).rows(left)) as rows,
-        tqdm(total=len(known) + len(left), initial=len(known), unit="photo", disable=None) as progress,
+        closing(scorer.rows(left)) as rows,
+        tqdm(total=len(done) + len(left), initial=len(done), unit="photo", disable=None) as progress,
     ):
         writer = csv.writer(file)
         for row in rows:
@@ -105,11 +141,19 @@ def main(arguments: list[str] | None = None) -> int:
     except (ExpectedError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        print(f"stopped; {args.out} holds what was done, --resume adds the rest", file=sys.stderr)
+        print(f"stopped; --resume goes on with what {args.out} holds", file=sys.stderr)
         return 130
     summary = ", ".join(f"{number} {label}" for label, number in sorted(counts.items()))
     print(f"{counts.total()} photos: {summary or 'none found'}; written to {args.out}", file=sys.stderr)
     return 1 if counts["error"] else 0
+
+
+def _special(path: Path) -> bool:
+    """Whether a path is a socket, a pipe or the like: no file, and reading it may never end."""
+    try:
+        return path.exists() and not path.is_file()
+    except OSError:  # its row will say why
+        return False
 
 
 def _ends_line(path: Path) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 from serving import batch, scorer
 from serving.predictor import Predictor
+from tests.conftest import full_disk
 from tests.live import ROOT, environment, photo, wait_until
 from tests.onnx_models import Pair, write_pair
 
@@ -101,7 +102,8 @@ def test_resume_gives_the_same_file_without_scoring_again(
     assert batch.main([str(folder), "--out", str(out), "--resume"]) == 0
     assert out.read_bytes() == whole
     warm_up = 1 + 2
-    assert sum(scored) - warm_up == 30 - kept
+    checked = min(kept, batch.CHECKED)
+    assert sum(scored) - warm_up - checked == 30 - kept
 
 
 def test_resume_with_another_threshold_is_refused(
@@ -112,6 +114,45 @@ def test_resume_with_another_threshold_is_refused(
     monkeypatch.setenv("THRESH", "0.6")
     assert refused([str(folder), "--out", str(out), "--resume"])
     assert "was written with threshold 0.750000" in capsys.readouterr().err
+
+
+def test_resume_with_another_rule_or_model_is_refused(
+    pair: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    batch.main([str(folder), "--out", str(out)])
+    resume = [str(folder), "--out", str(out), "--resume"]
+    monkeypatch.setenv("T_LOW", "0.1")
+    assert refused(resume)
+    assert "with the T_low of now" in capsys.readouterr().err
+    monkeypatch.delenv("T_LOW")
+    original = Predictor.p_clean
+    monkeypatch.setattr(Predictor, "p_clean", lambda self, images: original(self, images) * 0.9)
+    assert refused(resume)
+    assert "another model wrote it" in capsys.readouterr().err
+
+
+def test_links_to_folders_and_pipes(pair: Pair, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "nas").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(folder / "pipe")
+    (tmp_path / "linked").symlink_to(folder)
+    out = folder / "out.csv"
+    for _ in range(2):  # its own CSV is no photo, however the folder is named
+        assert batch.main([str(tmp_path / "linked"), "--out", str(out)]) == 1
+        assert [row[0] for row in rows(out)[1:] if row[4]] == ["nas"]
+
+
+def test_a_full_disk_is_named_and_resume_goes_on(
+    pair: Pair, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    with full_disk(300):
+        assert refused([str(folder), "--out", str(out)])
+    assert f"cannot write {out}: File too large" in capsys.readouterr().err
+    assert 0 < len(rows(out)) < 31
+    assert batch.main([str(folder), "--out", str(out), "--resume"]) == 0
+    assert len(rows(out)) == 31
 
 
 def test_what_cannot_be_done_at_all(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from serving.predictor import ModelError, Predictor
 from stages.common.model import Checkpoint, create
 from stages.common.reports import sha256
 from stages.eval.calibration import Calibration
+from stages.export import __main__ as export
 from stages.export.graph import Served, describe, to_onnx
 from stages.export.precision import to_fp16, to_int8
 
@@ -78,8 +81,6 @@ def test_a_pair_that_does_not_match_is_refused(pipeline: Workspace, tmp_path: Pa
 
 
 def test_an_explicit_precision_that_fails_the_gate_fails_the_stage(pipeline: Workspace, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(pipeline.folder, tmp_path / "copy")
     workspace = Workspace(tmp_path / "copy")
     workspace.set(**{"export.precision": "int8", "export.max_flip_share": 0.0})
@@ -91,6 +92,27 @@ def test_an_explicit_precision_that_fails_the_gate_fails_the_stage(pipeline: Wor
     before = sha256(workspace.folder / "artifacts/best.onnx")
     workspace.refuses("export", "no candidate passes the gate", "int8")
     assert sha256(workspace.folder / "artifacts/best.onnx") == before
+
+
+def test_a_candidate_that_cannot_be_loaded_gives_way_to_the_next(
+    pipeline: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pipeline.folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    broken = onnx.helper.make_node("Conv", ["image"], ["nothing"])
+    real = export.build
+
+    def build(precision: str, fp32: onnx.ModelProto, *rest: Any) -> onnx.ModelProto:
+        graph = onnx.ModelProto()
+        graph.CopyFrom(real("fp32", fp32, *rest))
+        if precision == "int8":
+            graph.graph.node.append(broken)
+        return graph
+
+    monkeypatch.setattr(export, "build", build)
+    export.main()
+    report = json.loads(Path("reports/export.json").read_text())
+    assert report["precision"] == "fp32" and "not a usable ONNX model" in report["candidates"]["int8"]["error"]
 
 
 @pytest.mark.parametrize(

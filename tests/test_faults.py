@@ -22,8 +22,8 @@ def test_the_service_withstands(scenario: fault_service.Scenario, tmp_path: Path
 
 
 def test_a_photo_depends_on_the_seed_and_its_number_alone() -> None:
-    one, longer, other = (fault_photos.draw(seed, count) for seed, count in ((1, 50), (1, 50), (2, 50)))
-    assert [(kind, make()) for kind, make in one] == [(kind, make()) for kind, make in longer]
+    one, longer, other = (fault_photos.draw(seed, count) for seed, count in ((1, 50), (1, 100), (2, 50)))
+    assert [(kind, make()) for kind, make in one] == [(kind, make()) for kind, make in longer[:50]]
     assert [kind for kind, _ in one] != [kind for kind, _ in other]
 
 

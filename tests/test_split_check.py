@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -109,10 +110,18 @@ def test_an_empty_class_and_a_missing_split_are_named(workspace: Workspace) -> N
     workspace.refuses("split_check", "val/dirty", "No such file")
 
 
+def test_a_name_that_is_not_utf8_and_a_linked_folder_are_named(workspace: Workspace) -> None:
+    source = workspace.data / "val/clean/000.jpg"
+    odd = Path(os.fsdecode(os.fsencode(source.parent) + b"/T\xfcr.jpg"))
+    shutil.copy(source, odd)
+    workspace.refuses("split_check", r"b'val/clean/T\xfcr.jpg' is not UTF-8; rename the file")
+    odd.unlink()
+    (workspace.data / "val/clean/nas").symlink_to(workspace.data / "train/clean")
+    workspace.refuses("split_check", "val/clean/nas is a link to a folder")
+
+
 def test_a_folder_that_cannot_be_listed_is_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     # Root may read everything, so the refusal is made at the system call.
-    import os
-
     real = os.scandir
 
     def scandir(path: str) -> object:

@@ -77,6 +77,13 @@ def test_it_plans_without_copying_and_keeps_copies_and_cars_together(
             assert split_of[name] == split_of[f"{Path(name).parent}/{number ^ 1}.jpg"]
 
 
+def test_a_pattern_that_fits_no_path_here_is_named(photos: Path, workspace: Workspace) -> None:
+    workspace.set(**{"split_check.group_regex": r"^[^/]+/[^/]+/(car\d+)/\d"})  # for paths with a split
+    refuses(
+        str(photos), words=r"split_check\.group_regex.* matches no path; here they begin with the class: clean/car0"
+    )
+
+
 def test_the_same_seed_gives_the_same_plan(photos: Path) -> None:
     main(["photos"])
     first = PLAN.read_bytes()

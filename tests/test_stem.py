@@ -92,6 +92,14 @@ def test_without_a_quantised_convolution_there_is_nothing_to_do() -> None:
         assert on_pixel_blocks(one) == one
 
 
+def test_pixels_that_several_branches_take_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    network = dict(create("repvgg_a0").state_dict())
+    model = to_onnx(Checkpoint("repvgg_a0", 64, (0.5,) * 3, (0.5,) * 3, "v", 1, network), Calibration(1.0, 0.0))
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    assert answers(to_int8(model, iter([images])), images).shape == (4,)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tf_efficientnet_lite0", "convnext_femto"])
 def test_a_whole_network_answers_the_same_to_the_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)

@@ -47,6 +47,15 @@ def test_a_good_model_is_certified_and_a_lower_target_lowers_t(workspace: Worksp
     assert result()["T_clean"] < strict["T_clean"]
 
 
+def test_cars_that_leave_no_photo_of_a_class_are_named(workspace: Workspace) -> None:
+    predictions(workspace.folder, 60, 3, 3.0)  # one group each for clean cars, and one that a clean photo stands for
+    groups = workspace.folder / "artifacts/groups.csv"
+    rows = [row.split(",") for row in groups.read_text().splitlines()[1:]]
+    one = {f"val/{i}.jpg" for i in (*range(30), 60, 61, 62)}
+    groups.write_text("path,group\n" + "".join(f"{name},{'one' if name in one else group}\n" for name, group in rows))
+    workspace.refuses("threshold", "31 cars or sessions in val", "none of them is dirty", "split_check.group_regex")
+
+
 def test_a_poor_model_is_said_not_to_be_certified(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     predictions(workspace.folder, 60, 40, 0.1)
     found = result()

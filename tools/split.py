@@ -20,7 +20,7 @@ from stages.common.errors import StageError, run_stage
 from stages.common.params import load
 from stages.common.reports import write_csv
 from stages.split_check.check import find_links
-from stages.split_check.groups import Group, components
+from stages.split_check.groups import Group, components, id_of
 from stages.split_check.groups import groups as groups_of
 from stages.split_check.params import Params
 from stages.split_check.scan import Scanned, scan
@@ -93,6 +93,14 @@ def table(split_of: Mapping[str, str], group_of: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def check_regex(photos: Sequence[Scanned], regex: str | None) -> None:
+    """Raises StageError where no path tells its car: the pattern may be one for paths that begin with a split."""
+    if regex is not None and all(id_of(one.name, regex) is None for one in photos):
+        raise StageError(
+            f"split_check.group_regex: {regex!r} matches no path; here they begin with the class: {photos[0].name}"
+        )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.split", description=__doc__)
@@ -113,6 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.copy:
         check_target(args.source, target, sum((args.source / photo.name).stat().st_size for photo in photos))
     scanned = usable(scan(args.source, photos), skip=args.skip_unreadable)
+    check_regex(scanned, params.split_check.group_regex)
     links = find_links(scanned, params.split_check)
     warn_of_conflicts(groups_of(scanned, links))
     groups = components([one.name for one in scanned], links)

@@ -30,7 +30,7 @@ def list_photos(root: Path, split: str) -> list[Photo]:
     found = []
     for label, class_name in enumerate(CLASSES):
         folder = root / split / class_name
-        photos = [Photo(path.relative_to(root).as_posix(), label) for path in _files(folder)]
+        photos = [Photo(_name(path, root), label) for path in _files(folder)]
         if not photos:
             raise StageError(
                 f"{folder} holds no photos; the layout is {root}/{{{','.join(SPLITS)}}}/{{{','.join(sorted(CLASSES))}}}"
@@ -69,6 +69,15 @@ def read_groups(names: Sequence[str]) -> list[str]:
         raise StageError(f"{GROUPS} does not tell the groups: {error!r}; run `dvc repro split_check`") from error
 
 
+def _name(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # as from old archives; no list of photos could hold it
+        raise StageError(f"{root}: the name {os.fsencode(name)!r} is not UTF-8; rename the file") from error
+    return name
+
+
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below a folder but hidden ones (.DS_Store, .gitignore); photos may lie in sub-folders."""
 
@@ -77,4 +86,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if Path(parent, name).is_symlink():
+                raise StageError(f"{parent}/{name} is a link to a folder, which is not followed; put the photos there")
         yield from (Path(parent, name) for name in names if not name.startswith("."))

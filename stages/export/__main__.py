@@ -13,6 +13,7 @@ import onnx
 
 from serving.decision import CLASSES
 from serving.image import RESIZE_RULE
+from serving.onnx_file import ModelError
 from serving.predictor import Metadata, Predictor
 from stages.common.data import Photo, usable_photos
 from stages.common.errors import StageError, run_stage
@@ -32,6 +33,8 @@ MODEL, REPORT = Path("artifacts/best.onnx"), Path("reports/export.json")
 
 # What to try, in order; the last is what is left when the gate refuses the others.
 CANDIDATES = {"cpu": ("int8", "fp32"), "gpu": ("fp16", "fp32")}
+# Where to try it: as it will be served, whatever this machine has; without a GPU, what is meant for one runs on a CPU.
+PROVIDERS = {"cpu": ["CPUExecutionProvider"], "gpu": None}
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,8 @@ def try_out(graph: onnx.ModelProto, metadata: Metadata, data: Data, params: Expo
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "candidate.onnx")
         path.write_bytes(content)
-        return content, judge(Predictor(path, THRESHOLD), len(content), data, params)
+        predictor = Predictor(path, THRESHOLD, providers=PROVIDERS[params.target])
+        return content, judge(predictor, len(content), data, params)
 
 
 def first_accepted(
@@ -86,10 +90,10 @@ def first_accepted(
     for precision in CANDIDATES[params.target] if params.precision == "auto" else (params.precision,):
         try:
             graph = build(precision, fp32, data, checkpoint.img_size, params)
-        except StageError as error:
+            content, judged = try_out(graph, replace(metadata, precision=precision), data, params)
+        except (StageError, ModelError) as error:
             tried[precision] = {"passed": False, "error": str(error)}
         else:
-            content, judged = try_out(graph, replace(metadata, precision=precision), data, params)
             tried[precision] = asdict(judged)
             if judged.passed:
                 return precision, content, tried

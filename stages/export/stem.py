@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ def on_pixel_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     pixels, weights = (source[name] for name in conv.input[:2])  # as integers, by their DequantizeLinear
     quantise = source[pixels.input[0]]
+    uses = Counter(name for node in graph.node for name in node.input)
+    if any(uses[name] > 1 for name in (*conv.input[:2], pixels.input[0], weights.input[0])):  # by several branches
+        return model
     tensor = next(tensor for tensor in graph.initializer if tensor.name == weights.input[0])
     shape = next(_shape(value) for value in graph.value_info if value.name == conv.input[0])
     found = {item.name: helper.get_attribute_value(item) for item in conv.attribute}

@@ -18,6 +18,7 @@ from stages.common.outcome import outcome, verdicts
 from stages.common.params import OpenShare, load, strict
 from stages.common.reports import csv_bytes, json_bytes, write_all
 from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
+from stages.threshold.choose import one_per_car
 
 PREDICTIONS, THRESHOLD = Path("artifacts/predictions"), Path("artifacts/threshold.json")
 REPORT, PLOTS = Path("reports/threshold.json"), Path("reports/threshold")
@@ -127,6 +128,12 @@ def main() -> None:
     params = load(Params).threshold
     val, test = (read_predictions(PREDICTIONS / f"{split}.csv") for split in ("val", "test"))
     groups = np.array(read_groups(val.names))
+    counted = val.is_clean[one_per_car(groups, len(groups))]
+    if counted.all() or not counted.any():
+        raise StageError(
+            f"one photo of each of the {len(counted)} cars or sessions in val is counted, and none of them is "
+            f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend split_check.group_regex"
+        )
     decisions = decide(val, groups, params)
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
