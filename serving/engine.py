@@ -44,9 +44,7 @@ class Engine:
         self._settings = settings
         self._free = settings.queue
         self._lock = threading.Lock()
-        # On a CPU a model call keeps its core busy; on a GPU one call at a time, and every core decodes beside it.
-        threads, calls = (settings.threads + 1, 1) if served.predictor.on_gpu else (settings.threads, settings.threads)
-        self._batcher = Batcher(threads, calls, served.max_batch, metrics.observe_batch)
+        self._batcher = Batcher(*served.lanes(settings.threads), served.max_batch, metrics.observe_batch)
         self._checking = threading.Lock()
         self._checked = float("-inf")
         self._failure: Exception | None = None

@@ -243,7 +243,8 @@ def test_model_tells_where_answers_come_from(pair: Pair) -> None:
     app = make_app(pair, T_HIGH="0.9", T_LOW="0.2", GIT_COMMIT="abc123")
     model = app.test_client().get("/model").json
     assert model["T_clean"] == 0.9 and model["T_low"] == 0.2 and model["override"] == {"T_HIGH": 0.9, "T_LOW": 0.2}
-    assert model["threshold_json"]["T_clean"] == 0.75 and model["certified"] is True
+    assert model["threshold_json"]["T_clean"] == 0.75 and model["threshold_json"]["certified"] is True
+    assert model["certified"] is False  # nobody certified 0.9
     assert model["provider"] == "CPUExecutionProvider" and model["git_commit"] == "abc123"
     assert len(model["model_sha256"]) == 64 and model["version"].endswith(model["model_sha256"][:12])
     answer = post(app.test_client(), photo(200)).json

@@ -120,6 +120,24 @@ def test_settings_that_the_pair_cannot_meet(tmp_path: Path, environ: dict[str, s
         load(settings(pair, **environ), *pair)
 
 
+@pytest.mark.parametrize("name", ["THRESH", "T_HIGH"])
+def test_a_threshold_from_the_environment_is_not_certified(tmp_path: Path, name: str) -> None:
+    pair = write_pair(tmp_path, t_clean=0.75)
+    for same in ({}, {"T_LOW": "0.2"}, {name: "0.75"}):
+        assert load(settings(pair, REQUIRE_CERTIFIED="1", **same), *pair).certified
+    assert not load(settings(pair, **{name: "0.7"}), *pair).certified
+    with pytest.raises(ModelError, match=rf"REQUIRE_CERTIFIED=1, but {name}=0\.7 replaces"):
+        load(settings(pair, REQUIRE_CERTIFIED="1", **{name: "0.7"}), *pair)
+
+
+@pytest.mark.parametrize(("on_gpu", "lanes"), [(False, (4, 4)), (True, (5, 1))])
+def test_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, lanes: tuple[int, int]) -> None:
+    pair = write_pair(tmp_path)
+    served = load(settings(pair), *pair)
+    monkeypatch.setattr(Predictor, "on_gpu", on_gpu)
+    assert served.lanes(4) == lanes
+
+
 def test_a_model_that_gives_no_probability(tmp_path: Path) -> None:
     pair = write_pair(tmp_path)
     graph = brightness(32)
