@@ -81,7 +81,10 @@ def load(settings: Settings, model: Path, threshold: Path) -> Served:
         raise ModelError(f"REQUIRE_CERTIFIED=1, but {_not_certified(served, settings, threshold)}")
     image = decode(builtin_photo(), predictor.image_size)
     for batch in (1, max_batch):  # the shapes at both ends, so that no request pays for their set-up
-        p_clean = predictor.p_clean(np.stack([image] * batch))
+        try:
+            p_clean = predictor.p_clean(np.stack([image] * batch))
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise ModelError(f"{model} cannot be run: {error}") from error
         if p_clean.shape != (batch,) or not ((p_clean >= 0) & (p_clean <= 1)).all():
             raise ModelError(f"{model} gives {p_clean} for a photo, no probability")
     if settings.override:

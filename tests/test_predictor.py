@@ -151,6 +151,17 @@ def test_a_model_that_gives_no_probability(tmp_path: Path) -> None:
         load(settings(pair), *pair)
 
 
+def test_a_model_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = write_pair(tmp_path)
+
+    def broken(self: Predictor, images: np.ndarray) -> np.ndarray:
+        raise RuntimeError("no memory left on the device")
+
+    monkeypatch.setattr(Predictor, "p_clean", broken)
+    with pytest.raises(ModelError, match=r"best\.onnx cannot be run: no memory left"):
+        load(settings(pair), *pair)
+
+
 @pytest.mark.parametrize(
     ("environ", "rule"),
     [

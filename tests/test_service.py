@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving.cores import usable_cores
 from serving.image import decode
 from serving.predictor import Predictor
-from tests.live import COMMAND, ROOT, Live, Traffic, environment, photo, running, wait_until
+from tests.live import COMMAND, ROOT, Live, Traffic, answers, environment, photo, running, wait_until
 from tests.onnx_models import Pair, write_pair
 
 WORKERS = str(min(2, usable_cores()))
@@ -300,6 +300,27 @@ def test_reload_under_load(tmp_path: Path) -> None:
     assert set(traffic.seen) == {200} and traffic.models == {old, new}
     lines = [json.loads(line) for line in live.log.read_text().splitlines()]
     assert any(line["level"] == "ERROR" and "reload refused" in line["message"] for line in lines)
+
+
+def test_a_worker_that_cannot_start_stops_no_other(tmp_path: Path) -> None:
+    """Its pair cannot be read now: it is tried again, the other workers serve on, and it comes back."""
+    pair = write_pair(tmp_path / "pair")
+    with running(pair, tmp_path, WORKERS=WORKERS, TMPDIR=str(tmp_path)) as live:
+        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()), 20)
+        model = next(tmp_path.glob("dirtycar-*")) / "current" / "best.onnx"
+        model.rename(model.with_suffix(".away"))
+        first, *others = live.workers()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: live.log.read_text().count("cannot start and is tried again") >= 2, 20)
+        assert not others or (set(others) < set(live.workers()) and live.send(photo(255)).ok)
+        model.with_suffix(".away").rename(model)
+        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()), 20)
+
+
+def serving_workers(live: Live) -> set[int]:
+    """The workers that live and have answered a request."""
+    lines = [json.loads(line) for line in live.log.read_text().splitlines()]
+    return {line["pid"] for line in lines if line["logger"] == "serving.request"} & set(live.workers())
 
 
 def test_overload_is_shed_and_answers_stay_quick(tmp_path: Path) -> None:
