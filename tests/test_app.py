@@ -128,7 +128,7 @@ def test_bodies_that_are_not_understood(client: FlaskClient) -> None:
     assert_problem(post(client, b"x" * 300_000), 413, "too-many-bytes")
     assert_problem(post(client, *[b"x" * 150_000] * 3, path="/predict/files"), 413, "too-many-bytes")
     assert_problem(post(client, *[photo()] * 5, path="/predict/files"), 413, "too-many-photos")
-    for body in (b"{", b"[]", b"null", b"{}", b'{"url": 3}', b'"x"', b"\xff"):
+    for body in (b"{", b"[]", b"null", b"{}", b'{"url": 3}', b'"x"', b"\xff", b"[" * 5000):
         assert_problem(client.post("/predict/url", data=body, content_type="application/json"), 400, "bad-request")
     assert_problem(client.post("/predict/url", data=b"{}"), 415, "unsupported-media-type")
     assert_problem(client.post("/predict/url", json={"url": "x" * 100_000}), 413, "too-many-bytes")
