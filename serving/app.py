@@ -17,7 +17,7 @@ from serving.page_routes import pages
 from serving.pair import Store
 from serving.schemas import ProblemAnswer
 from serving.served import load
-from serving.service import Service
+from serving.service import Budget, Service
 from serving.settings import Settings
 from serving.status_routes import status
 from serving.urls import Policy
@@ -67,7 +67,8 @@ def _start(settings: Settings) -> Service:
         threads=settings.url_concurrency,
     )
     engine = _start_engine(settings, store)
-    return Service(settings, engine, fetcher, threading.BoundedSemaphore(settings.url_concurrency), store)
+    fetching = threading.BoundedSemaphore(settings.url_concurrency)
+    return Service(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)
 
 
 def _start_engine(settings: Settings, store: Store | None) -> Engine:

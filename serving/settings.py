@@ -59,6 +59,7 @@ class Settings(BaseModel):
 
     max_bytes: PositiveInt = 25 * MIB
     max_request_bytes: PositiveInt = 100 * MIB
+    max_bytes_in_flight: PositiveInt = 512 * MIB
     max_pixels: PositiveInt = MAX_PIXELS
     max_photos: PositiveInt = 32
 
@@ -82,6 +83,11 @@ class Settings(BaseModel):
             )
         if self.max_photos > self.queue:
             raise ValueError(f"MAX_PHOTOS={self.max_photos} would never fit in QUEUE={self.queue}")
+        if not self.max_bytes <= self.max_request_bytes <= self.max_bytes_in_flight:
+            raise ValueError(
+                f"need MAX_BYTES <= MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT, got {self.max_bytes}, "
+                f"{self.max_request_bytes} and {self.max_bytes_in_flight}"
+            )
         if self.thresh is not None and self.t_high is not None:
             raise ValueError("THRESH and T_HIGH both replace T_clean; set one of them")
         if self.t_low is not None and self.t_high is not None and self.t_low > self.t_high:

@@ -199,6 +199,45 @@ def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
     assert post(app.test_client(), photo()).status_code == 200
 
 
+class Unread(io.RawIOBase):
+    """A body that must not be read."""
+
+    def readinto(self, _: object) -> int:
+        raise AssertionError("the body was read")
+
+
+def test_bodies_are_read_while_there_is_room(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"MAX_BYTES": "400000", "MAX_REQUEST_BYTES": "500000", "MAX_BYTES_IN_FLIGHT": "600000"}
+    app = make_app(pair, **limits)
+    budget, client = service_of(app).bytes, app.test_client()
+
+    def send(path: str, length: str, **environ: object) -> TestResponse:
+        environ |= {"wsgi.input": Unread(), "CONTENT_LENGTH": length}
+        return client.post(path, content_type="multipart/form-data; boundary=x", environ_overrides=environ)
+
+    def url() -> TestResponse:
+        return client.post("/predict/url", json={"url": "https://photos.example/a"})
+
+    monkeypatch.setattr("serving.fetch.Fetcher.fetch", lambda self, url: bytes(400_000))
+    assert budget.take(200_000)
+    for path in ("/predict/file", "/predict/files"):
+        refused = send(path, "400001")
+        assert_problem(refused, 503, "overloaded")
+        assert refused.headers["Retry-After"] == "1"
+        chunked = {
+            "wsgi.input_terminated": True,
+            "HTTP_TRANSFER_ENCODING": "chunked",
+        }  # no length: it counts as the most that is read
+        assert_problem(send(path, "", **chunked), 503, "overloaded")
+    assert_problem(url(), 503, "overloaded")
+    budget.give(200_000)
+    assert_problem(url(), 400, "not-a-photo")
+    assert_problem(send("/predict/file", "550000"), 413, "too-many-bytes")
+    assert_problem(post(client, b"junk"), 400, "not-a-photo")
+    assert post(client, photo()).status_code == 200
+    assert budget.take(600_000)  # whatever came of them, nothing is held any more
+
+
 def test_ready_fails_with_the_model_and_recovers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(pair)
     client = app.test_client()

@@ -189,6 +189,8 @@ def test_overrides(tmp_path: Path, environ: dict[str, str], rule: Rule) -> None:
         ({"WORKERS": "1000"}, "WORKERS"),
         ({"QUEUE": "0"}, "QUEUE"),
         ({"QUEUE": "4", "MAX_PHOTOS": "8"}, "MAX_PHOTOS"),
+        ({"MAX_BYTES": "200", "MAX_REQUEST_BYTES": "100"}, "MAX_BYTES <= MAX_REQUEST_BYTES"),
+        ({"MAX_REQUEST_BYTES": "999999999"}, "MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
         ({"URL_FETCH": "perhaps"}, "URL_FETCH"),
         ({"URL_PORTS": "80,http"}, "URL_PORTS"),
