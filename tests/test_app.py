@@ -254,6 +254,38 @@ def test_ready_fails_with_the_model_and_recovers(pair: Pair, monkeypatch: pytest
     assert client.get("/readyz").status_code == 200 and post(client, photo()).status_code == 200
 
 
+def slow_photos(app: Flask, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Make every photo take so long to be decoded, one after the other."""
+    pixels = np.zeros((service_of(app).engine.served.predictor.image_size,) * 2 + (3,), np.uint8)
+
+    def decode(*_: object, **__: object) -> np.ndarray:
+        time.sleep(seconds)
+        return pixels
+
+    monkeypatch.setattr("serving.served.decode", decode)
+
+
+def test_ready_under_full_load(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(pair, WORKERS="1", THREADS="1", QUEUE="10", MAX_PHOTOS="10", MAX_BATCH="1")
+    slow_photos(app, monkeypatch, 0.3)
+    monkeypatch.setattr("serving.engine.CHECK_SECONDS", 1.5)
+    load = threading.Thread(target=lambda: post(app.test_client(), *[photo()] * 10, path="/predict/files"))
+    load.start()
+    while service_of(app).engine._free:
+        time.sleep(0.01)
+    assert app.test_client().get("/readyz").status_code == 200
+    load.join()
+
+
+def test_a_request_has_one_deadline_and_leaves_nothing_behind(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(pair, WORKERS="1", THREADS="1", MAX_BATCH="1", REQUEST_SECONDS="0.5")
+    slow_photos(app, monkeypatch, 0.3)
+    started = time.monotonic()
+    assert_problem(post(app.test_client(), *[photo()] * 8, path="/predict/files"), 503, "overloaded")
+    assert time.monotonic() - started < 1.2
+    assert not service_of(app).engine._batcher._raw
+
+
 def test_nan_is_no_verdict(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     client = make_app(pair).test_client()
     monkeypatch.setattr(Predictor, "p_clean", lambda self, images: np.full(len(images), np.nan, np.float32))
@@ -399,7 +431,8 @@ def test_what_nobody_waits_for_is_not_decoded(pair: Pair) -> None:
     batcher = Batcher(1, 1, 4, lambda waits, size: None)
     first, second = batcher.submit(predictor, [slow, lambda: decoded.append(1)])
     begun.wait(10)
-    assert second.cancel() and not first.cancel()
+    batcher.drop([first, second])
+    assert second.cancelled() and not first.cancelled() and not batcher._raw
     release.set()
     with pytest.raises(BrokenPhoto):
         first.result(10)
