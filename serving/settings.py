@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic import model_validator as check
 
 from serving.cores import usable_cores
@@ -24,6 +34,13 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 def _split(value: object) -> object:
     return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _bearer(token: str) -> str:
+    """A token that arrives as it was sent: what is not ASCII is read as Latin-1, = within as the end of a name."""
+    if not re.fullmatch("[!-<>-~]+=*", token):
+        raise ValueError("use ASCII letters, digits and signs, without spaces, and = at the end only")
+    return token
 
 
 class SettingsError(ExpectedError):
@@ -54,7 +71,7 @@ class Settings(BaseModel):
     queue: PositiveInt = 64
     drain_seconds: PositiveInt = 30
     request_seconds: PositiveFloat = 30
-    api_token: str | None = Field(None, min_length=8, repr=False)
+    api_token: Annotated[str, AfterValidator(_bearer)] | None = Field(None, min_length=8, repr=False)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_bytes: PositiveInt = 25 * MIB

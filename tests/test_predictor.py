@@ -203,9 +203,10 @@ def test_a_wrong_setting_is_named(environ: dict[str, str], name: str) -> None:
         Settings.from_env(environ)
 
 
-def test_a_wrong_token_is_not_repeated() -> None:
+@pytest.mark.parametrize("token", ["hunter2", "hunter2-größer", "hunter2 hunter2", "hunter2=hunter2"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(token: str) -> None:
     with pytest.raises(SettingsError, match="API_TOKEN") as caught:
-        Settings.from_env({"API_TOKEN": "hunter2"})
+        Settings.from_env({"API_TOKEN": token})
     assert "hunter2" not in str(caught.value)
     assert "correct-horse" not in repr(Settings.from_env({"API_TOKEN": "correct-horse"}))
 

@@ -361,6 +361,14 @@ def test_a_start_that_must_fail_says_why(tmp_path: Path, settings: dict[str, str
     assert not list(tmp_path.glob("dirtycar-*"))
 
 
+@pytest.mark.parametrize(("host", "bind"), [("::", "[::]:8000"), ("[::1]", "[::1]:8000"), ("0.0.0.0", "0.0.0.0:8000")])
+def test_hosts_of_both_kinds(tmp_path: Path, host: str, bind: str) -> None:
+    command = [sys.executable, *COMMAND[:-1], "serving.app:create_app", "--print-config"]
+    env = os.environ | {"HOST": host, "PORT": "8000", "TMPDIR": str(tmp_path)}
+    printed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.search(r"^bind +=\s*\['(.*)'\]$", printed, re.MULTILINE)[1] == bind
+
+
 def test_memory_stays_flat(live: Live) -> None:
     def memory() -> int:
         texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in live.workers())
