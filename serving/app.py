@@ -12,14 +12,12 @@ from flask_openapi3.models import SecurityScheme
 
 from serving import errors, middleware, pair, predict_routes, service
 from serving.engine import Engine
-from serving.expected import ExpectedError
 from serving.fetch import Fetcher
-from serving.metrics import RELOADS
 from serving.page_routes import pages
 from serving.pair import Store
 from serving.schemas import ProblemAnswer
 from serving.served import load
-from serving.service import Service
+from serving.service import Budget, Service
 from serving.settings import Settings
 from serving.status_routes import status
 from serving.urls import Policy
@@ -69,7 +67,8 @@ def _start(settings: Settings) -> Service:
         threads=settings.url_concurrency,
     )
     engine = _start_engine(settings, store)
-    return Service(settings, engine, fetcher, threading.BoundedSemaphore(settings.url_concurrency), store)
+    fetching = threading.BoundedSemaphore(settings.url_concurrency)
+    return Service(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)
 
 
 def _start_engine(settings: Settings, store: Store | None) -> Engine:
@@ -80,13 +79,7 @@ def _start_engine(settings: Settings, store: Store | None) -> Engine:
     engine = Engine(settings, load(settings, *pair.files(current)))
 
     def reload(folder: Path) -> None:
-        try:
-            engine.served = load(settings, *pair.files(folder))
-        except (ExpectedError, OSError) as error:  # it was tried before: only this process's state is left
-            RELOADS.labels("failed").inc()
-            log.error("kept the old model: %s", error)
-            return
-        RELOADS.labels("done").inc()
+        engine.served = load(settings, *pair.files(folder))
         log.info("now serving %s", engine.served.version)
 
     pair.follow(store, current, reload)

@@ -56,14 +56,24 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, predictor: Predictor, photos: Sequence[Decode]) -> list[Future[float]]:
+    def submit(self, predictor: Predictor, photos: Sequence[Decode], *, first: bool = False) -> list[Future[float]]:
         """Queue photos, each as what decodes it to `[S, S, 3]`; a future gives its p_clean, or raises what decoding or
-        the model call raised. Cancel those that nobody waits for any more."""
+        the model call raised. `first`: before those that wait. Hand those that nobody waits for any more to `drop`."""
         jobs = [_Job(predictor, decode) for decode in photos]
         with self._change:
-            self._raw.extend(jobs)
+            if first:
+                self._raw.extendleft(reversed(jobs))
+            else:
+                self._raw.extend(jobs)
             self._change.notify(len(jobs))
         return [job.result for job in jobs]
+
+    def drop(self, results: Sequence[Future[float]]) -> None:
+        """Cancel what has not begun, and let go of its bytes: a model that hangs would keep them in the queue."""
+        dropped = [result.cancel() for result in results]
+        if any(dropped):
+            with self._change:
+                self._raw = deque(job for job in self._raw if not job.result.cancelled())
 
     def close(self) -> None:
         """Finish what is queued and stop the threads."""

@@ -44,9 +44,7 @@ class Engine:
         self._settings = settings
         self._free = settings.queue
         self._lock = threading.Lock()
-        # On a CPU a model call keeps its core busy; on a GPU one call at a time, and every core decodes beside it.
-        threads, calls = (settings.threads + 1, 1) if served.predictor.on_gpu else (settings.threads, settings.threads)
-        self._batcher = Batcher(threads, calls, served.max_batch, metrics.observe_batch)
+        self._batcher = Batcher(*served.lanes(settings.threads), served.max_batch, metrics.observe_batch)
         self._checking = threading.Lock()
         self._checked = float("-inf")
         self._failure: Exception | None = None
@@ -70,9 +68,9 @@ class Engine:
             return self._failure
 
     def _check(self) -> Exception | None:
-        """Past admission: a service under full load is still ready."""
+        """Past admission and queue: a service under full load is still ready."""
         try:
-            result = self._score([builtin_photo()], CHECK_SECONDS)[0]
+            result = self._score([builtin_photo()], CHECK_SECONDS, first=True)[0]
         except Exception as error:  # whatever it is, it keeps the service from answering
             log.error("the self-check failed", exc_info=error)
             return error
@@ -82,16 +80,15 @@ class Engine:
         """Finish what is queued."""
         self._batcher.close()
 
-    def _score(self, photos: Sequence[bytes], seconds: float) -> list[Verdict | PhotoError]:
-        served = self.served
-        futures = self._batcher.submit(
-            served.predictor, [partial(served.pixels, photo, self._settings) for photo in photos]
-        )
+    def _score(self, photos: Sequence[bytes], seconds: float, *, first: bool = False) -> list[Verdict | PhotoError]:
+        """Within so many seconds for all photos together; raises TimeoutError."""
+        served, deadline = self.served, time.monotonic() + seconds
+        decoders = [partial(served.pixels, photo, self._settings) for photo in photos]
+        futures = self._batcher.submit(served.predictor, decoders, first=first)
         try:
-            return [_verdict(future, seconds, served) for future in futures]
+            return [_verdict(future, deadline, served) for future in futures]
         finally:
-            for future in futures:
-                future.cancel()  # after a failure: what has not begun is not to be worked on for nobody
+            self._batcher.drop(futures)  # after a failure: what has not begun is not to be worked on for nobody
 
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
@@ -109,8 +106,8 @@ class Engine:
                 self._free += count
 
 
-def _verdict(p_clean: Future[float], seconds: float, served: Served) -> Verdict | PhotoError:
-    error = p_clean.exception(seconds)
+def _verdict(p_clean: Future[float], deadline: float, served: Served) -> Verdict | PhotoError:
+    error = p_clean.exception(max(0.0, deadline - time.monotonic()))
     if isinstance(error, PhotoError):
         return error  # not raised: a traceback would be in its way out of memory
     p = p_clean.result()

@@ -77,7 +77,10 @@ class Fetcher:
     def _get(self, target: Target, deadline: float) -> tuple[bytes, str | None]:
         """One request: the body, or where it redirects to."""
         lookup = self.resolvers.submit(self.resolve, target.host, target.port)
-        addresses = check_addresses(lookup.result(_left(deadline)), self.policy)
+        try:
+            addresses = check_addresses(lookup.result(_left(deadline)), self.policy)
+        finally:
+            lookup.cancel()  # one that still waits behind slow ones must not be made for nobody
         url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
         backend = _Pinned(addresses, deadline)
         with (

@@ -41,7 +41,8 @@ except SettingsError as error:
     _stop(error)
 _store = Store(_shared)
 
-bind = f"{_settings.host}:{_settings.port}"
+_host = f"[{_settings.host.strip('[]')}]" if ":" in _settings.host else _settings.host  # IPv6 goes in brackets
+bind = f"{_host}:{_settings.port}"
 worker_class = "serving.worker.Worker"
 workers = _settings.workers
 threads = _settings.queue + _REJECTERS

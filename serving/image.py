@@ -135,7 +135,9 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to 8-bit RGB: 16-bit keeps its high byte, transparency becomes white."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        wide = np.asarray(image)  # uint16 in the file's byte order, or int32: a large photo has no room for more
+        if image.mode == "I":
+            wide = wide.clip(0, 65535)
         return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("F", "LAB"):
         raise UnsupportedPhoto(f"{image.format} with {image.mode} pixels is not read; save it as 8-bit RGB")

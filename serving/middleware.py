@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import time
-from typing import IO
+from typing import IO, Any
 
 import flask
 from flask import Flask, Response, g, request
+from werkzeug.exceptions import BadRequest
 
 from serving import metrics
 from serving.logs import request_id
@@ -25,6 +26,13 @@ _HEADERS = {
 
 class Request(flask.Request):
     """A request whose uploads stay in memory: a customer's photo is never written to a disk."""
+
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
+        """As Flask's; JSON nested too deeply for Python's parser is a bad request like all that is not understood."""
+        try:
+            return super().get_json(force, silent, cache)
+        except RecursionError:
+            raise BadRequest("the JSON is nested too deeply") from None
 
     def _get_file_stream(
         self,

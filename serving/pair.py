@@ -20,12 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.expected import ExpectedError
-from serving.metrics import MULTIPROCESS_DIR
+from serving.metrics import MULTIPROCESS_DIR, RELOADS
 
 log = logging.getLogger(__name__)
 
 STORE = "DIRTYCAR_STORE"  # tells workers where the server keeps its copies
 POLL_SECONDS = 0.2
+LONGEST_PAUSE = 30.0  # seconds between two tries to load a pair that fails
 TRY_SECONDS = 120
 
 
@@ -99,15 +100,27 @@ def _try(pair: Path) -> None:
 
 
 def follow(store: Store, loaded: Path, reload: Callable[[Path], None]) -> None:
-    """Start a thread that calls `reload` with the current pair's folder whenever it is another than `loaded`."""
+    """Start a thread that calls `reload` with the current pair's folder whenever it is another than `loaded`.
+
+    The pair was tried before, so whatever `reload` raises comes from this process's state, such as a lack of memory: it
+    is tried again, after pauses that grow to LONGEST_PAUSE.
+    """
 
     def watch() -> None:
-        seen = loaded
+        seen, pause = loaded, POLL_SECONDS
         while True:
-            time.sleep(POLL_SECONDS)
-            if (current := store.current) != seen:
-                seen = current
+            time.sleep(pause)
+            if (current := store.current) == seen:
+                continue
+            try:
                 reload(current)
+            except Exception as error:  # of any kind: without this thread the old model would stay for good
+                pause = min(2 * pause, LONGEST_PAUSE)
+                RELOADS.labels("failed").inc()
+                log.error("kept the old model, next try in %.1f s: %s", pause, error, exc_info=error)
+            else:
+                seen, pause = current, POLL_SECONDS
+                RELOADS.labels("done").inc()
 
     threading.Thread(target=watch, name="follow-pair", daemon=True).start()
 

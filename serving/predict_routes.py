@@ -52,24 +52,27 @@ def predict_url(body: UrlBody) -> Response:
         photo = service.fetcher.fetch(body.url)
     finally:
         service.fetching.release()
+    _hold(len(photo))
     return _one(photo)
 
 
 @files.before_request
 def _guard_files() -> None:
-    """Before a body is read: the token, the body's type and its size."""
-    _guard("multipart/form-data")
-    if request.path == "/predict/file":
-        request.max_content_length = current().settings.max_bytes + FORM_OVERHEAD
+    settings = current().settings
+    most = settings.max_request_bytes
+    _guard(
+        "multipart/form-data",
+        min(settings.max_bytes + FORM_OVERHEAD, most) if request.path == "/predict/file" else most,
+    )
 
 
 @urls.before_request
 def _guard_urls() -> None:
-    _guard("application/json")
-    request.max_content_length = FORM_OVERHEAD
+    _guard("application/json", FORM_OVERHEAD)
 
 
-def _guard(mimetype: str) -> None:
+def _guard(mimetype: str, most: int) -> None:
+    """Before a body is read: the token, the body's type, its size and the room for it."""
     if request.method == "OPTIONS":
         return
     token = current().settings.api_token
@@ -77,6 +80,23 @@ def _guard(mimetype: str) -> None:
         raise Problem(Kind.UNAUTHORIZED, "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
     if request.mimetype != mimetype:
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, f"send {mimetype}")
+    request.max_content_length = most
+    length = request.content_length  # None where the body comes in chunks: it may then have as much as is read of one
+    if length is None or length <= most:  # more is refused without being read
+        _hold(most if length is None else length)
+
+
+def _hold(count: int) -> None:
+    """Have room for so many bytes until the request is over, or answer that there is none."""
+    if not current().bytes.take(count):
+        raise Problem(Kind.OVERLOADED, f"the requests under way leave no room for {count:,} bytes")
+    g.held = g.get("held", 0) + count
+
+
+@files.teardown_request
+@urls.teardown_request
+def _let_go(error: BaseException | None = None) -> None:
+    current().bytes.give(g.pop("held", 0))
 
 
 def _bears(token: str) -> bool:

@@ -96,7 +96,7 @@ class ModelAnswer(BaseModel):
         description="Thresholds replaced by the environment; empty for threshold.json's own"
     )
     threshold_json: dict[str, object] = Field(description="The whole threshold.json")
-    certified: bool
+    certified: bool = Field(description="Whether the precision of clean verdicts at this T_clean is proven")
     model_path: str
     threshold_path: str
     model_sha256: str

@@ -41,10 +41,8 @@ class Scorer:
 
     def __init__(self, served: Served, settings: Settings, folder: Path) -> None:
         self._served, self._settings, self._folder = served, settings, folder
-        cores = usable_cores()
         self.batch = settings.max_batch or max(served.max_batch, BATCH_CPU)  # photos in one model call
-        # On a CPU a model call keeps its core busy; on a GPU one call at a time, and a core's worth of decoding more.
-        self._threads, calls = (cores + 1, 1) if served.predictor.on_gpu else (cores, cores)
+        self._threads, calls = served.lanes(usable_cores())
         self._calls = threading.Semaphore(calls)
 
     def rows(self, paths: Sequence[str]) -> Generator[Row, None, None]:

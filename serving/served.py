@@ -41,6 +41,17 @@ class Served:
         """Names the model in every answer: its architecture and the start of its file's sha256."""
         return f"{self.predictor.metadata.model}-{self.predictor.sha256[:12]}"
 
+    @property
+    def certified(self) -> bool:
+        """Whether the precision of clean verdicts is proven: it is for threshold.json's own T_clean, for no other."""
+        threshold = self.predictor.threshold
+        return threshold.certified and self.rule.t_clean == threshold.rule.t_clean
+
+    def lanes(self, cores: int) -> tuple[int, int]:
+        """Threads that decode and score with so many cores, and how many of them may be in a model call at once."""
+        # On a CPU a model call keeps its core busy; on a GPU one call at a time, and every core decodes beside it.
+        return (cores + 1, 1) if self.predictor.on_gpu else (cores, cores)
+
     def pixels(self, photo: bytes, settings: Settings) -> NDArray[np.uint8]:
         """What the model is to see of a photo, uint8 `[S, S, 3]`. Raises PhotoError, also for what is over a limit."""
         if len(photo) > settings.max_bytes:
@@ -66,18 +77,30 @@ def load(settings: Settings, model: Path, threshold: Path) -> Served:
         raise ModelError(f"IMGSZ={settings.imgsz}, but {model} takes photos of {predictor.image_size} pixels")
     if settings.require_gpu and not predictor.on_gpu:
         raise ModelError(f"REQUIRE_GPU=1, but the model runs on {predictor.provider}")
-    if settings.require_certified and not predictor.threshold.certified:
-        raise ModelError(f"REQUIRE_CERTIFIED=1, but {threshold} says certified: false")
+    if settings.require_certified and not served.certified:
+        raise ModelError(f"REQUIRE_CERTIFIED=1, but {_not_certified(served, settings, threshold)}")
     image = decode(builtin_photo(), predictor.image_size)
     for batch in (1, max_batch):  # the shapes at both ends, so that no request pays for their set-up
-        p_clean = predictor.p_clean(np.stack([image] * batch))
+        try:
+            p_clean = predictor.p_clean(np.stack([image] * batch))
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise ModelError(f"{model} cannot be run: {error}") from error
         if p_clean.shape != (batch,) or not ((p_clean >= 0) & (p_clean <= 1)).all():
             raise ModelError(f"{model} gives {p_clean} for a photo, no probability")
     if settings.override:
         log.warning("thresholds replaced by the environment: %s", settings.override)
-    if not predictor.threshold.certified:
-        log.warning("the threshold is not certified: the precision of its clean verdicts is not proven")
+    if not served.certified:
+        reason = _not_certified(served, settings, threshold)
+        log.warning("the precision of clean verdicts is not proven: %s", reason)
     return served
+
+
+def _not_certified(served: Served, settings: Settings, threshold: Path) -> str:
+    """Why the T_clean in force is not certified."""
+    if not served.predictor.threshold.certified:
+        return f"{threshold} says certified: false"
+    name = "T_HIGH" if settings.thresh is None else "THRESH"
+    return f"{name}={served.rule.t_clean} replaces the certified T_clean of {threshold}"
 
 
 def builtin_photo() -> bytes:

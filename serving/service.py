@@ -15,6 +15,27 @@ from serving.settings import Settings
 _KEY = "dirtycar"
 
 
+class Budget:
+    """What the requests in flight may take of something, together."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()
+
+    def take(self, amount: int) -> bool:
+        """Take an amount if it is free; whoever got it gives it back."""
+        with self._lock:
+            if amount > self._free:
+                return False
+            self._free -= amount
+            return True
+
+    def give(self, amount: int) -> None:
+        """Give back what was taken."""
+        with self._lock:
+            self._free += amount
+
+
 @dataclass(frozen=True)
 class Service:
     """Everything a request may need."""
@@ -22,6 +43,7 @@ class Service:
     settings: Settings
     engine: Engine
     fetcher: Fetcher
+    bytes: Budget  # of bodies and fetched photos
     fetching: threading.BoundedSemaphore  # places for URLs that are being fetched
     store: Store | None  # None outside of gunicorn
 

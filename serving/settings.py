@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic import model_validator as check
 
 from serving.cores import usable_cores
@@ -24,6 +34,13 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 def _split(value: object) -> object:
     return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _bearer(token: str) -> str:
+    """A token that arrives as it was sent: what is not ASCII is read as Latin-1, = within as the end of a name."""
+    if not re.fullmatch("[!-<>-~]+=*", token):
+        raise ValueError("use ASCII letters, digits and signs, without spaces, and = at the end only")
+    return token
 
 
 class SettingsError(ExpectedError):
@@ -54,11 +71,12 @@ class Settings(BaseModel):
     queue: PositiveInt = 64
     drain_seconds: PositiveInt = 30
     request_seconds: PositiveFloat = 30
-    api_token: str | None = Field(None, min_length=8, repr=False)
+    api_token: Annotated[str, AfterValidator(_bearer)] | None = Field(None, min_length=8, repr=False)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_bytes: PositiveInt = 25 * MIB
     max_request_bytes: PositiveInt = 100 * MIB
+    max_bytes_in_flight: PositiveInt = 512 * MIB
     max_pixels: PositiveInt = MAX_PIXELS
     max_photos: PositiveInt = 32
 
@@ -82,6 +100,11 @@ class Settings(BaseModel):
             )
         if self.max_photos > self.queue:
             raise ValueError(f"MAX_PHOTOS={self.max_photos} would never fit in QUEUE={self.queue}")
+        if not self.max_bytes <= self.max_request_bytes <= self.max_bytes_in_flight:
+            raise ValueError(
+                f"need MAX_BYTES <= MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT, got {self.max_bytes}, "
+                f"{self.max_request_bytes} and {self.max_bytes_in_flight}"
+            )
         if self.thresh is not None and self.t_high is not None:
             raise ValueError("THRESH and T_HIGH both replace T_clean; set one of them")
         if self.t_low is not None and self.t_high is not None and self.t_low > self.t_high:

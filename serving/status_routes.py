@@ -51,7 +51,7 @@ def model() -> Response:
         T_low=served.rule.t_low,
         override=settings.override,
         threshold_json=predictor.threshold.content,
-        certified=predictor.threshold.certified,
+        certified=served.certified,
         model_path=str(settings.model_path),
         threshold_path=str(settings.threshold_path),
         model_sha256=predictor.sha256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from typing import Any
 
@@ -24,6 +25,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._seconds = Settings.from_env().request_seconds
         self._began: dict[TConn, float] = {}
         self._trimmer = Trimmer()
+
+    def load_wsgi(self) -> None:
+        """Load the application. The very first worker that cannot do it ends the start, with the reason.
+
+        Any other ends by itself and is tried again: gunicorn would stop all workers, those that serve too.
+        """
+        try:
+            super().load_wsgi()
+        except Exception as error:
+            if self.age == 1:
+                raise
+            self.log.exception("the worker cannot start and is tried again: %s", error)
+            time.sleep(1)
+            sys.exit(1)
 
     def handle(self, conn: TConn) -> object:
         """Serve one request (in a thread of the pool)."""

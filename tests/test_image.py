@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from serving.image import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto, decode
+from serving.image import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto, decode, open_photo, upright_rgb
 
 SIZE = 64
 RED, BLUE = (220, 30, 30), (30, 30, 220)
@@ -58,6 +59,37 @@ def test_sixteen_bit_keeps_its_brightness() -> None:
     grey = Image.fromarray(np.full((30, 40), 200 * 256, np.uint16))
     assert np.abs(decode(encode(grey, "PNG"), SIZE).astype(int) - 200).max() <= 1
     assert np.abs(decode(encode(grey, "TIFF"), SIZE).astype(int) - 200).max() <= 1
+
+
+EDGES = [0, 1, 255, 256, 257, 32767, 32768, 65279, 65280, 65535]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "values"),
+    [
+        ("<u2", "PNG", EDGES),
+        ("<u2", "TIFF", EDGES),
+        (">u2", "TIFF", EDGES),
+        ("<i4", "TIFF", [-(2**31), -1, *EDGES, 65536, 2**31 - 1]),
+    ],
+)
+def test_sixteen_bit_keeps_the_high_byte(mode: str, kind: str, values: list[int]) -> None:
+    pixels = np.array(values, np.int64).astype(mode)[None]
+    read = upright_rgb(open_photo(encode(Image.fromarray(pixels), kind)), SIZE)
+    assert read.mode == "RGB"
+    high = np.clip(values, 0, 65535) >> 8
+    assert np.array_equal(np.asarray(read), np.repeat(high[None, :, None], 3, axis=2))
+
+
+def test_sixteen_bit_takes_little_memory() -> None:
+    """A file of some kilobytes can hold a hundred million such pixels."""
+    data = encode(Image.fromarray(np.zeros((1000, 1000), np.uint16)), "PNG")
+    tracemalloc.start()
+    try:
+        decode(data, SIZE)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000  # bytes, beside Pillow's own
+    finally:
+        tracemalloc.stop()
 
 
 def test_transparency_becomes_white() -> None:

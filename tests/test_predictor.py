@@ -120,6 +120,24 @@ def test_settings_that_the_pair_cannot_meet(tmp_path: Path, environ: dict[str, s
         load(settings(pair, **environ), *pair)
 
 
+@pytest.mark.parametrize("name", ["THRESH", "T_HIGH"])
+def test_a_threshold_from_the_environment_is_not_certified(tmp_path: Path, name: str) -> None:
+    pair = write_pair(tmp_path, t_clean=0.75)
+    for same in ({}, {"T_LOW": "0.2"}, {name: "0.75"}):
+        assert load(settings(pair, REQUIRE_CERTIFIED="1", **same), *pair).certified
+    assert not load(settings(pair, **{name: "0.7"}), *pair).certified
+    with pytest.raises(ModelError, match=rf"REQUIRE_CERTIFIED=1, but {name}=0\.7 replaces"):
+        load(settings(pair, REQUIRE_CERTIFIED="1", **{name: "0.7"}), *pair)
+
+
+@pytest.mark.parametrize(("on_gpu", "lanes"), [(False, (4, 4)), (True, (5, 1))])
+def test_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, lanes: tuple[int, int]) -> None:
+    pair = write_pair(tmp_path)
+    served = load(settings(pair), *pair)
+    monkeypatch.setattr(Predictor, "on_gpu", on_gpu)
+    assert served.lanes(4) == lanes
+
+
 def test_a_model_that_gives_no_probability(tmp_path: Path) -> None:
     pair = write_pair(tmp_path)
     graph = brightness(32)
@@ -130,6 +148,17 @@ def test_a_model_that_gives_no_probability(tmp_path: Path) -> None:
         pair.model, graph, METADATA.properties() | {"dirtycar.threshold_sha256": read_threshold(pair.threshold).sha256}
     )
     with pytest.raises(ModelError, match="no probability"):
+        load(settings(pair), *pair)
+
+
+def test_a_model_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = write_pair(tmp_path)
+
+    def broken(self: Predictor, images: np.ndarray) -> np.ndarray:
+        raise RuntimeError("no memory left on the device")
+
+    monkeypatch.setattr(Predictor, "p_clean", broken)
+    with pytest.raises(ModelError, match=r"best\.onnx cannot be run: no memory left"):
         load(settings(pair), *pair)
 
 
@@ -160,6 +189,8 @@ def test_overrides(tmp_path: Path, environ: dict[str, str], rule: Rule) -> None:
         ({"WORKERS": "1000"}, "WORKERS"),
         ({"QUEUE": "0"}, "QUEUE"),
         ({"QUEUE": "4", "MAX_PHOTOS": "8"}, "MAX_PHOTOS"),
+        ({"MAX_BYTES": "200", "MAX_REQUEST_BYTES": "100"}, "MAX_BYTES <= MAX_REQUEST_BYTES"),
+        ({"MAX_REQUEST_BYTES": "999999999"}, "MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
         ({"URL_FETCH": "perhaps"}, "URL_FETCH"),
         ({"URL_PORTS": "80,http"}, "URL_PORTS"),
@@ -172,9 +203,10 @@ def test_a_wrong_setting_is_named(environ: dict[str, str], name: str) -> None:
         Settings.from_env(environ)
 
 
-def test_a_wrong_token_is_not_repeated() -> None:
+@pytest.mark.parametrize("token", ["hunter2", "hunter2-größer", "hunter2 hunter2", "hunter2=hunter2"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(token: str) -> None:
     with pytest.raises(SettingsError, match="API_TOKEN") as caught:
-        Settings.from_env({"API_TOKEN": "hunter2"})
+        Settings.from_env({"API_TOKEN": token})
     assert "hunter2" not in str(caught.value)
     assert "correct-horse" not in repr(Settings.from_env({"API_TOKEN": "correct-horse"}))
 

@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving.cores import usable_cores
 from serving.image import decode
 from serving.predictor import Predictor
-from tests.live import COMMAND, ROOT, Live, Traffic, environment, photo, running, wait_until
+from tests.live import COMMAND, ROOT, Live, Traffic, answers, environment, photo, running, wait_until
 from tests.onnx_models import Pair, write_pair
 
 WORKERS = str(min(2, usable_cores()))
@@ -302,6 +302,27 @@ def test_reload_under_load(tmp_path: Path) -> None:
     assert any(line["level"] == "ERROR" and "reload refused" in line["message"] for line in lines)
 
 
+def test_a_worker_that_cannot_start_stops_no_other(tmp_path: Path) -> None:
+    """Its pair cannot be read now: it is tried again, the other workers serve on, and it comes back."""
+    pair = write_pair(tmp_path / "pair")
+    with running(pair, tmp_path, WORKERS=WORKERS, TMPDIR=str(tmp_path)) as live:
+        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()), 20)
+        model = next(tmp_path.glob("dirtycar-*")) / "current" / "best.onnx"
+        model.rename(model.with_suffix(".away"))
+        first, *others = live.workers()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: live.log.read_text().count("cannot start and is tried again") >= 2, 20)
+        assert not others or (set(others) < set(live.workers()) and live.send(photo(255)).ok)
+        model.with_suffix(".away").rename(model)
+        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()), 20)
+
+
+def serving_workers(live: Live) -> set[int]:
+    """The workers that live and have answered a request."""
+    lines = [json.loads(line) for line in live.log.read_text().splitlines()]
+    return {line["pid"] for line in lines if line["logger"] == "serving.request"} & set(live.workers())
+
+
 def test_overload_is_shed_and_answers_stay_quick(tmp_path: Path) -> None:
     pair = write_pair(tmp_path / "slow", work=40)
     with running(pair, tmp_path, QUEUE="4", MAX_PHOTOS="4", MAX_BATCH="1", THREADS="1", WORKERS="1") as live:
@@ -338,6 +359,14 @@ def test_a_start_that_must_fail_says_why(tmp_path: Path, settings: dict[str, str
     ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0 and reason in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
     assert not list(tmp_path.glob("dirtycar-*"))
+
+
+@pytest.mark.parametrize(("host", "bind"), [("::", "[::]:8000"), ("[::1]", "[::1]:8000"), ("0.0.0.0", "0.0.0.0:8000")])
+def test_hosts_of_both_kinds(tmp_path: Path, host: str, bind: str) -> None:
+    command = [sys.executable, *COMMAND[:-1], "serving.app:create_app", "--print-config"]
+    env = os.environ | {"HOST": host, "PORT": "8000", "TMPDIR": str(tmp_path)}
+    printed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.search(r"^bind +=\s*\['(.*)'\]$", printed, re.MULTILINE)[1] == bind
 
 
 def test_memory_stays_flat(live: Live) -> None:

@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -288,6 +289,26 @@ def test_a_slow_name_server_ends_at_the_deadline(fetcher: Fetcher) -> None:
     with pytest.raises(UrlUnfetchable, match=r"within 0\.2 seconds"):
         replace(fetcher, seconds=0.2, resolve=resolve).fetch("http://photos.example/")
     assert time.monotonic() - started < 1
+
+
+def test_lookups_that_nobody_waits_for_are_not_made(fetcher: Fetcher) -> None:
+    """Or the queued ones of slow name servers would starve the others."""
+    release, lookups = threading.Event(), []
+
+    def resolve(host: str, port: int) -> list[str]:
+        lookups.append(host)
+        release.wait(10)
+        return ["10.0.0.1"]
+
+    with ThreadPoolExecutor(1) as one:
+        slow = replace(fetcher, seconds=0.1, resolve=resolve, resolvers=one)
+        for number in range(4):
+            with pytest.raises(UrlUnfetchable, match=r"within 0\.1 seconds"):
+                slow.fetch(f"http://slow{number}.example/")
+        release.set()
+        with pytest.raises(UrlRefused):
+            replace(slow, seconds=5).fetch("http://quick.example/")
+    assert lookups == ["slow0.example", "quick.example"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""The pair in service, as a worker follows it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from serving import pair
+from serving.metrics import RELOADS
+
+
+def point(store: Path, name: str) -> Path:
+    """Make a pair's folder the current one, as the server does."""
+    (store / name).mkdir()
+    (store / "next").symlink_to(name)
+    (store / "next").replace(store / "current")
+    return store / name
+
+
+def test_a_failed_reload_is_tried_again_with_growing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(pair, "LONGEST_PAUSE", 0.05)
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(pair, "time", SimpleNamespace(sleep=sleep))
+    failed = RELOADS.labels("failed")._value.get()
+    tried: list[Path] = []
+    done = threading.Event()
+
+    def reload(folder: Path) -> None:
+        tried.append(folder)
+        if len(tried) < 5:
+            raise RuntimeError("no kind of error that this project knows")
+        done.set()
+
+    loaded = point(tmp_path, "pair-1")
+    new = point(tmp_path, "pair-2")
+    pair.follow(pair.Store(tmp_path), loaded, reload)
+    assert done.wait(10)
+    assert tried == [new] * 5 and RELOADS.labels("failed")._value.get() == failed + 4
+    assert pauses[:5] == [0.01, 0.02, 0.04, 0.05, 0.05]
+    done.clear()
+    newest = point(tmp_path, "pair-3")
+    assert done.wait(10) and tried[5:] == [newest]  # once: what is loaded is not loaded again
