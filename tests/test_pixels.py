@@ -212,9 +212,12 @@ def test_copies_that_dvc_makes_for_experiments_share_the_checkouts_folder(
 
 
 def test_a_lock_is_for_one(tmp_path: Path) -> None:
-    with locked(tmp_path / "lock") as had:
-        assert had
-        with locked(tmp_path / "lock", wait=False) as second:
-            assert not second
-    with locked(tmp_path / "lock", wait=False) as third:
-        assert third
+    for path in (tmp_path / "lock", tmp_path):
+        with locked(path) as had:
+            assert had
+            with locked(path, wait=False) as second:
+                assert not second
+            with locked(path, wait=False) as second:
+                assert not second, "who had no lock lets go of none"
+        with locked(path, wait=False) as third:
+            assert third
