@@ -1,6 +1,6 @@
 """The same photos and params give the same bytes, in whatever folder.
 
-Of training, tests/test_train.py says so.
+Of training, tests/test_train.py and tests/test_resume.py say so.
 """
 
 from __future__ import annotations

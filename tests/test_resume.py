@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -51,7 +52,8 @@ def test_a_process_that_dies_stops_the_others_and_all_go_on(workspace: Workspace
     assert time.monotonic() - killed < 30
     assert process.returncode == 1 and "a training process failed" in said
     training.finish()
-    assert training.outputs() == training.wanted
+    assert training.outputs() == training.wanted, "as if it had run once, undisturbed"
+    assert json.loads(Path("reports/train.json").read_text())["processes"] == 2
 
 
 @pytest.fixture
