@@ -1,4 +1,4 @@
-"""What a CUDA card makes of training and inference. At most about eight minutes; says so and stops without a GPU.
+"""What a CUDA card makes of training and inference. Begins no compilation after BUDGET seconds; skipped without a GPU.
 
     python benchmarks/gpu.py [--batch 96] [--size 256] [--out benchmarks/results/gpu.json]
 
@@ -32,11 +32,13 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from stages.backbone import without_head  # noqa: E402
 from stages.common.data import list_photos  # noqa: E402
 from stages.common.loader import loader  # noqa: E402
 from stages.common.model import Normalise, create  # noqa: E402
 from stages.common.params import Data, load  # noqa: E402
 from stages.train.distributed import process_group  # noqa: E402
+from stages.train.loop import choose_algorithms  # noqa: E402
 from stages.train.params import Params  # noqa: E402
 from stages.train.sampling import Batches, Positioned  # noqa: E402
 from stages.train.trainer import BACKBONE, Trainer  # noqa: E402
@@ -107,9 +109,7 @@ def write_photos(folder: Path, count: int) -> None:
 
 def train_rates(params: Params, clock: Clock) -> dict[str, float]:
     """Images/s of the train stage's steps on photos and on one batch, seconds to the first step, peak memory."""
-    torch.backends.cudnn.benchmark = not params.train.deterministic
-    torch.use_deterministic_algorithms(params.train.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    choose_algorithms(params.train.deterministic)
     if clock.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with process_group() as ranks:
@@ -186,9 +186,8 @@ def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dic
                 found["train"][f"{model} {variant}"] = None
                 continue
             BACKBONE.parent.mkdir(exist_ok=True)
-            weights = create(model).state_dict()
-            classifier = create(model).pretrained_cfg["classifier"]
-            save_file({key: value for key, value in weights.items() if not key.startswith(classifier)}, BACKBONE)
+            network = create(model)
+            save_file(without_head(network.state_dict(), network, model), BACKBONE)
             train = replace(
                 base.train, batch_size=args.batch, accumulate=1, amp="bf16", compile=compile_,
                 deterministic=deterministic, num_workers=args.workers,

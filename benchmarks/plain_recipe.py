@@ -9,6 +9,7 @@ held-out photos after each epoch, keeps the best, and prints one line of JSON.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 import time
@@ -75,7 +76,8 @@ def main() -> None:
     seconds = time.perf_counter() - start
     model.load_state_dict(weights_of_best)
     test = DataLoader(ImageFolder(Path(data, "test"), plain, **flipped), 64, num_workers=2)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not the usage's maximum: that counts what the process that started this one held.
+    peak = int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
     workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "auc": auc(model, test), "peak_mb": peak, "worker_peak_mb": workers}))
 

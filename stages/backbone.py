@@ -14,7 +14,7 @@ import hashlib
 import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import huggingface_hub
 import timm
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from stages.common.errors import StageError, run_stage
-from stages.common.model import create
+from stages.common.model import classifier_prefixes, create
 from stages.common.params import ModelName, NonNegative, load, strict
 from stages.common.reports import json_bytes, sha256, write_all
 
@@ -145,9 +145,7 @@ def find_weights(name: str, params: BackboneParams) -> tuple[str, Weights]:
 def without_head(weights: Weights, model: nn.Module, name: str) -> Weights:
     """The weights but for the classifier, whose outputs are ours. Raises StageError when they do not fit the model."""
     own = model.state_dict()
-    config: Any = model.pretrained_cfg
-    head = config["classifier"]
-    heads = tuple(f"{one}." for one in ([head] if isinstance(head, str) else head))
+    heads = classifier_prefixes(model)
     body = {key: value.contiguous() for key, value in weights.items() if not key.startswith(heads)}
     wanted = {key for key in own if not key.startswith(heads)}
     wrong = sorted((wanted ^ set(body)) | {key for key in wanted & set(body) if own[key].shape != body[key].shape})

@@ -30,7 +30,6 @@ class Training:
         self.workspace = Workspace(folder)
         self.workspace.set(**{"train.epochs": 4, "train.save_every": 0.0, "train.devices": processes})
         self.workspace.must("split_check", "backbone")
-        self.finish()  # decodes the photos
         started = time.monotonic()
         self.finish()
         self.seconds, self.wanted = time.monotonic() - started, self.outputs()

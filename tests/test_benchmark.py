@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from conftest import Workspace
 
-from stages.benchmark import BATCHES, measure
+from stages.benchmark import BATCHES, measure, peak_memory_mb
 
 
 def test_the_report(pipeline: Workspace) -> None:
@@ -30,6 +32,12 @@ def test_accuracy_as_served_is_that_of_the_verdicts(pipeline: Workspace) -> None
     said_clean = [float(row["p_clean"]) >= threshold for row in rows]
     wrong = sum(said and row["label"] == "dirty" for said, row in zip(said_clean, rows, strict=True))
     assert served["photos"] == len(rows) and abs(served["dirty_as_clean"] - wrong) <= 1
+
+
+def test_peak_memory_is_of_the_process_alone() -> None:
+    held = np.ones(50_000_000)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(peak_memory_mb).result() < held.nbytes / 1e6 < peak_memory_mb()
 
 
 def test_measure_warms_up_and_counts() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import Workspace, full_disk
 
+from stages.common import pack
 from stages.common import pixels as module
 from stages.common.data import Photo, list_photos
 from stages.common.errors import StageError
@@ -148,19 +149,42 @@ def test_the_bound_holds_over_all_sizes_and_the_longest_unused_goes(workspace: W
     room = 1.5 * len(photos()) * (ROW + 65) / 1e9
     first = open_set(cache_gb=room)
     open_set(cache_gb=room, size=31)
-    packs = list(scratch("pixels").glob("*-*/pixels.bin"))
-    assert [pack.parent.name.rsplit("-")[-1] for pack in packs] == ["31"]
+    assert [folder.name.rsplit("-")[-1] for folder in packs()] == ["31"]
     assert (whole(first) == decoded()).all(), "a run keeps what it has opened"
 
 
-def test_rows_of_photos_that_are_gone_make_way(workspace: Workspace) -> None:
+def test_a_full_pack_keeps_its_rows_whatever_else_is_asked_for(workspace: Workspace) -> None:
     room = len(photos()) * ROW / 1e9
     open_set(cache_gb=room)
-    for photo in photos()[:8]:
-        (ROOT / photo.name).write_bytes((ROOT / photo.name).read_bytes() + b"\0")
-    again = open_set(cache_gb=room)
-    assert (whole(again) == decoded()).all()
-    assert len(Pack(scratch("pixels"), SIZE).rows) == len(photos())
+    rows = Pack(scratch("pixels"), SIZE).rows
+    other = PhotoSet(Data("data_cars", "disk", room), list_photos(ROOT, "val"), SIZE)
+    expected = [read_pixels(ROOT, photo, SIZE) for photo in other.photos]
+    assert (whole(other) == np.stack(expected)).all()
+    assert Pack(scratch("pixels"), SIZE).rows == rows
+
+
+def test_copies_of_photos_are_found_in_a_full_pack(no_decoding: None) -> None:
+    shutil.copytree(ROOT, "copies")
+    room = len(photos()) * ROW / 1e9
+    assert whole(PhotoSet(Data("copies", "disk", room), photos(), SIZE)).any()
+
+
+def test_another_decoder_has_its_own_pack_and_the_useless_one_goes_first(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 3.5 * len(photos()) * (ROW + 65) / 1e9
+    open_set(cache_gb=room)
+    monkeypatch.setattr(pack, "DECODER", "another")
+    open_set(cache_gb=room, size=31)
+    open_set(cache_gb=room)
+    assert len(packs()) == 3
+    os.utime(next(folder for folder in packs() if pack.DECODER not in folder.name), (2e9, 2e9))
+    open_set(cache_gb=room, size=30)
+    assert sorted(folder.name.split("-", 3)[-1] for folder in packs()) == ["another-30", "another-31", "another-32"]
+
+
+def packs() -> list[Path]:
+    return [file.parent for file in scratch("pixels").glob("*/pixels.bin")]
 
 
 def test_a_full_disk_makes_it_slower_and_no_more(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
@@ -188,9 +212,12 @@ def test_copies_that_dvc_makes_for_experiments_share_the_checkouts_folder(
 
 
 def test_a_lock_is_for_one(tmp_path: Path) -> None:
-    with locked(tmp_path / "lock") as had:
-        assert had
-        with locked(tmp_path / "lock", wait=False) as second:
-            assert not second
-    with locked(tmp_path / "lock", wait=False) as third:
-        assert third
+    for path in (tmp_path / "lock", tmp_path):
+        with locked(path) as had:
+            assert had
+            with locked(path, wait=False) as second:
+                assert not second
+            with locked(path, wait=False) as second:
+                assert not second, "who had no lock lets go of none"
+        with locked(path, wait=False) as third:
+            assert third

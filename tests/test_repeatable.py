@@ -1,6 +1,6 @@
-"""The same photos and params give the same bytes, in whatever folder and with whatever number of workers.
+"""The same photos and params give the same bytes, in whatever folder.
 
-Of training, tests/test_train.py says so.
+Of training, tests/test_train.py and tests/test_resume.py say so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ def again(pipeline: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Work
     for name in outputs(pipeline.folder, BETWEEN):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(pipeline.folder / name, folder / name)
-    workspace.set(**{"eval.num_workers": 2})
     workspace.must("eval", "threshold", "export")
     return workspace
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -13,10 +14,13 @@ import torch
 from conftest import ROOT, Workspace, full_disk
 
 from stages.common.data import CLEAN, DIRTY, Photo
-from stages.common.params import load
+from stages.common.errors import StageError
+from stages.common.params import Data, load
+from stages.common.scratch import locked, scratch
+from stages.train import resume
 from stages.train.distributed import Ranks
 from stages.train.params import Params
-from stages.train.resume import DiskMemory, run_key
+from stages.train.resume import DiskMemory, memory, run_key
 from tests.live_training import SECONDS, Training
 
 
@@ -38,15 +42,18 @@ def test_killed_interrupted_damaged_and_run_twice_at_once(workspace: Workspace) 
 
 def test_a_process_that_dies_stops_the_others_and_all_go_on(workspace: Workspace) -> None:
     training = Training(workspace.folder, processes=2)
+    said = training.stop(signal.SIGINT, states=1)
+    assert "Traceback" not in said and "interrupted; `dvc repro` goes on" in said
     process = training.start()
-    training.wait_for_states(process, 1)
+    training.wait_for_states(process, 4)
     killed = time.monotonic()
     os.kill(training.ranks(process)[1], signal.SIGKILL)
     said = process.communicate(timeout=SECONDS)[1]
     assert time.monotonic() - killed < 30
     assert process.returncode == 1 and "a training process failed" in said
     training.finish()
-    assert training.outputs() == training.wanted
+    assert training.outputs() == training.wanted, "as if it had run once, undisturbed"
+    assert json.loads(Path("reports/train.json").read_text())["processes"] == 2
 
 
 @pytest.fixture
@@ -88,14 +95,16 @@ def test_a_state_that_cannot_be_written_does_not_stop_training(
     assert disk.load()["step"] == 3 and len(list(disk.folder.iterdir())) == 2  # type: ignore[index]
 
 
-def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path) -> None:
+def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load(Params, ROOT / "params.yaml")
+    data, train = Data("elsewhere", "none", 1.0), {"num_workers": 7, "save_every": 1.0, "tensorboard": True}
+    same = replace(params, data=data, train=replace(params.train, **train))  # type: ignore[arg-type]
     backbone = tmp_path / "backbone"
     backbone.write_bytes(b"weights")
     fit, held = [Photo("train/clean/1.jpg", CLEAN)], [Photo("train/dirty/2.jpg", DIRTY)]
     ranks = Ranks(0, 1, torch.device("cpu"))
     key = run_key(params, fit, held, "version", backbone, ranks)
-    assert key == run_key(params, fit, held, "version", backbone, ranks)
+    assert key == run_key(same, fit, held, "version", backbone, ranks)
     others = {
         run_key(replace(params, train=replace(params.train, lr=0.5)), fit, held, "version", backbone, ranks),
         run_key(replace(params, img_size=160), fit, held, "version", backbone, ranks),
@@ -105,4 +114,22 @@ def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path) -> None:
     }
     backbone.write_bytes(b"other")
     others.add(run_key(params, fit, held, "version", backbone, ranks))
-    assert len(others | {key}) == 7
+    backbone.write_bytes(b"weights")
+    monkeypatch.setattr(resume, "DECODER", "another")
+    others.add(run_key(params, fit, held, "version", backbone, ranks))
+    assert len(others | {key}) == 8
+    backbone.unlink()
+    with pytest.raises(StageError, match="backbone is missing; run `dvc repro backbone`"):
+        run_key(params, fit, held, "version", backbone, ranks)
+
+
+def test_abandoned_states_are_deleted_but_for_those_in_use(workspace: Workspace) -> None:
+    folder, long_ago = scratch("train"), time.time() - resume.ABANDONED - 1
+    for name in ("used", "old", "new"):
+        (folder / name).mkdir()
+        (folder / f"{name}.lock").touch()
+        if name != "new":
+            os.utime(folder / name, (long_ago, long_ago))
+    with locked(folder / "used.lock"), memory("mine", 1.0, Ranks(0, 1, torch.device("cpu"))):
+        found = sorted(path.name for path in folder.iterdir())
+    assert found == ["mine", "mine.lock", "new", "new.lock", "used", "used.lock"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_processes_share_every_batch(world: int) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_out_is_named() -> None:
-    with pytest.raises(StageError, match=r"train\.batch_size: 8 cannot be shared out among 3"):
+    with pytest.raises(StageError, match=r"batch_size: 8 cannot be shared out among 3 .*; use a multiple of 3 or set"):
         Batches(LABELS, with_sampler("weighted"), 0, 3)
 
 
@@ -89,6 +90,21 @@ def test_no_car_is_both_trained_on_and_held_out() -> None:
     assert not {car_of[photo] for photo in fit} & {car_of[photo] for photo in held}
     assert sorted(fit + held) == PHOTOS and {photo.label for photo in fit} == {photo.label for photo in held}
     assert 18 <= sum(photo.label == CLEAN for photo in held) <= 26
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_car_with_photos_of_both_classes_takes_none_away(seed: int) -> None:
+    photos = [Photo(str(number), label) for number, label in enumerate((CLEAN, CLEAN, DIRTY, DIRTY))]
+    for part in hold_out(photos, ["A", "B", "B", "C"], 0.15, seed):
+        assert {photo.label for photo in part} == {CLEAN, DIRTY}
+
+
+def test_hold_out_is_quick_where_one_car_has_most_photos() -> None:
+    photos = [Photo(str(number), number % 2) for number in range(10_000)]
+    cars = ["one" if number > 10 else str(number) for number in range(len(photos))]
+    started = time.process_time()
+    hold_out(photos, cars, 0.15, 0)
+    assert time.process_time() - started < 2
 
 
 def test_all_dirty_photos_of_one_car_cannot_be_split() -> None:

@@ -6,6 +6,7 @@ import difflib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -26,6 +27,13 @@ def create(name: str) -> nn.Module:
         raise StageError(f"params.yaml: model: timm has no model {name!r}; {hint}")
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
     return model
+
+
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """What the names of the classifier's weights begin with; some networks have several classifiers."""
+    config: Any = model.pretrained_cfg
+    names = config["classifier"]
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
 
 
 def check_image_size(model: nn.Module, name: str, size: int) -> None:

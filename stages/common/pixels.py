@@ -116,36 +116,38 @@ class PhotoSet:
         with locked(folder / "lock", wait=False) as free:
             if free:
                 return self._fill(Pack(folder, self.size), Seen(folder, self.root), limit)
-        log.warning("another run is decoding photos; waiting for it (%s)", folder / "lock")
+        log.warning("another process is decoding photos; waiting for it (%s)", folder / "lock")
         with locked(folder / "lock"):
             return self._fill(Pack(folder, self.size), Seen(folder, self.root), limit)
 
     def _fill(self, pack: Pack, seen: Seen, limit: int) -> tuple[Images, NDArray[np.int64]]:
-        """Read the photos whose content is not known, decode those that the pack lacks and has room for."""
+        """Read the photos whose content is not known, then decode those that the pack lacks and has room for."""
         digests = [seen.digest(photo.name) for photo in self.photos]
-        room = pack.make_room({x for x in digests if x}, sum(x not in pack.rows for x in digests), limit)
         todo = [index for index, digest in enumerate(digests) if digest not in pack.rows]
 
-        def look(index: int) -> tuple[int, str, Images | None]:
-            name = self.photos[index].name
-            with naming(self.root / name):
-                content, digest = seen.read(name)
-                return index, digest, None if digest in pack.rows else decode(content, self.size)
+        def read(index: int) -> tuple[bytes, str]:
+            with naming(self.root / self.photos[index].name):
+                return seen.read(self.photos[index].name)
+
+        def known(index: int) -> str:
+            return digests[index] or read(index)[1]
+
+        def decoded(index: int) -> tuple[str, Images]:
+            content, digest = read(index)  # once more: photos are many, and may change at any time
+            with naming(self.root / self.photos[index].name):
+                return digest, decode(content, self.size)
 
         bar = tqdm(total=len(todo), desc="decode", unit="photo", disable=None if todo else True)
         with bar, ThreadPoolExecutor(self.threads) as pool:
             try:
-                for start in range(0, len(todo) if room else 0, CHUNK):
-                    new: dict[str, Images] = {}
-                    for index, digest, pixels in pool.map(look, todo[start : start + CHUNK]):
+                for start in range(0, len(todo), CHUNK):
+                    chunk = todo[start : start + CHUNK]
+                    for index, digest in zip(chunk, pool.map(known, chunk), strict=True):
                         digests[index] = digest
-                        if pixels is not None and len(new) < room:
-                            new[digest] = pixels
-                    pack.append(new)
-                    room -= len(new)
-                    bar.update(min(CHUNK, len(todo) - start))
-                    if not room:
-                        break
+                    new = {digests[index]: index for index in chunk if digests[index] not in pack.rows}
+                    room = pack.make_room(len(new), limit)
+                    pack.append(dict(pool.map(decoded, list(new.values())[:room])))
+                    bar.update(len(chunk))
             except OSError as error:  # such as a full disk: slower, no reason to stop
                 log.warning("decoded photos cannot be kept in %s: %s", pack.folder, error.strerror)
             finally:

@@ -29,7 +29,8 @@ def score(
 ) -> NDArray[np.float64]:
     """The logit of clean against dirty for every photo, `[N]`, in their order, on the device the model is on.
 
-    Always in float32: scores are compared to the last digits later. `title` shows a progress bar.
+    In float32, but for convolutions on a GPU, which torch makes TF32 unless `pick_device` chose it: scores are compared
+    to the last digits later, those that only choose an epoch are not. `title` shows a progress bar.
     """
     device = next(model.parameters()).device
     batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]

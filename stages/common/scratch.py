@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from stages.common.errors import StageError
 
@@ -33,20 +32,20 @@ def scratch(name: str) -> Path:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file for the length of a `with` block; the kernel lets go of it even when the process is killed.
+    """Hold a lock on a file, made where it is missing, or on a folder for the length of a `with` block; the kernel lets
+    go of it even when the process is killed.
 
     Gives whether the lock was had: without `wait`, False at once where another process holds it.
     """
-    with path.open("ab") as file:
-        had = _lock(file, wait)
-        try:
-            yield had
-        finally:
-            if had:
-                fcntl.flock(file, fcntl.LOCK_UN)
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _lock(file, wait)
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to the processes forked meanwhile
+        os.close(file)
 
 
-def _lock(file: BinaryIO, wait: bool) -> bool:
+def _lock(file: int, wait: bool) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

@@ -2,9 +2,10 @@
 
 import os
 from contextlib import nullcontext
+from pathlib import Path
 
 from stages.common.errors import StageError, run_stage
-from stages.common.params import PARAMS_FILE, load
+from stages.common.params import load
 from stages.common.scratch import locked
 from stages.train.distributed import launch, process_count
 from stages.train.loop import run
@@ -15,7 +16,7 @@ def main() -> None:
     """Train on every device asked for; one run at a time in a folder, whose reports two would mix up."""
     params = load(Params)
     first = int(os.environ.get("RANK", 0)) == 0  # torchrun starts this in every process
-    with locked(PARAMS_FILE, wait=False) if first else nullcontext(True) as free:
+    with locked(Path(), wait=False) if first else nullcontext(True) as free:
         if not free:
             raise StageError("training runs in this folder already; `dvc exp run --temp` trains beside it")
         launch(run, process_count(params.train.devices))

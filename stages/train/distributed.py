@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -56,6 +57,13 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes, in its place and still on the device."""
+        if self.world > 1:
+            dist.all_reduce(value)
+            value /= self.world
+        return value
+
     def share_weights(self, module: nn.Module) -> None:
         """Give a module the first process's weights; the running statistics of batch norms are each process's own."""
         if self.world > 1:
@@ -80,7 +88,8 @@ def launch(worker: Callable[[], None], processes: int) -> None:
     """Run `worker` in `processes` processes, or here when one is enough or torchrun has already started us
     (`torchrun --nnodes 2 --nproc-per-node 2 -m stages.train` trains on several nodes).
 
-    Raises StageError when a process fails; the launcher stops the others.
+    Raises StageError when a process fails and KeyboardInterrupt when a signal ends the run; the launcher stops the
+    others.
     """
     if processes == 1 or "RANK" in os.environ:
         worker()
@@ -93,6 +102,8 @@ def launch(worker: Callable[[], None], processes: int) -> None:
         elastic_launch(config, _speak_up)(worker)
     except ChildFailedError as error:
         raise StageError("a training process failed and the others were stopped; what it said stands above") from error
+    except SignalException as error:
+        raise KeyboardInterrupt from error
 
 
 def _speak_up(worker: Callable[[], None]) -> None:
@@ -100,7 +111,7 @@ def _speak_up(worker: Callable[[], None]) -> None:
     process that only lost its connection to the one that failed."""
     try:
         worker()
-    except ExpectedError as error:
+    except (ExpectedError, OSError) as error:  # as in `run_stage`
         sys.exit(f"train: {error}")
     except Exception:  # a defect, whatever it is: all of it is shown here, as the launcher tells of one failure only
         traceback.print_exc()

@@ -70,11 +70,12 @@ def choose_algorithms(deterministic: bool) -> None:
 def train(params: Params, fit: list[Photo], held: list[Photo], ranks: Ranks, states: Memory) -> tuple[Trainer, Best]:
     """Train on `fit`, choosing the epoch on `held`; go on from the state that an earlier run left."""
     train = params.train
+    labels = np.array([photo.label for photo in fit])
+    batches = Batches(labels, train, ranks.rank, ranks.world)  # complains before photos are decoded
     photos = Positioned(params.data, fit, params.img_size)
     held_out = PhotoSet(params.data, held[ranks.rank :: ranks.world], params.img_size)
-    batches = Batches(photos.labels, train, ranks.rank, ranks.world)
     loaded = loader(photos, batches, ranks.device, train.num_workers)
-    trainer, progress = Trainer(params, photos.labels, train.epochs * len(batches), ranks), Progress()
+    trainer, progress = Trainer(params, labels, train.epochs * len(batches), ranks), Progress()
     if state := ranks.shared(states.load()):
         trainer.restore(state["trainer"])
         progress = Progress.of(state["progress"], ranks.device)

@@ -39,7 +39,8 @@ def loss(outputs: Tensor, labels: Tensor, weights: Tensor, params: TrainParams) 
     each = F.cross_entropy(outputs, labels, label_smoothing=params.label_smoothing, reduction="none")
     if params.loss == "focal":
         p_true = outputs.softmax(1).gather(1, labels[:, None])[:, 0]
-        each = (1 - p_true) ** params.focal_gamma * each
+        doubt = (1 - p_true).clamp(min=torch.finfo(p_true.dtype).tiny)  # a root has no gradient at 0
+        each = doubt**params.focal_gamma * each
     return (weights[labels] * each).mean()
 
 

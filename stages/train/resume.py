@@ -14,16 +14,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 
 from stages.common.data import Photo
 from stages.common.errors import StageError
+from stages.common.pack import DECODER
 from stages.common.reports import sha256, write_bytes
 from stages.common.scratch import locked, scratch
 from stages.train.distributed import Ranks
@@ -31,6 +33,8 @@ from stages.train.params import Params
 
 DIGEST = 32  # bytes of a sha256
 KEPT = 2  # states: the last and, should that be damaged, the one before
+ABANDONED = 30 * 86_400.0  # seconds after which nobody goes on with a state
+NO_MATTER = ("num_workers", "save_every", "tensorboard")  # settings of training that do not change the weights
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +110,7 @@ def memory(key: str, every: float, ranks: Ranks) -> Iterator[Memory]:
         yield Memory()
         return
     folder = scratch("train")
+    _forget_abandoned(folder)
     with locked(folder / f"{key}.lock", wait=False) as had:
         if not had:
             log.warning("the same training runs already; this one cannot be resumed if it is stopped")
@@ -117,20 +122,39 @@ def memory(key: str, every: float, ranks: Ranks) -> Iterator[Memory]:
             (folder / f"{key}.lock").unlink()
 
 
+def _forget_abandoned(folder: Path) -> None:
+    """Delete the states that nobody touched for long, but for those of runs under way."""
+    for state in (path for path in folder.iterdir() if path.is_dir()):
+        with suppress(FileNotFoundError):  # another run may delete it at the same time, or end
+            if time.time() - state.stat().st_mtime > ABANDONED:
+                lock = folder / f"{state.name}.lock"
+                with locked(lock, wait=False) as had:
+                    if had:
+                        shutil.rmtree(state)
+                        lock.unlink()
+
+
 def run_key(
     params: Params, fit: Sequence[Photo], held: Sequence[Photo], data_version: str, backbone: Path, ranks: Ranks
 ) -> str:
-    """A hash of all that decides the trained weights: settings, photos, backbone, code, libraries and processor."""
+    """A hash of all that decides the trained weights: settings, photos, backbone, code, libraries and processor.
+
+    Where photos lie and how they are cached does not, nor NO_MATTER, so a run that was killed for memory may go on
+    with less. Raises StageError when there is no backbone.
+    """
+    if not backbone.exists():
+        raise StageError(f"{backbone} is missing; run `dvc repro backbone`")
     project = Path(__file__).resolve().parents[2]
     files = {Path(path) for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))}
     code = sorted(path for path in files if path.suffix == ".py" and path.is_relative_to(project / "stages"))
+    settings = {name: value for name, value in asdict(params.train).items() if name not in NO_MATTER}
     gpu = ranks.device.type == "cuda"
     parts = {
-        "params": asdict(params),
+        "params": [params.img_size, params.model, settings],
         "photos": [data_version, [photo.name for photo in fit], [photo.name for photo in held]],
         "backbone": sha256(backbone),
         "code": {path.relative_to(project).as_posix(): sha256(path) for path in code},
-        "libraries": [torch.__version__, timm.__version__],
+        "libraries": [torch.__version__, timm.__version__, np.__version__, DECODER],
         "processor": [
             torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
             torch.get_num_threads(),

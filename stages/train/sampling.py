@@ -6,7 +6,7 @@ workers changes which photos meet in a batch.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -32,22 +32,28 @@ def hold_out(
     members: dict[str, list[Photo]] = defaultdict(list)
     for photo, group in group_of.items():
         members[group].append(photo)
-    held: set[Photo] = set()
-    for label, name in ((CLEAN, "clean"), (DIRTY, "dirty")):
+    counts = {group: Counter(photo.label for photo in car) for group, car in members.items()}
+    total = Counter(photo.label for photo in photos)
+    left, held = total.copy(), set[str]()  # photos of each class to train on; groups
+    for label in (CLEAN, DIRTY):
         of_class = [photo for photo in photos if photo.label == label]
-        wanted, count = max(1, round(share * len(of_class))), sum(photo in held for photo in of_class)
+        wanted = max(1, round(share * len(of_class)))
         for index in rng.permutation(len(of_class)):
-            car = members[group_of[of_class[index]]]
-            more = sum(photo.label == label for photo in car)
-            if count < wanted and car[0] not in held and count + more < len(of_class):
-                held.update(car)
-                count += more
-        if count in (0, len(of_class)):
+            if total[label] - left[label] >= wanted:
+                break
+            group = group_of[of_class[index]]
+            if group not in held and all(left[each] > count for each, count in counts[group].items()):
+                held.add(group)
+                left.subtract(counts[group])
+    for label, name in ((CLEAN, "clean"), (DIRTY, "dirty")):
+        if left[label] in (0, total[label]):
+            cars = sum(label in count for count in counts.values())
             raise StageError(
-                f"train/{name} holds {len(of_class)} photos of {len({group_of[photo] for photo in of_class})} cars or "
-                f"sessions (see {GROUPS}): at least one must be held out and one left to train on"
+                f"train/{name} holds {total[label]} photos of {cars} cars or sessions (see {GROUPS}): at least one "
+                "must be held out and one left to train on"
             )
-    return [photo for photo in photos if photo not in held], [photo for photo in photos if photo in held]
+    fit = [photo for photo in photos if group_of[photo] not in held]
+    return fit, [photo for photo in photos if group_of[photo] in held]
 
 
 def epoch_order(labels: NDArray[np.int64], params: TrainParams, epoch: int) -> NDArray[np.int64]:
@@ -89,10 +95,10 @@ class Batches:
     """
 
     def __init__(self, labels: NDArray[np.int64], params: TrainParams, rank: int, world: int) -> None:
-        if params.batch_size % (world * params.accumulate):
+        if params.batch_size % (parts := world * params.accumulate):
             raise StageError(
                 f"params.yaml: train.batch_size: {params.batch_size} cannot be shared out among {world} processes with "
-                f"train.accumulate: {params.accumulate} parts each"
+                f"train.accumulate: {params.accumulate} parts each; use a multiple of {parts} or set train.devices"
             )
         self.labels, self.params = labels, params
         share = params.batch_size // world

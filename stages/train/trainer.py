@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from stages.common.errors import StageError
-from stages.common.model import Normalise, check_image_size, create
+from stages.common.model import Normalise, check_image_size, classifier_prefixes, create
 from stages.train import augment
 from stages.train.distributed import Ranks
 from stages.train.optim import class_weights, loss, lr_factor, pick_precision
@@ -35,7 +35,7 @@ def build(params: Params, device: torch.device) -> nn.Module:
         missing, unexpected = model.load_state_dict(load_file(BACKBONE), strict=False)
     except Exception as error:  # a file that does not fit, or safetensors' own
         raise StageError(f"{BACKBONE} does not fit {params.model}: {error}; run `dvc repro backbone`") from error
-    if unexpected or len(missing) > 2:  # the classifier's weight and bias
+    if unexpected or not all(name.startswith(classifier_prefixes(model)) for name in missing):
         raise StageError(f"{BACKBONE} is not of {params.model}; run `dvc repro backbone`")
     for name in missing:  # some architectures start a classifier so wide that its first gradients undo the backbone
         parameter = model.get_parameter(name)
@@ -54,7 +54,7 @@ class Trainer:
         config: Any = self.model.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.normalise = Normalise(self.mean, self.std).to(self.device)
-        self.ema = ModelEmaV3(self.model, decay=train.ema, use_warmup=True) if train.ema else None
+        self.ema = ModelEmaV3(self.model, decay=train.ema) if train.ema else None
         self.parallel: Any = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
         self.forward: Any = compiled(self.parallel, self.device) if train.compile else self.parallel
         self.weights = class_weights(labels, train).to(self.device)
@@ -86,7 +86,7 @@ class Trainer:
 
     def step(self, images: Tensor, labels: Tensor, positions: Tensor, epoch: int, step: int) -> Tensor:
         """One optimiser step on this process's share of a batch: uint8 `[N, S, S, 3]`, labels and positions in the
-        epoch `[N]`. Its loss, detached and still on the device: reading it would make every step wait."""
+        epoch `[N]`. The loss of the batch, detached and still on the device: reading it would make every step wait."""
         seed = self.params.train.seed
         torch.manual_seed(step_seed(seed, epoch, step, self.ranks.rank))  # dropout and the like
         draws = augment.draw(seed, epoch, positions.tolist())
@@ -106,7 +106,7 @@ class Trainer:
         self.schedule.step()
         if self.ema is not None:
             self.ema.update(self.model)
-        return torch.stack(losses).sum()
+        return self.ranks.mean(torch.stack(losses).sum())
 
     def loss(self, images: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         """The mean loss of augmented photos, uint8 `[N, S, S, 3]` on the device."""
