@@ -16,6 +16,7 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageStat
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from stages.common.data import SPLITS, Photo
 WORKING_SIZE = 128  # pixels that the shorter side is decoded to at least; reducing JPEGs in the DCT is what is quick
 GLANCE = 192  # pixels of the longer side at most where brightness, contrast and sharpness are measured: a glance
 THUMBNAIL = 32  # side of the grey thumbnail that copies are recognised by
+COLOURS = 40  # values of each opponent colour that are kept
 TINY, EXTREME_ASPECT = 64, 3.0  # below so many pixels on the shorter side; longer side against the shorter
 
 _SUFFIXES = {
@@ -57,6 +59,7 @@ class Look:
     exif: bool
     pixels_sha256: str  # of the pixels as decoded here: the same for a file whose metadata alone changed
     thumbnail: bytes = field(repr=False)  # grey, uint8 [THUMBNAIL, THUMBNAIL], the whole photo squashed to a square
+    colours: bytes = field(repr=False)  # int16 [2, COLOURS]: red - green and blue - green, sorted, from 1,600 places
     mean_colour: Colour
     border_colour: Colour  # of the outermost 5 %
     brightness: float  # mean of grey
@@ -127,9 +130,17 @@ def _describe(image: Image.Image, size: tuple[int, int], rgb: Image.Image) -> Lo
         exif=bool(image.info.get("exif")),
         pixels_sha256=hashlib.sha256(str(rgb.size).encode() + rgb.tobytes()).hexdigest(),
         thumbnail=grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes(),
+        colours=_opponents(colours).tobytes(),
         mean_colour=_colour(colours.reshape(-1, 3)), border_colour=_colour(colours[~inside]),
         brightness=mean / 255, contrast=deviation / 255, sharpness=edges / max(deviation, 1.0),
     )  # fmt: skip
+
+
+def _opponents(pixels: np.ndarray) -> NDArray[np.int16]:
+    """Red - green and blue - green of pixels `[H, W, 3]`, sorted and averaged to int16 `[2, COLOURS]`."""
+    values = np.stack([pixels[..., 0] - pixels[..., 1], pixels[..., 2] - pixels[..., 1]]).reshape(2, -1)
+    found: NDArray[np.int16] = np.sort(values).reshape(2, COLOURS, -1).mean(2).round().astype(np.int16)
+    return found
 
 
 def _colour(pixels: np.ndarray) -> Colour:
