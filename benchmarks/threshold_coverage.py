@@ -2,6 +2,8 @@
 
     python -m benchmarks.threshold_coverage [--draws 2000] [--seconds 900] [--out FILE]
 
+Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`.
+
 Per scenario: the share of draws in which a certified T breaks the promise (to be held against 1 - confidence = 0.05
 and its simulation error), the share of draws not certified, and the mean recall of clean as a fraction of an
 oracle's that knows the distribution. Draws without a certified T count as recall 0, for every method.
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from mapie.risk_control import BinaryClassificationController  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
@@ -236,7 +239,6 @@ def mapie(procedure: str) -> Method:
 
     split_fixed_sequence learns the order on one half of the photos and tests on the other.
     """
-    from mapie.risk_control import BinaryClassificationController  # type: ignore[import-untyped]
 
     def method(scenario: Scenario, clean: Bools, p: Floats, cars: NDArray[np.int64] | None) -> float | None:
         grid = {"list_predict_params": np.arange(0.95, 0, -0.01)} if procedure == "fixed_sequence" else {}

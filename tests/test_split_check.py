@@ -237,11 +237,11 @@ def test_a_regex_without_a_group_is_named(workspace: Workspace, regex: str) -> N
 def test_what_is_dropped_is_never_in_test(mended: Workspace, copies: tuple[str, ...], gone: set[str]) -> None:
     for folder in copies:
         (mended.data / folder / "copy.jpg").write_bytes(car(0))
-    before = {path.name: path.read_bytes() for path in mended.data.rglob("*.jpg")}
+    before = {path: path.read_bytes() for path in mended.data.rglob("*.jpg")}
     done = mended.run("split_check")
     assert done.returncode == 0, done.stderr
     assert {path for path, _ in listed("artifacts/exclusions.csv")} == gone
-    assert before == {path.name: path.read_bytes() for path in mended.data.rglob("*.jpg")}
+    assert before == {path: path.read_bytes() for path in mended.data.rglob("*.jpg")}
     kept = sum(folder.startswith("test") for folder in copies)
     if "dirty" in "".join(copies):
         assert report()["kept_in_test"]["conflict"] == kept
