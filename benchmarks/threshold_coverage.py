@@ -10,6 +10,7 @@ oracle's that knows the distribution. Draws without a certified T count as recal
 """
 
 import argparse
+import importlib
 import time
 import warnings
 from bisect import bisect_left
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from mapie.risk_control import BinaryClassificationController  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
@@ -239,6 +239,7 @@ def mapie(procedure: str) -> Method:
 
     split_fixed_sequence learns the order on one half of the photos and tests on the other.
     """
+    from mapie.risk_control import BinaryClassificationController  # type: ignore[import-untyped]
 
     def method(scenario: Scenario, clean: Bools, p: Floats, cars: NDArray[np.int64] | None) -> float | None:
         grid = {"list_predict_params": np.arange(0.95, 0, -0.01)} if procedure == "fixed_sequence" else {}
@@ -364,6 +365,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900, help="no further scenario is started after so many")
     parser.add_argument("--out", type=Path, help="also write the table here")
     arguments = parser.parse_args()
+    importlib.import_module("mapie.risk_control")  # whether it is missing is to be known now, not in 15 minutes
     lines = []
     for text in report(arguments.draws, arguments.seconds):
         print(text, flush=True)
