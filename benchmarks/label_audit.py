@@ -21,9 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from serving.cores import usable_cores
-from stages.common.data import CLEAN, DIRTY, SPLITS, usable_photos
+from stages.common.data import CLEAN, DIRTY, SPLITS, read_groups, usable_photos
 from stages.common.params import load
-from stages.threshold.__main__ import GROUPS, read_groups
 from stages.train.params import Params
 from tools.features import Features, features
 from tools.suspicion import FOLDS, REGULARISATION, Labels, Probabilities, out_of_fold, rank_suspects
@@ -76,7 +75,7 @@ def main() -> None:
     params = load(Params)
     photos = [photo for split in SPLITS for photo in usable_photos(Path(params.data.root), split)]
     truth = np.array([photo.label for photo in photos])
-    groups = read_groups(GROUPS, [photo.name for photo in photos])
+    groups = np.array(read_groups([photo.name for photo in photos]))
     start = time.perf_counter()
     found = features(photos, params)
     seconds = time.perf_counter() - start

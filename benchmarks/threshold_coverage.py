@@ -2,12 +2,15 @@
 
     python -m benchmarks.threshold_coverage [--draws 2000] [--seconds 900] [--out FILE]
 
+Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`.
+
 Per scenario: the share of draws in which a certified T breaks the promise (to be held against 1 - confidence = 0.05
 and its simulation error), the share of draws not certified, and the mean recall of clean as a fraction of an
 oracle's that knows the distribution. Draws without a certified T count as recall 0, for every method.
 """
 
 import argparse
+import importlib
 import time
 import warnings
 from bisect import bisect_left
@@ -362,6 +365,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900, help="no further scenario is started after so many")
     parser.add_argument("--out", type=Path, help="also write the table here")
     arguments = parser.parse_args()
+    importlib.import_module("mapie.risk_control")  # whether it is missing is to be known now, not in 15 minutes
     lines = []
     for text in report(arguments.draws, arguments.seconds):
         print(text, flush=True)

@@ -107,7 +107,8 @@ def test_freed_memory_is_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch
     trimmer, trims = memory.Trimmer(), []
     assert trimmer._trim is not None  # this C library has it
     trimmer._trim = trims.append
+    started = time.monotonic()
     for _ in range(20):
         trimmer.maybe()
         time.sleep(0.01)
-    assert 1 <= len(trims) <= 4
+    assert 1 <= len(trims) <= 1 + (time.monotonic() - started) / memory.SECONDS

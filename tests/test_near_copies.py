@@ -9,19 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance
 
+from benchmarks.split_check import GATE, shoot
 from samples.camera import take
 from samples.draw import draw_photo, render
 from stages.common.data import CLEAN, DIRTY, Photo
+from stages.common.params import load
+from stages.split_check import near
+from stages.split_check.check import check, find_links
+from stages.split_check.findings import Findings
 from stages.split_check.hashes import BITS, SYMMETRIES, hashes, turn
-from stages.split_check.matching import pairs_within
+from stages.split_check.matching import pairs_within, partners
 from stages.split_check.near import candidates, near_links
-from stages.split_check.scan import THUMBNAIL, scan
+from stages.split_check.params import Params
+from stages.split_check.scan import THUMBNAIL, Scanned, scan
 
-RADIUS, SIMILARITY = 7, 0.9975  # as in params.yaml
+PARAMS = load(Params, ROOT / "params.yaml").split_check
+RADIUS, SIMILARITY = PARAMS.hash_radius, PARAMS.similarity
 CARS = 6
 
 
@@ -36,7 +44,7 @@ def links(folder: Path, photos: list[Image.Image], **save: int) -> set[tuple[int
     for number, photo in enumerate(photos):
         photo.save(folder / f"{number:03}.jpg", **({"quality": 90} | save))
     names = [Photo(path.name, CLEAN) for path in sorted(folder.iterdir())]
-    found = near_links(scan(folder, names), RADIUS, SIMILARITY)
+    found = near_links(scan(folder, names), RADIUS, SIMILARITY).links
     return {(int(link.first[:3]), int(link.second[:3])) for link in found}
 
 
@@ -93,7 +101,7 @@ def test_a_re_encoded_copy_is_found(tmp_path: Path, quality: int) -> None:
         photo.save(tmp_path / f"{number:03}.jpg", quality=90)
         photo.save(tmp_path / "again" / f"{number:03}.jpg", quality=quality)
     names = [Photo(path.relative_to(tmp_path).as_posix(), CLEAN) for path in sorted(tmp_path.rglob("*.jpg"))]
-    found = {(link.first, link.second) for link in near_links(scan(tmp_path, names), RADIUS, SIMILARITY)}
+    found = {(link.first, link.second) for link in near_links(scan(tmp_path, names), RADIUS, SIMILARITY).links}
     assert found == {(f"{number:03}.jpg", f"again/{number:03}.jpg") for number in range(CARS)}
 
 
@@ -102,10 +110,48 @@ def test_the_same_shot_before_and_after_the_wash_is_no_copy_under_both_labels(tm
     for index in range(6):
         for severity in (0.0, 0.9):
             shot = render(5, index, severity)
-            photo = take(np.random.default_rng(index + int(severity)), shot.image, shot.size)
+            photo = take(np.random.default_rng([index, int(severity > 0)]), shot.image, shot.size)
             (tmp_path / f"{index}{'ab'[severity > 0]}.jpg").write_bytes(photo)
     photos = [Photo(path.name, CLEAN if "a" in path.name else DIRTY) for path in sorted(tmp_path.iterdir())]
-    assert {link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY)} <= {"patched"}
+    hows = [link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY).links]
+    assert hows and set(hows) == {"patched"}
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> list[Scanned]:
+    """Six cars behind the fixed camera of a wash gate, in two splits: much alike, and none of them a copy."""
+    folder = tmp_path_factory.mktemp("gate")
+    for split in ("train/clean", "test/clean"):
+        (folder / split).mkdir(parents=True)
+    for number, car in enumerate((3, 4, 5, 7, 11, 19)):
+        shoot(folder / ("train/clean", "test/clean")[number % 2], car, GATE)
+    return scan(folder, [Photo(path.relative_to(folder).as_posix(), CLEAN) for path in sorted(folder.rglob("*.jpg"))])
+
+
+def test_cars_behind_a_fixed_camera_are_told_and_neither_joined_nor_left_out(gate: list[Scanned]) -> None:
+    checked = check(gate, PARAMS)
+    assert not checked.rulings and all(name == group for name, group in checked.group_of.items())
+    assert {len(group.names) for group in checked.groups if group.kind == "scene"} == {len(gate)}
+    assert "1 groups of photos of one scene" in Findings.of(checked, "data_cars").warnings[0]
+    assert not find_links(gate, PARAMS)  # what `make split` keeps together
+
+
+def test_of_a_crowd_no_pair_is_formed_and_it_is_told(gate: list[Scanned], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "CROWD", 0)
+    checked = check(gate, PARAMS)
+    assert len(checked.crowd) > 2 and not any(set(group.names) & set(checked.crowd) for group in checked.groups)
+    assert f"{len(checked.crowd)} photos of one scene, as {checked.crowd[0]}" in Findings.of(checked, "x").warnings[0]
+
+
+def test_a_car_of_another_colour_is_no_copy(tmp_path: Path) -> None:
+    photo = cars()[0]
+    grey = photo.convert("L")
+    rust = Image.merge("RGB", [grey.point(lambda level, gain=gain: level * gain) for gain in (1.12, 0.92, 0.9)])
+    photo.save(tmp_path / "0.jpg", quality=90)
+    rust.save(tmp_path / "1.jpg", quality=90)
+    names = [Photo(f"{number}.jpg", CLEAN) for number in range(2)]
+    (link,) = near_links(scan(tmp_path, names), RADIUS, SIMILARITY).links
+    assert link.how == "patched"
 
 
 @pytest.mark.parametrize("edit", ["half", "mirrored", "turned left", "darker"])
@@ -115,7 +161,9 @@ def test_a_copy_that_is_whole_is_told_from_a_patched_one(tmp_path: Path, edit: s
         EDITS[edit](photo).save(tmp_path / f"{number}whole.jpg", quality=60)
         with_a_sticker(photo).save(tmp_path / f"{number}patched.jpg", quality=90)
     photos = [Photo(path.name, CLEAN) for path in sorted(tmp_path.iterdir())]
-    found = {(link.first, link.second): link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY)}
+    found = {
+        (link.first, link.second): link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY).links
+    }
     assert [found[f"{number}.jpg", f"{number}patched.jpg"] for number in range(CARS)] == ["patched"] * CARS
     # A small photo made smaller differs a little everywhere.
     assert sum(found[f"{number}.jpg", f"{number}whole.jpg"] == "near" for number in range(CARS)) >= CARS - 1
@@ -164,6 +212,14 @@ def test_many_equal_hashes_are_all_paired() -> None:
     """A batch of comparisons is smaller than what one crowded chunk brings."""
     same = np.full(900, 42, np.uint64)
     assert len(pairs_within(same, same, 0).query) == 900 * 900
+
+
+@settings(max_examples=50, deadline=None)
+@given(some, st.integers(0, 13))
+def test_partners_are_counted_as_if_all_were_compared(values: list[int], radius: int) -> None:
+    codes = np.array(values, np.uint64)
+    expected = (np.bitwise_count(codes[:, None] ^ codes) <= radius).sum(1) - 1
+    assert partners(codes, radius).tolist() == expected.tolist()
 
 
 def test_a_radius_out_of_range_is_refused() -> None:

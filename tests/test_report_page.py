@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from conftest import Workspace, write_photos
@@ -22,7 +22,7 @@ from stages.split_check.groups import Group, Kind
 from tools.relabel import relabel
 
 NASTY = "<img src=x onerror=alert(1)> \"&'.jpg"
-KINDS: tuple[Kind, ...] = ("conflict", "leak", "within")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 PAGE = Path("reports/split_check.html")
 
 
@@ -47,7 +47,7 @@ def audit(*names: str) -> None:
 
 def findings(**changes: Any) -> Findings:
     """Findings of a clean bill, with changes."""
-    kinds = ("unreadable", "odd", "excluded", "conflict", "leak", "within", "dark", "washed_out", "blurred")
+    kinds = ("unreadable", "odd", "excluded", *KINDS, "crowd", "dark", "washed_out", "blurred")
     content: dict[str, Any] = {
         "root": "data_cars", "data_version": "0", "photos": {"train": {"clean": 16, "dirty": 8}},
         "totals": dict.fromkeys(kinds, 0), "unreadable": (), "odd": (), "excluded": (), "groups": (), "shortcuts": (),
@@ -98,15 +98,15 @@ def test_the_same_findings_give_the_same_page(workspace: Workspace) -> None:
 def test_it_stays_small_whatever_is_found(workspace: Workspace) -> None:
     """Each kind of finding at its cap in artifacts/findings.json, a group of 5,000 photos, and many suspects."""
     names = tuple(f"{split}/clean/{n:03}.jpg" for split in ("train", "val", "test") for n in range(16))
-    groups = [Group(KINDS[n % 3], "near", names[n % 40 : n % 40 + 3]) for n in range(1000)]
+    groups = [Group(KINDS[n % 4], "near", names[n % 40 : n % 40 + 3]) for n in range(1000)]
     groups.append(Group("within", "near", tuple(f"train/clean/{n}.jpg" for n in range(5000))))
-    totals = findings().totals | {"conflict": 334, "leak": 333, "within": 334, "odd": 500}
+    totals = findings().totals | {"conflict": 250, "leak": 250, "within": 251, "scene": 250, "odd": 500}
     audit(*(names * 200))
     odd = tuple(Note(names[n % 48], "tiny: 1 x 1") for n in range(500))
     html = pages.render(findings(groups=tuple(groups), totals=totals, odd=odd))
-    assert "The first 100 of 9600 are shown." in html and "The first 40 of 334 are shown." in html
+    assert "The first 100 of 9600 are shown." in html and "The first 40 of 251 are shown." in html
     photos = html.count("<figure")
-    assert photos == 3 * 40 * 3 + 100 + 40
+    assert photos == 4 * 40 * 3 + 100 + 40
     assert len(html) < photos * 6000 + 50_000
 
 
@@ -124,9 +124,14 @@ def test_photos_in_full_are_linked_from_where_the_page_lies(workspace: Workspace
     assert 'href="../data_cars/train/clean/a%20b%231%3F%25.jpg"' in html
 
 
-def test_a_damaged_audit_is_refused_by_name(workspace: Workspace) -> None:
+def test_a_damaged_audit_is_refused_by_name_and_stops_no_check(workspace: Workspace) -> None:
     pages.AUDIT.parent.mkdir()
     pages.AUDIT.write_text("path\nx\n")
+    done = workspace.run("split_check")
+    assert done.returncode == 0, done.stderr
+    assert f"WARNING: {PAGE} was not written" in done.stdout and "label_audit.csv" in done.stdout
+    assert Path("reports/split_check.json").exists() and Path("artifacts/exclusions.csv").exists()
+    workspace.refuses("split_check.page", "label_audit.csv is no list of suspected labels")
     with pytest.raises(ValueError, match=r"label_audit\.csv is no list of suspected labels"):
         pages.render(findings())
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,17 +16,17 @@ from PIL import Image
 from samples.draw import draw_photo
 from serving.image import decode
 from stages.common.data import CLEAN, DIRTY, Photo, list_photos
+from stages.common.errors import StageError
+from stages.common.params import load
 from stages.split_check.check import check
-from stages.split_check.findings import MAX_GROUPS, Findings
-from stages.split_check.groups import Link, components, group_table, id_of
-from stages.split_check.params import SplitCheckParams
-from stages.split_check.scan import Look, Scanned, look_at, scan
+from stages.split_check.drift import LARGEST, find_drift
+from stages.split_check.findings import MAX_GROUPS, MAX_MEMBERS, Findings
+from stages.split_check.groups import Group, Link, components, group_table, groups, id_of
+from stages.split_check.params import Params
+from stages.split_check.scan import MAX_BYTES, Look, Scanned, look_at, scan
+from stages.split_check.shortcuts import MAX_SOURCES, _features
 
-PARAMS = SplitCheckParams(
-    on_unreadable="fail", on_leak="fail", on_conflict="fail", on_duplicate="fail", hash_radius=7, similarity=0.9975,
-    group_regex=None, source_regex=None, shortcut_auc_warn=0.75, dark_below=0.1, contrast_below=0.05,
-    sharpness_below=0.08,
-)  # fmt: skip
+PARAMS = load(Params, ROOT / "params.yaml").split_check
 
 
 def photo() -> Image.Image:
@@ -58,6 +60,34 @@ def test_size_is_that_of_the_upright_photo_and_pixels_outlive_metadata(tmp_path:
     assert plain.pixels_sha256 == commented.pixels_sha256 != turned.pixels_sha256
 
 
+def test_a_nearly_square_photo_on_its_side_is_not_taken_for_an_upright_one(tmp_path: Path) -> None:
+    """Decoded small, 1201 x 1200 becomes a square, by which nobody can see that it was turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    photo().resize((1201, 1200)).save(tmp_path / "photo.jpg", exif=exif)
+    assert (look(tmp_path).width, look(tmp_path).height) == (1200, 1201)
+
+
+@pytest.mark.parametrize(
+    "where", ["pathlib.Path.read_bytes", "stages.split_check.scan.open_photo", "PIL.Image.Image.convert"]
+)
+def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    photo().convert("CMYK").save(tmp_path / "photo.jpg")
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(where, full)
+    with pytest.raises(StageError, match=r"photo\.jpg: too little memory"):
+        look_at(tmp_path, Photo("photo.jpg", CLEAN))
+
+
+def test_a_file_too_large_for_a_photo_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "photo.jpg").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # takes no room on the disk
+    assert "too many for a photo" in str(look_at(tmp_path, Photo("photo.jpg", CLEAN)).problem)
+
+
 def test_colours_of_the_border_and_of_the_whole(tmp_path: Path) -> None:
     framed = Image.new("RGB", (200, 200), (200, 0, 0))
     framed.paste((0, 0, 200), (20, 20, 180, 180))
@@ -69,10 +99,11 @@ def test_colours_of_the_border_and_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_an_unsplit_folder_is_scanned_in_the_order_asked(tmp_path: Path) -> None:
+    car = photo()
     for label in ("clean", "dirty"):
         (tmp_path / label).mkdir()
         for number in range(20):
-            photo().resize((64 + number, 64)).save(tmp_path / label / f"{number:02}.jpg")
+            car.resize((64 + number, 64)).save(tmp_path / label / f"{number:02}.jpg")
     photos = list_photos(tmp_path, "")[::-1]
     found = scan(tmp_path, photos)
     assert [one.photo for one in found] == photos
@@ -130,3 +161,55 @@ def test_findings_are_bounded_counted_and_read_back(tmp_path: Path) -> None:
     assert len(findings.unreadable) < findings.totals["unreadable"] == 2 * (MAX_GROUPS + 5)
     findings.write(tmp_path / "findings.json")
     assert Findings.read(tmp_path / "findings.json") == findings
+
+
+def plain(name: str, content: str) -> Scanned:
+    """A photo that is known by its bytes alone."""
+    return Scanned(Photo(name, DIRTY if "/dirty/" in name else CLEAN), name.split("/")[0], 1, content, None, (), None)
+
+
+def test_a_flood_of_conflicts_hides_no_leak() -> None:
+    conflicts = [plain(f"train/{label}/{n}.jpg", f"{n}") for n in range(MAX_GROUPS + 5) for label in ("clean", "dirty")]
+    leak = [plain(f"{split}/clean/leak.jpg", "leak") for split in ("train", "test")]
+    shown = Findings.of(check(conflicts + leak, PARAMS), "x").groups
+    assert [group.kind for group in shown] == ["conflict"] * MAX_GROUPS + ["leak"]
+
+
+def test_a_group_of_thousands_is_cut_and_says_so_and_still_shows_both_splits() -> None:
+    many = [plain(f"test/clean/{n}.jpg", "same") for n in range(5000)] + [plain("train/clean/x.jpg", "same")]
+    checked = check(many, PARAMS)
+    (group,) = Findings.of(checked, "x").groups
+    assert (len(group.names), group.more) == (MAX_MEMBERS, 5001 - MAX_MEMBERS) and "train/clean/x.jpg" in group.names
+    for ruling in checked.rulings:
+        assert "and 4951 more" in str(ruling) or "and 4950 more" in str(ruling)
+        assert len(str(ruling)) < 3000
+
+
+def test_a_group_names_the_weakest_link_that_it_needed() -> None:
+    names = ("test/clean/car_1.jpg", "train/clean/car_1.jpg")
+    both = [plain(name, "same") for name in names]
+    links = [Link(*names, "bytes"), Link(*names, "id")]
+    assert groups(both, links) == [Group("leak", "bytes", names)]
+    third = plain("val/clean/car_1.jpg", "other")
+    links.append(Link(names[0], third.name, "id"))
+    assert groups([*both, third], links) == [
+        Group("leak", "bytes", names),
+        Group("leak", "id", (*names, third.name)),
+    ]
+
+
+def test_of_thousands_of_sources_the_largest_are_counted_and_the_rest_together() -> None:
+    photos = [plain(f"{split}/clean/s{n}_{m}.jpg", "") for split in ("train", "val") for n in range(900) for m in "ab"]
+    photos += [plain(f"train/clean/s7_{n}.jpg", "") for n in range(50)]
+    _, source = find_drift(photos, "s([0-9]+)_")
+    assert len(source.counts["train"]) == LARGEST + 1 and source.counts["train"]["7"] == 52
+    assert {split: sum(of.values()) for split, of in source.counts.items()} == {"train": 1850, "val": 1800}
+
+
+def test_only_sources_that_a_tree_can_tell_apart_become_columns(tmp_path: Path) -> None:
+    photo().save(tmp_path / "photo.jpg")
+    one = look_at(tmp_path, Photo("photo.jpg", CLEAN))
+    photos = [replace(one, photo=Photo(f"s{n}_", CLEAN)) for n in range(3000)]
+    photos += [replace(one, photo=Photo(f"yard{n % 2}_", CLEAN)) for n in range(200)]
+    assert _features(photos, "([a-z0-9]+)_")["source"].shape == (3200, 2)
+    assert _features(photos[:300] * 5, "([a-z0-9]+)_")["source"].shape[1] <= MAX_SOURCES

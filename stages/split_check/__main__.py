@@ -14,7 +14,7 @@ from stages.common.params import load
 from stages.common.reports import csv_bytes, json_bytes, write_all
 from stages.split_check.check import check
 from stages.split_check.findings import FINDINGS, Findings
-from stages.split_check.page import write_page
+from stages.split_check.page import PAGE, write_page
 from stages.split_check.params import Params
 from stages.split_check.report import report
 from stages.split_check.scan import scan
@@ -30,7 +30,18 @@ def main() -> None:
     checked = check(scan(root, photos), params.split_check)
     findings = Findings.of(checked, params.data.root)
     findings.write()  # before stopping: that is when it is needed most
-    write_page()
+    if not checked.stops:
+        write_all(
+            {
+                EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
+                GROUPS: csv_bytes(["path", "group"], sorted(checked.group_of.items())),
+                REPORT: json_bytes(report(checked)),
+            }
+        )
+    try:
+        write_page()
+    except StageError as error:  # a list of an earlier audit, which the gate does not hang on
+        print(f"WARNING: {PAGE} was not written: {error}")
     if checked.stops:
         text = "\n".join(map(str, checked.stops))
         raise StageError(
@@ -39,13 +50,6 @@ def main() -> None:
         )
     for warning in findings.warnings:
         print(f"WARNING: {warning}")
-    write_all(
-        {
-            EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
-            GROUPS: csv_bytes(["path", "group"], sorted(checked.group_of.items())),
-            REPORT: json_bytes(report(checked)),
-        }
-    )
 
 
 if __name__ == "__main__":

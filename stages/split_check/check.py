@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stages.split_check.drift import Drift, find_drift
-from stages.split_check.groups import Group, Link, exact_links, group_table, groups, id_links
+from stages.split_check.groups import JOINING, Group, Link, exact_links, group_table, groups, id_links
 from stages.split_check.near import near_links
 from stages.split_check.params import SplitCheckParams
 from stages.split_check.policy import Exclusion, Ruling, exclusions, judge
@@ -27,6 +27,7 @@ class Checked:
     shortcuts: list[Shortcut]
     drift: list[Drift]
     poor: dict[str, list[Poor]]
+    crowd: list[str]  # photos that look like too many others for near copies to be looked for among them
 
     @property
     def usable(self) -> list[Scanned]:
@@ -43,14 +44,19 @@ class Checked:
 def find_links(scanned: Sequence[Scanned], params: SplitCheckParams) -> list[Link]:
     """All that joins photos: copies, exact and near, and ids in their paths."""
     near = near_links(scanned, params.hash_radius, params.similarity)
-    return exact_links(scanned) + near + id_links(scanned, params.group_regex)
+    return _joining(exact_links(scanned) + near.links + id_links(scanned, params.group_regex))
+
+
+def _joining(links: Iterable[Link]) -> list[Link]:
+    return [link for link in links if link.how in JOINING]
 
 
 def check(scanned: Sequence[Scanned], params: SplitCheckParams) -> Checked:
     """Find everything and rule on it. Shortcuts, drift and quality are of the photos that are not left out."""
-    links = find_links(scanned, params)
+    near = near_links(scanned, params.hash_radius, params.similarity)
+    links = exact_links(scanned) + near.links + id_links(scanned, params.group_regex)
     found = groups(scanned, links)
-    group_of = dict(group_table([one.name for one in scanned], links))
+    group_of = dict(group_table([one.name for one in scanned], _joining(links)))
     rulings = judge(scanned, links, found, params)
     excluded = exclusions(rulings)
     gone = {one.path for one in excluded}
@@ -59,5 +65,5 @@ def check(scanned: Sequence[Scanned], params: SplitCheckParams) -> Checked:
         scanned, found, group_of, rulings, excluded,
         shortcuts=find_shortcuts(usable, group_of, params.source_regex, params.shortcut_auc_warn),
         drift=find_drift(usable, params.source_regex),
-        poor=poor_photos(usable, params),
+        poor=poor_photos(usable, params), crowd=near.crowd,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from stages.split_check.scan import Scanned
 
 # With 71,000 photos any difference is significant; Cramer's V of 0.1 is what Cohen (1988) calls a small effect.
 P_VALUE, EFFECT = 0.001, 0.1
+LARGEST = 20  # values that are counted one by one; the rest are others
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Drift:
     """How one property is spread over the splits."""
 
     of: str  # class or source
-    counts: dict[str, dict[str, int]]  # split -> value -> photos
+    counts: dict[str, dict[str, int]]  # split -> value -> photos: of the largest values, and of all others together
     p_value: float | None  # of the chi-squared test that all splits have the same mix; None: nothing to compare
     effect: float | None  # Cramer's V, 0..1
     warn: bool  # clearly different: significant, and no small matter
@@ -38,10 +39,15 @@ def find_drift(scanned: Sequence[Scanned], source_regex: str | None) -> list[Dri
 
 def _drift(of: str, pairs: Sequence[tuple[str, str]]) -> Drift:
     """Count (split, value) pairs and test whether they depend on each other."""
-    count = Counter(pairs)
+    count, photos = Counter(pairs), Counter(value for _, value in pairs)
     splits, values = list(dict.fromkeys(split for split, _ in pairs)), sorted({value for _, value in pairs})
     table = np.array([[count[split, value] for value in values] for split in splits])
-    counts = {split: dict(zip(values, row.tolist(), strict=True)) for split, row in zip(splits, table, strict=True)}
+    largest = {value for value, _ in photos.most_common(LARGEST)}
+    counts: dict[str, dict[str, int]] = {}
+    for split, row in zip(splits, table.tolist(), strict=True):
+        named = {value: number for value, number in zip(values, row, strict=True) if value in largest}
+        others = {"others": sum(row) - sum(named.values())} if len(values) > LARGEST else {}
+        counts[split] = named | others
     if min(table.shape) < 2:
         return Drift(of, counts, None, None, False)
     test = chi2_contingency(table)

@@ -1,14 +1,16 @@
 """artifacts/findings.json: all that is worth showing of what the check found, for the page and for people.
 
-Bounded: lists hold at most their cap, `totals` says how many there are.
+Bounded: lists hold at most their cap, `totals` and the sizes of groups say how many there are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,13 +18,15 @@ from stages.common.errors import StageError
 from stages.common.reports import write_json
 from stages.split_check.check import Checked
 from stages.split_check.drift import Drift
-from stages.split_check.groups import EXACT, Group
+from stages.split_check.groups import EXACT, Group, Kind
+from stages.split_check.near import CROWD
 from stages.split_check.quality import Poor
 from stages.split_check.report import count_photos, data_version
 from stages.split_check.shortcuts import Shortcut
 
 FINDINGS = Path("artifacts/findings.json")
-MAX_GROUPS, MAX_NOTES, WORST = 1000, 500, 50  # conflicts, leaks and groups within; photos named; poorest of each kind
+# Groups of each kind, names in each, photos named, poorest of each kind.
+MAX_GROUPS, MAX_MEMBERS, MAX_NOTES, WORST = 1000, 50, 500, 50
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,11 @@ class Findings:
     root: str  # data.root as params.yaml has it
     data_version: str
     photos: dict[str, dict[str, int]]  # split -> label -> count; the split is "" in a folder without splits
-    totals: dict[str, int]  # of unreadable, odd, excluded, conflict, leak, within, and each kind of poor quality
+    totals: dict[str, int]  # of unreadable, odd, excluded, each kind of group, crowd, and each kind of poor quality
     unreadable: tuple[Note, ...]
     odd: tuple[Note, ...]  # wrong type for the name, tiny, extreme aspect, decode warnings
     excluded: tuple[Note, ...]  # what artifacts/exclusions.csv lists, with the reasons
-    groups: tuple[Group, ...]  # conflicts first, then leaks, then copies within a split
+    groups: tuple[Group, ...]  # conflicts first, then leaks, copies within a split, scenes
     shortcuts: tuple[Shortcut, ...]
     drift: tuple[Drift, ...]
     poor: tuple[Poor, ...]  # the worst photos of each kind of poor quality, worst first
@@ -57,13 +61,13 @@ class Findings:
         odd = [Note(one.name, text) for one in checked.scanned for text in one.oddities]
         kinds = Counter(group.kind for group in checked.groups)
         totals = {"unreadable": len(unreadable), "odd": len(odd), "excluded": len(checked.excluded)}
-        totals |= {"conflict": kinds["conflict"], "leak": kinds["leak"], "within": kinds["within"]}
+        totals |= {kind: kinds[kind] for kind in get_args(Kind)} | {"crowd": len(checked.crowd)}
         totals |= {kind: len(photos) for kind, photos in checked.poor.items()}
         return cls(
             root=root, data_version=data_version(checked.usable), photos=count_photos(checked.scanned), totals=totals,
             unreadable=tuple(unreadable[:MAX_NOTES]), odd=tuple(odd[:MAX_NOTES]),
             excluded=tuple(Note(one.path, one.reason) for one in checked.excluded[:MAX_NOTES]),
-            groups=tuple(checked.groups[:MAX_GROUPS]), shortcuts=tuple(checked.shortcuts), drift=tuple(checked.drift),
+            groups=tuple(_bounded(checked.groups)), shortcuts=tuple(checked.shortcuts), drift=tuple(checked.drift),
             poor=tuple(one for photos in checked.poor.values() for one in photos[:WORST]),
             warnings=tuple(_warnings(checked)),
         )  # fmt: skip
@@ -81,6 +85,12 @@ class Findings:
             raise StageError(f"cannot read {path}: {error}; `dvc repro split_check` makes it") from error
 
 
+def _bounded(groups: Sequence[Group]) -> Iterator[Group]:
+    """The first MAX_GROUPS of each kind, each cut to MAX_MEMBERS names."""
+    for kind in get_args(Kind):
+        yield from islice((group.cut(MAX_MEMBERS) for group in groups if group.kind == kind), MAX_GROUPS)
+
+
 def _warnings(checked: Checked) -> Iterator[str]:
     """What to say aloud where the pipeline goes on."""
     for ruling in checked.rulings:
@@ -92,6 +102,17 @@ def _warnings(checked: Checked) -> Iterator[str]:
     near = sum(group.kind == "within" and group.how not in EXACT for group in checked.groups)
     if near:
         yield f"{near} groups of near copies within a split; each counts as one car where the threshold is chosen"
+    scenes = sum(group.kind == "scene" for group in checked.groups)
+    if scenes:
+        yield (
+            f"{scenes} groups of photos of one scene that differ in a part: a watermark, dirt or another car; they are "
+            "joined in nothing, so look whether they show one car: split_check.group_regex can say so"
+        )
+    if checked.crowd:
+        yield (
+            f"{len(checked.crowd)} photos of one scene, as {checked.crowd[0]}, each like more than {CROWD} others, as "
+            "from a fixed camera: near copies are not looked for among them, only exact ones"
+        )
     odd = Counter(text.split(":")[0] for one in checked.scanned for text in one.oddities)
     if odd:
         yield "strange files, still used: " + ", ".join(f"{count} {kind}" for kind, count in sorted(odd.items()))

@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from stages.split_check.scan import Scanned
 
-# patched: the same shot, but changed in a part, by a watermark or by dirt. id: of one car or session.
+# patched: the same background, but a part is another: a watermark, dirt or another car. id: of one car or session.
 How = Literal["bytes", "pixels", "near", "patched", "id"]
-Kind = Literal["conflict", "leak", "within"]
+Kind = Literal["conflict", "leak", "within", "scene"]
 EXACT: tuple[How, ...] = ("bytes", "pixels")
-_STRENGTH: tuple[How, ...] = (*EXACT, "near", "patched", "id")
+COPIES: tuple[How, ...] = (*EXACT, "near")
+JOINING: tuple[How, ...] = (*COPIES, "id")  # patched is not: behind a fixed camera it says nothing of the car
+_STRENGTH: tuple[How, ...] = (*COPIES, "patched", "id")
 
 
 @dataclass(frozen=True, order=True)
@@ -36,13 +39,25 @@ class Link:
 class Group:
     """Photos that belong together, and what that means.
 
-    conflict: copies under both labels. leak: copies, or photos of one id, in several splits. within: other copies. A
-    photo may be in one group of each kind.
+    conflict: copies under both labels. leak: copies, or photos of one id, in several splits. within: other copies.
+    scene: shots of one background that differ in a part; only told.
     """
 
     kind: Kind
     how: How  # the weakest evidence that was needed to join them
     names: tuple[str, ...]  # sorted
+    more: int = 0  # names beyond these, where a list was cut
+
+    def cut(self, limit: int) -> Group:
+        """With at most `limit` names, first of all one of each split and class, by which a leak or conflict is seen."""
+        seen: set[str] = set()
+        order = []
+        for name in self.names:
+            folder = "/".join(name.split("/")[:2])
+            order.append((folder in seen, name))
+            seen.add(folder)
+        kept = tuple(name for _, name in sorted(order)[:limit])
+        return replace(self, names=kept, more=self.more + len(self.names) - len(kept))
 
 
 def exact_links(scanned: Iterable[Scanned]) -> list[Link]:
@@ -93,27 +108,31 @@ def components(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, .
 def groups(scanned: Sequence[Scanned], links: Sequence[Link]) -> list[Group]:
     """What links of any kind come to: conflicts first, then leaks, then copies within a split.
 
-    One id under both labels is no conflict, and neither is one shot that differs in a part: a car is dirty before the
-    wash and clean after it. One id within a split is no finding.
+    Last come scenes. One id under both labels is no conflict, and neither is one shot that differs in a part: a car is
+    dirty before the wash and clean after it. One id within a split is no finding.
     """
     of = {one.name: one for one in scanned}
-    copies, shots, cars = (_joined(of, links, upto) for upto in ("near", "patched", "id"))
+    copies, shots, cars = (_joined(of, links, by) for by in (COPIES, (*COPIES, "patched"), JOINING))
     conflicts = [Group("conflict", how, names) for how, names in copies if len({of[x].photo.label for x in names}) > 1]
     in_conflict = {name for group in conflicts for name in group.names}
-    across = [(how, names) for how, names in (*shots, *cars) if len({of[x].split for x in names}) > 1]
+    across = [(how, names) for how, names in (*copies, *cars) if len({of[x].split for x in names}) > 1]
     leaks = [Group("leak", how, names) for how, names in dict.fromkeys(across)]
-    within = [Group("within", how, names) for how, names in shots if len({of[x].split for x in names}) == 1]
-    return conflicts + leaks + [group for group in within if in_conflict.isdisjoint(group.names)]
+    within = [Group("within", how, names) for how, names in copies if len({of[x].split for x in names}) == 1]
+    scenes = [Group("scene", how, names) for how, names in shots if how == "patched"]
+    return conflicts + leaks + [group for group in within if in_conflict.isdisjoint(group.names)] + scenes
 
 
-def _joined(of: dict[str, Scanned], links: Sequence[Link], upto: How) -> list[tuple[How, tuple[str, ...]]]:
-    """The groups of two or more that links at least as strong as `upto` make, with the weakest link in each."""
-    links = [link for link in links if _STRENGTH.index(link.how) <= _STRENGTH.index(upto)]
-    weakest: dict[str, int] = defaultdict(int)
-    for link in links:
-        weakest[link.first] = max(weakest[link.first], _STRENGTH.index(link.how))
-    joined = (names for names in components(sorted(of), links) if len(names) > 1)
-    return [(_STRENGTH[max(weakest[name] for name in names)], names) for names in joined]
+def _joined(of: dict[str, Scanned], links: Sequence[Link], by: tuple[How, ...]) -> list[tuple[How, tuple[str, ...]]]:
+    """The groups of two or more that links of some kinds make, with the weakest that was needed for each.
+
+    Links are added from the strongest on, and one between photos that are together already adds nothing (Kruskal).
+    """
+    sets, weakest = DisjointSet(sorted(of)), dict[str, How]()
+    for link in sorted((link for link in links if link.how in by), key=lambda link: _STRENGTH.index(link.how)):
+        if sets.merge(link.first, link.second):
+            weakest[sets[link.first]] = link.how
+    found = (sorted(names) for names in sets.subsets() if len(names) > 1)
+    return sorted(((weakest[sets[names[0]]], tuple(names)) for names in found), key=lambda group: group[1])
 
 
 def group_table(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, str]]:

@@ -47,22 +47,55 @@ def pairs_within(queries: Hashes, targets: Hashes, radius: int) -> Matches:
     queries `[Q]`, targets `[T]`, radius 0..15. With hashes spread out, time grows with (Q + T) and slowly with Q x T;
     memory with the pairs found.
     """
-    if not 0 <= radius < CHUNKS * 4:
-        raise ValueError(f"radius must lie in 0..{CHUNKS * 4 - 1}, not {radius}")
-    tasks = []
-    for chunk in range(CHUNKS):
-        # Were every chunk over its limit, the hashes would differ in more than `radius` bits (Norouzi, section 3.3).
-        limit = radius // CHUNKS - (chunk > radius % CHUNKS)
-        left, right = _table(queries, chunk), _table(targets, chunk)
-        tasks += [(left, right, change, radius) for change in _changes(limit)]
     with ThreadPoolExecutor(usable_cores()) as pool:  # numpy releases the GIL
-        found = [part for parts in pool.map(lambda task: list(_join(*task)), tasks) for part in parts]
+        joins = pool.map(lambda task: list(_join(task)), _tasks(queries, targets, radius))
+        found = [part for parts in joins for part in parts]
     if not found:
         return Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
     query, target = (np.concatenate(column) for column in zip(*found, strict=True))
-    code = np.unique(query * len(targets) + target)
+    code = np.sort(query * len(targets) + target)
     query, target = code // len(targets), code % len(targets)
     return Matches(query, target, np.bitwise_count(queries[query] ^ targets[target]))
+
+
+def partners(hashes: Hashes, radius: int) -> Indices:
+    """How many of the other hashes differ from each of `hashes` `[N]` in at most `radius` bits, `[N]`.
+
+    No pair is kept: memory stays flat however many there are.
+    """
+
+    def count(task: _Task) -> Indices:
+        found = np.zeros(len(hashes), np.int64)
+        for query, _ in _join(task):
+            found += np.bincount(query, minlength=len(hashes))
+        return found
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        counts = pool.map(count, _tasks(hashes, hashes, radius))
+        return sum(counts, np.full(len(hashes), -1, np.int64))  # each is found beside itself
+
+
+class _Task(NamedTuple):
+    """One way in which two hashes may be found: their chunks differ in exactly the bits of `change`."""
+
+    left: _Table
+    right: _Table
+    change: int
+    radius: int
+    limits: tuple[int, ...]  # of the chunks before this one, in bits; who is within one was found there
+
+
+def _tasks(queries: Hashes, targets: Hashes, radius: int) -> list[_Task]:
+    """The ways that together find every pair once. Raises ValueError for a radius that is out of range."""
+    if not 0 <= radius < CHUNKS * 4:
+        raise ValueError(f"radius must lie in 0..{CHUNKS * 4 - 1}, not {radius}")
+    # Were every chunk over its limit, the hashes would differ in more than `radius` bits (Norouzi, section 3.3).
+    limits = tuple(radius // CHUNKS - (chunk > radius % CHUNKS) for chunk in range(CHUNKS))
+    tasks = []
+    for chunk in range(CHUNKS):
+        left, right = _table(queries, chunk), _table(targets, chunk)
+        tasks += [_Task(left, right, change, radius, limits[:chunk]) for change in _changes(limits[chunk])]
+    return tasks
 
 
 def _table(hashes: Hashes, chunk: int) -> _Table:
@@ -79,9 +112,9 @@ def _changes(limit: int) -> Iterator[int]:
             yield sum(1 << bit for bit in bits)
 
 
-def _join(left: _Table, right: _Table, change: int, radius: int) -> Iterator[tuple[Indices, Indices]]:
-    """The pairs within the radius whose chunks differ in exactly the bits of `change`."""
-    keys = left.keys ^ change
+def _join(task: _Task) -> Iterator[tuple[Indices, Indices]]:
+    """The pairs within the radius that a task finds and none before it."""
+    left, right, keys = task.left, task.right, task.left.keys ^ task.change
     starts, counts = right.starts[keys], right.starts[keys + 1] - right.starts[keys]
     ends = np.cumsum(counts)
     first = 0
@@ -92,7 +125,11 @@ def _join(left: _Table, right: _Table, change: int, radius: int) -> Iterator[tup
         total = int(ends[last - 1] - before)
         query = np.repeat(np.arange(first, last), counts[here])
         target = np.arange(total) + np.repeat(starts[here] - (ends[here] - counts[here] - before), counts[here])
-        near = np.flatnonzero(np.bitwise_count(left.hashes[query] ^ right.hashes[target]) <= radius)
+        apart = left.hashes[query] ^ right.hashes[target]
+        near = np.flatnonzero(np.bitwise_count(apart) <= task.radius)
+        for chunk, limit in enumerate(task.limits):
+            bits = np.bitwise_count((apart[near] >> np.uint64(chunk * CHUNK_BITS)).astype(np.uint16))
+            near = near[bits.astype(np.int64) > limit]
         if len(near):
             yield left.origin[query[near]], right.origin[target[near]]
         first = last

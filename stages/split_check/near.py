@@ -1,6 +1,8 @@
 """Near copies: candidates by perceptual hash, each then laid over the other and compared pixel by pixel.
 
-Photos of different cars in like places have like hashes; a copy alone agrees nearly everywhere once the crop is undone.
+Photos of different cars in like places have like hashes; a copy alone agrees nearly everywhere once the crop is undone,
+and has the same colours. A fixed camera makes all photos look alike: then pairs grow with the square of their number,
+and so its photos are left aside as a crowd before any pair is formed.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from serving.cores import usable_cores
 from stages.split_check.align import Likeness, aligned, as_they_lie, blurred, correlation
 from stages.split_check.groups import Link
 from stages.split_check.hashes import CROPS, hashes, stack, turn
-from stages.split_check.matching import pairs_within
-from stages.split_check.scan import Scanned
+from stages.split_check.matching import pairs_within, partners
+from stages.split_check.scan import Look, Scanned
 
 FLAT = 3.0  # grey levels: a thumbnail that deviates less has nothing to be recognised by
 HOPELESS = 0.75  # correlation as they lie; copies cropped by 5 % of every side still reach 0.8
 # Of the worst block: above it a part of the photo was changed. Re-encoded, resized and turned copies stay below 0.2;
-# a watermark does not, and neither does dirt.
+# a watermark does not, and dirt seldom does: see the wash in benchmarks/results/split_check.txt for how often.
 PATCHED = 0.2
+# Grey levels by which the colours differ, wherever they lie: cropped and re-encoded copies stay below 5.
+RECOLOURED = 5.0
+CROWD = 200  # photos that look like one; more are no copies but the view of a fixed camera
 _BATCH = 256
 
 
@@ -35,25 +40,57 @@ class Candidates(NamedTuple):
     second: NDArray[np.int64]
 
 
-def near_links(scanned: Sequence[Scanned], radius: int, similarity: float) -> list[Link]:
+class NearLinks(NamedTuple):
+    """Near copies, and the photos among which none were looked for."""
+
+    links: list[Link]  # near or patched, sorted
+    crowd: list[str]  # names, sorted
+
+
+def near_links(scanned: Sequence[Scanned], radius: int, similarity: float) -> NearLinks:
     """Photos that are copies of each other, though not pixel by pixel; of exact copies only the first takes part.
+
+    Photos that look like more than CROWD others take no part.
 
     radius: bits in which the hashes of a photo, mirrored, turned and cropped in every way, and of its copy may differ;
     similarity: 0..1, what `compare` must at least say of the pair.
     """
     first_of = {one.look.pixels_sha256: one for one in reversed(scanned) if one.look is not None}
-    photos = sorted(first_of.values(), key=lambda one: one.name)
-    thumbnails = stack([one.look.thumbnail for one in photos if one.look is not None])
+    looks = [(one.name, one.look) for one in sorted(first_of.values(), key=lambda one: one.name) if one.look]
+    crowd = crowded(stack([look.thumbnail for _, look in looks]), radius)
+    photos = [looks[place] for place in np.flatnonzero(~crowd).tolist()]
+    thumbnails = stack([look.thumbnail for _, look in photos])
     pairs = candidates(thumbnails, radius)
     alike = compare(thumbnails, pairs)
     best: dict[tuple[str, str], tuple[float, bool]] = {}
     for place in np.flatnonzero(alike.similarity >= similarity).tolist():
-        first, second = sorted((photos[pairs.first[place]].name, photos[pairs.second[place]].name))
+        (first, one), (second, other) = sorted(
+            (photos[pairs.first[place]], photos[pairs.second[place]]), key=lambda photo: photo[0]
+        )
         value, whole = best.get((first, second), (0.0, False))
+        now = bool(alike.worst[place] <= PATCHED) and recoloured(one, other) <= RECOLOURED
         # Good in one way round is good.
-        now = max(value, float(alike.similarity[place])), whole or bool(alike.worst[place] <= PATCHED)
-        best[first, second] = now
-    return sorted(Link(*names, "near" if whole else "patched", value) for names, (value, whole) in best.items())
+        best[first, second] = max(value, float(alike.similarity[place])), whole or now
+    links = sorted(Link(*names, "near" if whole else "patched", value) for names, (value, whole) in best.items())
+    return NearLinks(links, [looks[place][0] for place in np.flatnonzero(crowd).tolist()])
+
+
+def crowded(thumbnails: NDArray[np.uint8], radius: int) -> NDArray[np.bool_]:
+    """Which of the thumbnails `[N, S, S]` have more than CROWD others within the radius, `[N]`."""
+    crowd = np.zeros(len(thumbnails), bool)
+    rich = np.flatnonzero(thumbnails.std(axis=(1, 2)) >= FLAT)
+    crowd[rich] = partners(hashes(thumbnails[rich])[0], radius) > CROWD
+    return crowd
+
+
+def recoloured(one: Look, other: Look) -> float:
+    """By how much the colours of two photos differ once they are as bright: the mean over both opponent channels of
+    the earth mover's distance, whichever is larger, in grey levels. Where the colours lie does not matter, so that no
+    crop or turn has to be undone.
+    """
+    first, second = (np.frombuffer(look.colours, np.int16).reshape(2, -1) for look in (one, other))
+    brighter = other.brightness / max(one.brightness, 1 / 255)
+    return float(np.abs(brighter * first - second).mean(1).max())
 
 
 def candidates(thumbnails: NDArray[np.uint8], radius: int) -> Candidates:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 import jinja2
@@ -22,7 +23,7 @@ from serving.decision import CLASSES
 from stages.common.errors import StageError, run_stage
 from stages.common.reports import write_bytes
 from stages.split_check.findings import Findings
-from stages.split_check.groups import Group
+from stages.split_check.groups import Group, Kind
 from stages.split_check.thumbnails import thumbnails
 
 PAGE, AUDIT = Path("reports/split_check.html"), Path("reports/label_audit.csv")
@@ -64,7 +65,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
     """The page as HTML, to lie at `page`; with the suspected labels if `audit` has been written."""
     root = Path(findings.root)
     suspects, moved = read_audit(audit, root)
-    groups = {kind: show_groups(findings.groups, kind) for kind in ("conflict", "leak", "within")}
+    groups = {kind: show_groups(findings.groups, kind) for kind in get_args(Kind)}
     poor: dict[str, list[Card]] = {}
     for one in findings.poor:
         poor.setdefault(one.kind, []).append(Card(one.name, f"{one.measure:.3f}"))
@@ -74,7 +75,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
     )
     cards = [card for found in groups.values() for group in found for card in group.cards]
     cards += [*suspects[:MAX_SUSPECTS], *(card for found in poor.values() for card in found), *odd]
-    script = (ASSETS / "page.js").read_text()
+    script = (ASSETS / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -85,7 +86,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
         excluded=findings.excluded[:MAX_NOTES],
         thumbnails=thumbnails(root, (card.path for card in cards)), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, page.parent)),
-        style=(ASSETS / "page.css").read_text(), script=script,
+        style=(ASSETS / "page.css").read_text(encoding="utf-8"), script=script,
         # Nothing but this very script runs on the page, whatever the names of the photos hold.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
@@ -93,23 +94,8 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
 
 def show_groups(groups: Iterable[Group], kind: str) -> list[Shown]:
     """The first groups of a kind."""
-    found = [group for group in groups if group.kind == kind][:MAX_GROUPS]
-    # One photo of each folder first: a leak is seen from the two that lie in different splits.
-    return [
-        Shown(group.how, [Card(name) for name in _spread(group.names)[:MAX_MEMBERS]], len(group.names) - MAX_MEMBERS)
-        for group in found
-    ]
-
-
-def _spread(names: Iterable[str]) -> list[str]:
-    """Names with those first that are the first of their split and class."""
-    seen: set[str] = set()
-    order = []
-    for name in names:
-        folder = "/".join(name.split("/")[:2])
-        order.append((folder in seen, name))
-        seen.add(folder)
-    return [name for _, name in sorted(order)]
+    found = [group.cut(MAX_MEMBERS) for group in groups if group.kind == kind][:MAX_GROUPS]
+    return [Shown(group.how, [Card(name) for name in group.names], group.more) for group in found]
 
 
 def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
@@ -117,7 +103,7 @@ def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
     if not path.exists():
         return [], 0
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         cards = [
             Card(row["path"], f"p({row['label']}) = {float(row['p_label']):.3f}", row["suggested"]) for row in rows
@@ -130,7 +116,7 @@ def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
 
 def write_page() -> None:
     """Write the page from artifacts/findings.json. Raises StageError where that is missing."""
-    write_bytes(PAGE, render(Findings.read()).encode(errors="surrogateescape"))
+    write_bytes(PAGE, render(Findings.read()).encode())
     print(f"{PAGE} shows what was found.")
 
 

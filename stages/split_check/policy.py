@@ -20,7 +20,7 @@ from stages.split_check.groups import EXACT, Group, Link, components
 from stages.split_check.params import Policy, SplitCheckParams
 from stages.split_check.scan import Scanned
 
-MAX_LINES = 50  # of each defect in a message; artifacts/findings.json has more
+MAX_LINES = 50  # of each defect in a message, and names in a line; artifacts/findings.json has more
 
 Defect = Literal["unreadable", "conflict", "leak", "duplicate"]
 
@@ -57,9 +57,7 @@ class Ruling:
     excluded: tuple[Exclusion, ...]
 
     def __str__(self) -> str:
-        head, shown = f"{len(self.found)} {_HEADINGS[self.defect]}", self.found[:MAX_LINES]
-        more = [f"and {len(self.found) - len(shown)} more"] if len(self.found) > len(shown) else []
-        return f"{head}:\n  " + "\n  ".join([*shown, *more])
+        return f"{len(self.found)} {_HEADINGS[self.defect]}:\n  " + "\n  ".join(bounded(self.found))
 
 
 def judge(
@@ -71,7 +69,7 @@ def judge(
         "unreadable": [f"{one.name}: {one.problem}" for one in scanned if one.problem is not None],
         "conflict": [_line(group) for group in groups if group.kind == "conflict"],
         "leak": [_line(group) for group in groups if group.kind == "leak"],
-        "duplicate": [" = ".join(copies) for copies in _copies(of, links)],
+        "duplicate": [same(copies) for copies in _copies(of, links)],
     }
     out: dict[Defect, Iterable[Exclusion]] = {
         "unreadable": (Exclusion(one.name, "unreadable", one.problem) for one in scanned if one.problem),
@@ -103,9 +101,20 @@ def exclusions(rulings: Iterable[Ruling]) -> list[Exclusion]:
     return sorted(found.values())
 
 
+def bounded(texts: Sequence[str]) -> list[str]:
+    """At most MAX_LINES texts; a last one says how many more there are."""
+    more = len(texts) - MAX_LINES
+    return [*texts[:MAX_LINES], f"and {more} more"] if more > 0 else list(texts)
+
+
+def same(names: Sequence[str]) -> str:
+    """Names of copies in one line."""
+    return " = ".join(bounded(names))
+
+
 def _line(group: Group) -> str:
-    how = {"near": " (near copies)", "patched": " (one shot, changed in a part)", "id": " (one id)"}.get(group.how, "")
-    return " = ".join(group.names[:MAX_LINES]) + how
+    how = {"near": " (near copies)", "id": " (one id)"}.get(group.how, "")
+    return same(group.names) + how
 
 
 def _copies(of: dict[str, Scanned], links: Sequence[Link]) -> Iterator[list[str]]:

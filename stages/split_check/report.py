@@ -16,7 +16,7 @@ from stages.split_check.scan import Scanned
 def report(checked: Checked) -> dict[str, Any]:
     """The content of the file."""
     exact = [group for group in checked.groups if group.how in EXACT]
-    near = [group for group in checked.groups if group.how in ("near", "patched")]
+    near = [group for group in checked.groups if group.how == "near"]
     of = {one.name: one for one in checked.scanned}
     return {
         "data_version": data_version(checked.usable),

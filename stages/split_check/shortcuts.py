@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from stages.split_check.scan import Look, Scanned
 
 FOLDS = 5
 MAX_PHOTOS = 20_000  # of the larger class; more do not sharpen an AUC that is compared with a limit
+MAX_SOURCES = 100
 TOGETHER = "all together"
 
 Floats = NDArray[np.float64]
@@ -83,8 +85,15 @@ def _features(photos: Sequence[Scanned], source_regex: str | None) -> dict[str, 
     found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     if source_regex is not None:
         sources = [id_of(one.name, source_regex) or "" for one in photos]
-        found["source"] = (np.array(sources)[:, None] == np.unique(sources)).astype(np.float64)
+        # A leaf cannot be smaller, so a smaller source tells nothing alone; a column for each would fill the memory.
+        count = Counter(sources).most_common(MAX_SOURCES)
+        known = [source for source, number in count if number >= _smallest_leaf(len(sources))]
+        found["source"] = (np.array(sources)[:, None] == np.array(sorted(known), dtype=str)).astype(np.float64)
     return found
+
+
+def _smallest_leaf(photos: int) -> int:
+    return max(5, photos // 100)
 
 
 def _auc(values: Floats, is_clean: NDArray[np.bool_], cars: NDArray[np.intp]) -> float:
@@ -95,7 +104,7 @@ def _auc(values: Floats, is_clean: NDArray[np.bool_], cars: NDArray[np.intp]) ->
     aucs = []  # a fold's scores compare with each other only
     for fit, held in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(values, is_clean, cars):
         tree = DecisionTreeClassifier(
-            max_leaf_nodes=16, min_samples_leaf=max(5, len(fit) // 100), class_weight="balanced", random_state=0
+            max_leaf_nodes=16, min_samples_leaf=_smallest_leaf(len(fit)), class_weight="balanced", random_state=0
         )
         if is_clean[fit].any() and not is_clean[fit].all() and is_clean[held].any() and not is_clean[held].all():
             score = tree.fit(values[fit], is_clean[fit]).predict_proba(values[held])[:, 1]
