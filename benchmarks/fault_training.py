@@ -45,7 +45,9 @@ def killed_again_and_again(training: Training, rng: random.Random) -> str:
 
 def interrupted(training: Training, rng: random.Random) -> str:
     """Ctrl-C."""
-    training.stop(signal.SIGINT, states=rng.randrange(1, 8))
+    said = training.stop(signal.SIGINT, states=rng.randrange(1, 8))
+    if "interrupted" not in said:
+        raise RuntimeError(f"it was not interrupted: {said}")
     return training.finish()
 
 

@@ -7,6 +7,7 @@ port of this machine, training runs in a temporary folder. The exit code is 1 if
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,8 @@ def main() -> int:
     parser.add_argument("--only", choices=("service", "training"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    # A shell makes what it starts in the background deaf to Ctrl-C, and so all that this starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows: list[Row] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dirtycar-faults-") as folder:

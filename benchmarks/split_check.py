@@ -37,6 +37,7 @@ from serving.cores import usable_cores
 from serving.decision import CLASSES
 from stages.common.data import CLEAN, SPLITS, Photo, list_photos
 from stages.common.params import load
+from stages.split_check.groups import JOINING
 from stages.split_check.hashes import BITS, CROPS, SYMMETRIES, hashes, stack
 from stages.split_check.matching import pairs_within, partners
 from stages.split_check.near import CROWD, near_links
@@ -223,7 +224,8 @@ def named(scanned: list[Scanned], prefix: str) -> list[Scanned]:
 
 def found_by_us(scanned: list[Scanned], params: Params) -> Pairs:
     section = params.split_check
-    return {(link.first, link.second) for link in near_links(scanned, section.hash_radius, section.similarity).links}
+    links = near_links(scanned, section.hash_radius, section.similarity).links
+    return {(link.first, link.second) for link in links if link.how in JOINING}
 
 
 def phash() -> Any:
@@ -287,6 +289,7 @@ def washed(folder: Path, params: Params, cars: int = 100) -> Iterator[str]:
     same = [link.how for link in links if link.first[:3] == link.second[:3]]
     yield f"{cars} cars, one camera position each, before and after the wash; linked"
     yield f"  as one shot changed in a part {same.count('patched')}, as copies (a false conflict) {same.count('near')}"
+    yield f"  as one scene, which joins nothing {same.count('scene')}"
 
 
 def shoot(folder: Path, car: int, place: int) -> None:
@@ -314,7 +317,8 @@ def gated(folder: Path, params: Params, cars: int = 300) -> Iterator[str]:
     how = [link.how for link in found.links]
     yield f"{cars} cars before one fixed camera, {cars * (cars - 1) // 2:,} pairs"
     yield f"  photos left aside as a crowd {len(found.crowd)}"
-    yield f"  pairs told as one scene {how.count('patched')}, as copies (false) {how.count('near')}"
+    yield f"  pairs told as one scene {how.count('scene')}"
+    yield f"  joined as shots of one moment (false) {how.count('patched')}, as copies (false) {how.count('near')}"
 
 
 def crowded(radius: int) -> Iterator[str]:

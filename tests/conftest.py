@@ -18,6 +18,9 @@ import pytest
 import yaml
 from PIL import Image
 
+# A shell makes what it starts in the background deaf to Ctrl-C, and so every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parents[1]
 SMALL_MODEL = "mobilenetv3_small_050"
 SMALL = {

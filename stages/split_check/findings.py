@@ -105,8 +105,8 @@ def _warnings(checked: Checked) -> Iterator[str]:
     scenes = sum(group.kind == "scene" for group in checked.groups)
     if scenes:
         yield (
-            f"{scenes} groups of photos of one scene that differ in a part: a watermark, dirt or another car; they are "
-            "joined in nothing, so look whether they show one car: split_check.group_regex can say so"
+            f"{scenes} groups of photos with one background but other colours, as of different cars before one camera; "
+            "nothing joins them, so look whether they show one car: split_check.group_regex can say so"
         )
     if checked.crowd:
         yield (

@@ -16,13 +16,15 @@ from scipy.sparse.csgraph import connected_components
 
 from stages.split_check.scan import Scanned
 
-# patched: the same background, but a part is another: a watermark, dirt or another car. id: of one car or session.
-How = Literal["bytes", "pixels", "near", "patched", "id"]
+# patched: the same shot, but changed in a part, by a watermark or by dirt. id: of one car or session. scene: the same
+# background, but a part and the colours are others, as of different cars before a fixed camera.
+How = Literal["bytes", "pixels", "near", "patched", "id", "scene"]
 Kind = Literal["conflict", "leak", "within", "scene"]
 EXACT: tuple[How, ...] = ("bytes", "pixels")
 COPIES: tuple[How, ...] = (*EXACT, "near")
-JOINING: tuple[How, ...] = (*COPIES, "id")  # patched is not: behind a fixed camera it says nothing of the car
-_STRENGTH: tuple[How, ...] = (*COPIES, "patched", "id")
+SHOTS: tuple[How, ...] = (*COPIES, "patched")
+JOINING: tuple[How, ...] = (*SHOTS, "id")
+_STRENGTH: tuple[How, ...] = (*JOINING, "scene")
 
 
 @dataclass(frozen=True, order=True)
@@ -39,8 +41,8 @@ class Link:
 class Group:
     """Photos that belong together, and what that means.
 
-    conflict: copies under both labels. leak: copies, or photos of one id, in several splits. within: other copies.
-    scene: shots of one background that differ in a part; only told.
+    conflict: copies under both labels. leak: shots of one moment, or photos of one id, in several splits. within: other
+    shots of one moment. scene: photos with one background; only told.
     """
 
     kind: Kind
@@ -112,13 +114,13 @@ def groups(scanned: Sequence[Scanned], links: Sequence[Link]) -> list[Group]:
     dirty before the wash and clean after it. One id within a split is no finding.
     """
     of = {one.name: one for one in scanned}
-    copies, shots, cars = (_joined(of, links, by) for by in (COPIES, (*COPIES, "patched"), JOINING))
+    copies, shots, cars, views = (_joined(of, links, by) for by in (COPIES, SHOTS, JOINING, (*SHOTS, "scene")))
     conflicts = [Group("conflict", how, names) for how, names in copies if len({of[x].photo.label for x in names}) > 1]
     in_conflict = {name for group in conflicts for name in group.names}
-    across = [(how, names) for how, names in (*copies, *cars) if len({of[x].split for x in names}) > 1]
+    across = [(how, names) for how, names in (*shots, *cars) if len({of[x].split for x in names}) > 1]
     leaks = [Group("leak", how, names) for how, names in dict.fromkeys(across)]
-    within = [Group("within", how, names) for how, names in copies if len({of[x].split for x in names}) == 1]
-    scenes = [Group("scene", how, names) for how, names in shots if how == "patched"]
+    within = [Group("within", how, names) for how, names in shots if len({of[x].split for x in names}) == 1]
+    scenes = [Group("scene", how, names) for how, names in views if how == "scene"]
     return conflicts + leaks + [group for group in within if in_conflict.isdisjoint(group.names)] + scenes
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serving.cores import usable_cores
 from stages.split_check.align import Likeness, aligned, as_they_lie, blurred, correlation
-from stages.split_check.groups import Link
+from stages.split_check.groups import How, Link
 from stages.split_check.hashes import CROPS, hashes, stack, turn
 from stages.split_check.matching import pairs_within, partners
 from stages.split_check.scan import Look, Scanned
@@ -26,9 +26,10 @@ HOPELESS = 0.75  # correlation as they lie; copies cropped by 5 % of every side 
 # Of the worst block: above it a part of the photo was changed. Re-encoded, resized and turned copies stay below 0.2;
 # a watermark does not, and dirt seldom does: see the wash in benchmarks/results/split_check.txt for how often.
 PATCHED = 0.2
-# Grey levels by which the colours differ, wherever they lie: cropped and re-encoded copies stay below 5.
-RECOLOURED = 5.0
-CROWD = 200  # photos that look like one; more are no copies but the view of a fixed camera
+# Grey levels by which the colours differ, wherever they lie. Whole copies stay below 5; where a part differs, copies
+# with a watermark below 1.3, and nine in ten pairs of cars before a fixed camera not below 1.8.
+RECOLOURED, REPAINTED = 5.0, 1.8
+CROWD = 50  # photos that look like one: among 10,000 cars in as many places it is 4, before a fixed camera most of them
 _BATCH = 256
 
 
@@ -43,7 +44,7 @@ class Candidates(NamedTuple):
 class NearLinks(NamedTuple):
     """Near copies, and the photos among which none were looked for."""
 
-    links: list[Link]  # near or patched, sorted
+    links: list[Link]  # near, patched or scene, sorted
     crowd: list[str]  # names, sorted
 
 
@@ -62,16 +63,19 @@ def near_links(scanned: Sequence[Scanned], radius: int, similarity: float) -> Ne
     thumbnails = stack([look.thumbnail for _, look in photos])
     pairs = candidates(thumbnails, radius)
     alike = compare(thumbnails, pairs)
-    best: dict[tuple[str, str], tuple[float, bool]] = {}
+    best: dict[tuple[str, str], tuple[float, How]] = {}
     for place in np.flatnonzero(alike.similarity >= similarity).tolist():
         (first, one), (second, other) = sorted(
             (photos[pairs.first[place]], photos[pairs.second[place]]), key=lambda photo: photo[0]
         )
-        value, whole = best.get((first, second), (0.0, False))
-        now = bool(alike.worst[place] <= PATCHED) and recoloured(one, other) <= RECOLOURED
-        # Good in one way round is good.
-        best[first, second] = max(value, float(alike.similarity[place])), whole or now
-    links = sorted(Link(*names, "near" if whole else "patched", value) for names, (value, whole) in best.items())
+        value, how = best.get((first, second), (0.0, "scene"))
+        whole, colours = alike.worst[place] <= PATCHED, recoloured(one, other)
+        if whole and colours <= RECOLOURED:
+            how = "near"
+        elif colours <= REPAINTED and how != "near":  # good in one way round is good
+            how = "patched"
+        best[first, second] = max(value, float(alike.similarity[place])), how
+    links = sorted(Link(*names, how, value) for names, (value, how) in best.items())
     return NearLinks(links, [looks[place][0] for place in np.flatnonzero(crowd).tolist()])
 
 

@@ -113,7 +113,7 @@ def same(names: Sequence[str]) -> str:
 
 
 def _line(group: Group) -> str:
-    how = {"near": " (near copies)", "id": " (one id)"}.get(group.how, "")
+    how = {"near": " (near copies)", "patched": " (one shot, changed in a part)", "id": " (one id)"}.get(group.how, "")
     return same(group.names) + how
 
 
