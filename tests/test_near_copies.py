@@ -119,11 +119,11 @@ def test_the_same_shot_before_and_after_the_wash_is_no_copy_under_both_labels(tm
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> list[Scanned]:
-    """Six cars behind the fixed camera of a wash gate, in two splits: much alike, and none of them a copy."""
+    """Cars behind the fixed camera of a wash gate, in two splits: much alike, and none of them a copy."""
     folder = tmp_path_factory.mktemp("gate")
     for split in ("train/clean", "test/clean"):
         (folder / split).mkdir(parents=True)
-    for number, car in enumerate((3, 5, 7, 11, 19, 20)):
+    for number, car in enumerate((4, 7, 9, 11, 19)):
         shoot(folder / ("train/clean", "test/clean")[number % 2], car, GATE)
     return scan(folder, [Photo(path.relative_to(folder).as_posix(), CLEAN) for path in sorted(folder.rglob("*.jpg"))])
 
