@@ -23,10 +23,11 @@ from stages.split_check import near
 from stages.split_check.check import check, find_links
 from stages.split_check.findings import Findings
 from stages.split_check.hashes import BITS, SYMMETRIES, hashes, turn
+from stages.split_check.look import THUMBNAIL
 from stages.split_check.matching import pairs_within, partners
 from stages.split_check.near import candidates, near_links
 from stages.split_check.params import Params
-from stages.split_check.scan import THUMBNAIL, Scanned, scan
+from stages.split_check.scan import Scanned, scan
 
 PARAMS = load(Params, ROOT / "params.yaml").split_check
 RADIUS, SIMILARITY = PARAMS.hash_radius, PARAMS.similarity

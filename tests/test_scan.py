@@ -22,8 +22,9 @@ from stages.split_check.check import check
 from stages.split_check.drift import LARGEST, find_drift
 from stages.split_check.findings import MAX_GROUPS, MAX_MEMBERS, Findings
 from stages.split_check.groups import Group, Link, components, group_table, groups, id_of
+from stages.split_check.look import Look
 from stages.split_check.params import Params
-from stages.split_check.scan import MAX_BYTES, Look, Scanned, look_at, scan
+from stages.split_check.scan import MAX_BYTES, Scanned, look_at, scan
 from stages.split_check.shortcuts import MAX_SOURCES, _features
 
 PARAMS = load(Params, ROOT / "params.yaml").split_check
@@ -69,7 +70,7 @@ def test_a_nearly_square_photo_on_its_side_is_not_taken_for_an_upright_one(tmp_p
 
 
 @pytest.mark.parametrize(
-    "where", ["pathlib.Path.read_bytes", "stages.split_check.scan.open_photo", "PIL.Image.Image.convert"]
+    "where", ["pathlib.Path.read_bytes", "stages.split_check.look.open_photo", "PIL.Image.Image.convert"]
 )
 def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     photo().convert("CMYK").save(tmp_path / "photo.jpg")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.split_check.scan import THUMBNAIL
+from stages.split_check.look import THUMBNAIL
 
 STEPS, REACH = 4, 0.13  # of the registration; how far scale and shift may go, as a share of half the side
 TRIMMED = 0.1  # share of the pixels left out of the comparison: where the watermark is, if there is one

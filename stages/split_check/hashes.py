@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.split_check.scan import THUMBNAIL
+from stages.split_check.look import THUMBNAIL
 
 BITS = 64
 _SIDE = 12  # more frequencies per axis than the lowest 64 reach

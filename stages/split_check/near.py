@@ -18,8 +18,9 @@ from serving.cores import usable_cores
 from stages.split_check.align import Likeness, aligned, as_they_lie, blurred, correlation
 from stages.split_check.groups import How, Link
 from stages.split_check.hashes import CROPS, hashes, stack, turn
+from stages.split_check.look import Look
 from stages.split_check.matching import pairs_within, partners
-from stages.split_check.scan import Look, Scanned
+from stages.split_check.scan import Scanned
 
 FLAT = 3.0  # grey levels: a thumbnail that deviates less has nothing to be recognised by
 HOPELESS = 0.75  # correlation as they lie; copies cropped by 5 % of every side still reach 0.8

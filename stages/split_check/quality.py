@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from stages.split_check.look import Look
 from stages.split_check.params import SplitCheckParams
-from stages.split_check.scan import Look, Scanned
+from stages.split_check.scan import Scanned
 
 
 @dataclass(frozen=True)

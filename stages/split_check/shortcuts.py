@@ -15,7 +15,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from stages.common.data import CLEAN
 from stages.split_check.groups import id_of
-from stages.split_check.scan import Look, Scanned
+from stages.split_check.look import Look
+from stages.split_check.scan import Scanned
 
 FOLDS = 5
 MAX_PHOTOS = 20_000  # of the larger class; more do not sharpen an AUC that is compared with a limit
