@@ -5,8 +5,8 @@
 The photos are the drawn sample ones, blown up to 1600 x 1200 JPEGs of a phone's size, so the AUCs say nothing of real
 photos. Part 1: the train stage's own steps on photos, by epoch, beside the same steps on one batch that is always at
 hand, and beside steps on ready tensors without augmentation; they take turns. Part 2: the same steps with one choice
-undone at a time, in turn. Part 3: whole runs of the train stage and of plain_recipe.py, from start to best checkpoint,
-in turn, several seeds.
+undone at a time, each in a process of its own, in turn. Part 3: whole runs of the train stage and of plain_recipe.py,
+from start to best checkpoint, in turn, several seeds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder
@@ -46,7 +47,7 @@ from stages.common.model import Checkpoint, Normalise  # noqa: E402
 from stages.common.params import load  # noqa: E402
 from stages.common.pixels import PhotoSet  # noqa: E402
 from stages.common.scoring import score  # noqa: E402
-from stages.train.distributed import process_group  # noqa: E402
+from stages.train import distributed  # noqa: E402
 from stages.train.loop import choose_algorithms  # noqa: E402
 from stages.train.optim import loss  # noqa: E402
 from stages.train.params import Params  # noqa: E402
@@ -54,8 +55,13 @@ from stages.train.sampling import Batches, Positioned, hold_out  # noqa: E402
 from stages.train.trainer import Trainer  # noqa: E402
 
 SIZE, EPOCHS, ROUNDS = 224, 5, 3
-UNDO_BATCHES = 5  # of an epoch, for each choice that is undone
+UNDO_BATCHES = 4  # of an epoch, for each choice that is undone
+CHOICES = (
+    "as it is", "freed memory given back", "bf16 and float32 exchanged", "channels first", "optimiser not fused",
+    "decoding at each use",
+)  # fmt: skip
 SHARES = {"train": 1.0, "val": 0.1, "test": 0.5}  # photos of each split, for one of train
+T = TypeVar("T")
 FIGURES = {"tf_efficientnet_lite0": 1.4, "resnet50": 2.0}  # images/s against the plain recipe
 
 
@@ -108,6 +114,12 @@ def set_up(folder: Path, model: str) -> None:
     stage("backbone", folder)
 
 
+def alone(measure: Callable[..., T], *values: object) -> T:
+    """What a function gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, *values).result()
+
+
 def held_out(params: Params, seed: int) -> tuple[list[Photo], list[Photo]]:
     """The train photos of the current folder as the train stage divides them."""
     photos = list_photos(Path(params.data.root), "train")
@@ -130,7 +142,7 @@ def limits() -> dict[str, float]:
     params = load(Params)
     choose_algorithms(params.train.deterministic)
     batch = params.train.batch_size
-    with process_group() as ranks:
+    with distributed.process_group() as ranks:
         start = time.perf_counter()
         fit, _ = held_out(params, params.train.seed)
         photos = Positioned(params.data, fit, params.img_size)
@@ -168,36 +180,44 @@ def limits() -> dict[str, float]:
     }  # fmt: skip
 
 
-def undone() -> dict[str, float]:
-    """Part 2, in the current folder: images/s of the train stage as it is, and with one choice undone at a time."""
+def undo(choice: str) -> float:
+    """Part 2, in the current folder, in a process of its own: images/s of the train stage without one of its choices.
+
+    `choice` is one of CHOICES.
+    """
     params = load(Params)
+    if choice == "decoding at each use":
+        params = replace(params, data=replace(params.data, cache="none"))
+    if choice == "freed memory given back":
+        distributed.keep_freed_memory = lambda: None
     choose_algorithms(params.train.deterministic)
-    with process_group() as ranks:
+    with distributed.process_group() as ranks:
         fit, _ = held_out(params, params.train.seed)
-        kept = Positioned(params.data, fit, params.img_size)
-        decoded = Positioned(replace(params.data, cache="none"), fit, params.img_size)
-        batches = list(Batches(kept.labels, params.train, 0, 1))[:UNDO_BATCHES]
-        auto = Trainer(params, kept.labels, 10_000, ranks)
-        other = "off" if auto.precision is torch.bfloat16 else "bf16"
-        recast = Trainer(replace(params, train=replace(params.train, amp=other)), kept.labels, 10_000, ranks)
-        first, loops = (Trainer(params, kept.labels, 10_000, ranks) for _ in range(2))
-        first.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        first.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-        loops.optimizer = torch.optim.AdamW(loops.optimizer.param_groups, foreach=False)
-        loops.schedule = LambdaLR(loops.optimizer, lambda step: 1.0)
-        choices = {
-            "as it is": (auto, kept), "decoding at each use": (auto, decoded), f"amp: {other}": (recast, kept),
-            "channels first": (first, kept), "optimiser not fused": (loops, kept),
-        }  # fmt: skip
-        rates: dict[str, list[float]] = {name: [] for name in choices}
-        for turn in range(1 + ROUNDS):  # the first sets up kernels
-            for name, (trainer, photos) in choices.items():
-                start = time.perf_counter()
-                for step, data in enumerate(loader(photos, batches, ranks.device, 0)):
-                    trainer.step(*data, 0, step)
-                if turn:
-                    rates[name].append(len(batches) * params.train.batch_size / (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in rates.items()}
+        photos = Positioned(params.data, fit, params.img_size)
+        batches = list(Batches(photos.labels, params.train, 0, 1))[:UNDO_BATCHES]
+        trainer = Trainer(params, photos.labels, 10_000, ranks)
+        if choice == "bf16 and float32 exchanged":
+            trainer.precision = torch.float32 if trainer.precision is torch.bfloat16 else torch.bfloat16
+        if choice == "channels first":
+            trainer.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            trainer.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        if choice == "optimiser not fused":
+            trainer.optimizer = torch.optim.AdamW(trainer.optimizer.param_groups, foreach=False)
+            trainer.schedule = LambdaLR(trainer.optimizer, lambda step: 1.0)
+        for _ in range(2):  # the first sets up kernels and memory
+            start = time.perf_counter()
+            for step, data in enumerate(loader(photos, batches, ranks.device, 0)):
+                trainer.step(*data, 0, step)
+        return len(batches) * params.train.batch_size / (time.perf_counter() - start)
+
+
+def undone() -> dict[str, float]:
+    """Part 2: images/s of each of CHOICES, the median of turns in alternating order."""
+    rates: dict[str, list[float]] = {choice: [] for choice in CHOICES}
+    for turn in range(ROUNDS):
+        for choice in CHOICES[:: -1 if turn % 2 else 1]:
+            rates[choice].append(alone(undo, choice))
+    return {choice: statistics.median(values) for choice, values in rates.items()}
 
 
 def ours(folder: Path, seed: int) -> dict[str, float]:
@@ -281,9 +301,8 @@ def main() -> None:
             stage("split_check", folder)
             os.chdir(folder)
             os.environ["DIRTYCAR_SCRATCH"] = str(folder / "scratch")
-            for part, show in ((limits, partial(show_limits, model)), (undone, show_undone)):
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    show(pool.submit(part).result())
+            show_limits(model, alone(limits))
+            show_undone(undone())
             fit, _ = held_out(load(Params), 0)
             batch = load(Params).train.batch_size
             pairs = [

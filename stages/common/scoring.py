@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from serving.cores import usable_cores
 from stages.common.errors import StageError
+from stages.common.heap import keep_freed_memory
 from stages.common.loader import loader
 from stages.common.model import Normalise, clean_logit
 from stages.common.pixels import PhotoSet
@@ -21,6 +22,7 @@ def pick_device() -> torch.device:
         torch.backends.cudnn.allow_tf32 = False  # scores are compared with other runtimes to the last digits
         return torch.device("cuda", 0)
     torch.set_num_threads(usable_cores())
+    keep_freed_memory()
     return torch.device("cpu")
 
 

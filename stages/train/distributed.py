@@ -21,6 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from serving.cores import usable_cores
 from serving.expected import ExpectedError
 from stages.common.errors import StageError
+from stages.common.heap import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -128,6 +129,8 @@ def process_group() -> Iterator[Ranks]:
     torch.set_num_threads(max(1, usable_cores() // local_world))
     if gpu:
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     if world > 1:
         # Some wait long for others, as for the one that decodes the photos.
         dist.init_process_group(
