@@ -57,7 +57,7 @@ def pick_precision(model: nn.Module, size: int, device: torch.device, amp: str) 
 
     auto, on a GPU: bfloat16 where it has it, else float16. On a CPU: bfloat16 where it has the instructions and
     depthwise convolutions do less than DEPTHWISE_LIMIT of the work. They are slower in bfloat16 there: measured on a
-    2-core AVX-512 CPU it doubles resnet50's speed and costs tf_efficientnet_lite0 a quarter of its own. The rule
+    2-core AVX-512 CPU it doubles resnet50's speed and costs tf_efficientnet_lite0 a fifth of its own. The rule
     counts multiplications, so that it never depends on a timing.
     """
     named = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
