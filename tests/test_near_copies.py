@@ -133,7 +133,7 @@ def test_cars_behind_a_fixed_camera_are_told_and_neither_joined_nor_left_out(gat
     checked = check(gate, PARAMS)
     assert not checked.rulings and all(name == group for name, group in checked.group_of.items())
     assert [len(group.names) >= 4 for group in checked.groups if group.kind == "scene"] == [True]
-    assert "1 groups of photos with one background" in Findings.of(checked, "data_cars").warnings[0]
+    assert "before one camera: 1;" in Findings.of(checked, "data_cars").warnings[0]
     assert not find_links(gate, PARAMS)  # what `make split` keeps together
 
 

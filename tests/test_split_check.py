@@ -217,7 +217,7 @@ def test_near_copies_within_a_split_are_reported_and_joined(workspace: Workspace
     (workspace.data / "val/clean/a.jpg").write_bytes(car(0))
     (workspace.data / "val/clean/b.jpg").write_bytes(car(0, (200, 140), 60))
     done = workspace.run("split_check")
-    assert done.returncode == 0 and "1 groups of near copies within a split" in done.stdout
+    assert done.returncode == 0 and "groups of near copies within a split: 1;" in done.stdout
     assert report()["duplicates"]["near"]["within"] == 1
     group = dict(listed("artifacts/groups.csv"))
     assert group["val/clean/a.jpg"] == group["val/clean/b.jpg"] == "val/clean/a.jpg"

@@ -101,12 +101,12 @@ def _warnings(checked: Checked) -> Iterator[str]:
             yield str(ruling)
     near = sum(group.kind == "within" and group.how not in EXACT for group in checked.groups)
     if near:
-        yield f"{near} groups of near copies within a split; each counts as one car where the threshold is chosen"
+        yield f"groups of near copies within a split: {near}; each counts as one car where the threshold is chosen"
     scenes = sum(group.kind == "scene" for group in checked.groups)
     if scenes:
         yield (
-            f"{scenes} groups of photos with one background but other colours, as of different cars before one camera; "
-            "nothing joins them, so look whether they show one car: split_check.group_regex can say so"
+            f"groups of photos with one background but other colours, as of different cars before one camera: {scenes}"
+            "; nothing joins them, so look whether they show one car: split_check.group_regex can say so"
         )
     if checked.crowd:
         yield (
