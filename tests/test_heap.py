@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import resource
 from multiprocessing import get_context
@@ -11,12 +12,14 @@ import torch
 
 from stages.common.heap import keep_freed_memory
 
+PR_SET_THP_DISABLE = 41  # <linux/prctl.h>
 PAGE = resource.getpagesize()
 BYTES = 64 << 20  # beyond what glibc keeps by itself
 
 
 def new_pages(keep: bool) -> int:
     """How many pages ten blocks cost, each freed before the next, after ten others."""
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a huge page would count as one
     if keep:
         keep_freed_memory()
     counts = []

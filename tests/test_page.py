@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright import sync_api
 
 from tests.live import Live, photo, running
 from tests.onnx_models import write_pair
-
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-sync_api = pytest.importorskip("playwright.sync_api")
-if CHROMIUM is None and os.environ.get("REQUIRE_BROWSER") != "1":
-    pytest.skip("no Chromium on the PATH (REQUIRE_BROWSER=1 makes this an error)", allow_module_level=True)
 
 TOKEN = "correct-horse"
 
@@ -29,16 +21,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield live
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(live: Live, browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+def page(browser: sync_api.Browser, live: Live) -> Iterator[sync_api.Page]:
     """The page, open; it must not ask any other host for anything, nor throw."""
     page = browser.new_page()
     faults: list[str] = []
@@ -111,7 +95,7 @@ def test_it_works_by_keyboard(page: sync_api.Page) -> None:
     sync_api.expect(card(page, "typed.jpg").locator(".verdict")).to_have_text("clean")
 
 
-def test_it_fits_a_phone(live: Live, browser: sync_api.Browser) -> None:
+def test_it_fits_a_phone(browser: sync_api.Browser, live: Live) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
     page = context.new_page()
     page.goto(live.url)

@@ -15,6 +15,7 @@ import pytest
 from conftest import Workspace, write_photos
 from markupsafe import escape
 from PIL import Image, ImageEnhance
+from playwright.sync_api import Browser
 
 from stages.split_check import page as pages
 from stages.split_check.findings import Findings, Note
@@ -138,13 +139,6 @@ def test_a_damaged_audit_is_refused_by_name_and_stops_no_check(workspace: Worksp
 
 # In a real browser
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("REQUIRE_BROWSER") != "1", reason="no Chromium on the PATH"
-)
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -163,21 +157,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tab(site: Path) -> Iterator[Any]:
+def tab(browser: Browser, site: Path) -> Iterator[Any]:
     """The page, open as a local file; it must ask nobody for anything, nor throw."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 375, "height": 800}, accept_downloads=True)
-        faults: list[str] = []
-        tab.on("request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else faults.append(r.url))
-        tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.on("dialog", lambda dialog: faults.append(dialog.message))
-        tab.on("console", lambda message: faults.append(message.text))
-        tab.goto((site / PAGE).as_uri())
-        yield tab
-        browser.close()
-        assert not faults
+    tab = browser.new_page(viewport={"width": 375, "height": 800}, accept_downloads=True)
+    faults: list[str] = []
+    tab.on("request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else faults.append(r.url))
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("dialog", lambda dialog: faults.append(dialog.message))
+    tab.on("console", lambda message: faults.append(message.text))
+    tab.goto((site / PAGE).as_uri())
+    yield tab
+    tab.close()
+    assert not faults
 
 
 def card(tab: Any, section: str, path: str) -> Any:
@@ -192,7 +183,6 @@ def exported(tab: Any) -> bytes:
     return Path(download.value.path()).read_bytes()
 
 
-@needs_browser
 def test_choices_are_exported_and_can_be_applied(tab: Any, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tab.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     card(tab, "suspects", "val/clean/002.jpg").get_by_role("radio", name="dirty").check()
@@ -216,7 +206,6 @@ def test_choices_are_exported_and_can_be_applied(tab: Any, site: Path, monkeypat
     assert (site / "data_cars/val/dirty/002.jpg").exists() and (site / "removed_photos/train/dirty" / NASTY).exists()
 
 
-@needs_browser
 def test_it_works_by_keyboard_and_a_reload_keeps_the_choices(tab: Any) -> None:
     card(tab, "suspects", "val/dirty/000.jpg").locator("input").first.focus()
     tab.keyboard.press("ArrowRight")

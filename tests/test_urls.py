@@ -14,6 +14,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+import trustme
 
 from serving.fetch import Fetcher, UrlTooLarge, UrlUnfetchable, system_resolve
 from serving.urls import Policy, UrlError, UrlRefused, check_addresses, check_url, is_public
@@ -360,7 +361,6 @@ def test_an_unknown_name_is_unfetchable(fetcher: Fetcher) -> None:
 
 
 def test_tls_verifies_the_name(fetcher: Fetcher, tmp_path: Path) -> None:
-    trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("photos.example").configure_cert(server)
