@@ -1,0 +1,46 @@
+"""Golden answers: the same pictures everywhere, and a choice that rounding on another processor cannot upset."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from serving.golden import CANDIDATES, COUNT, MARGIN, Golden, images, pick
+
+
+def test_the_pictures_are_the_same_on_every_machine() -> None:
+    """Files hold answers to these very pictures: whoever changes them makes every exported file unusable."""
+    digests = {size: hashlib.sha256(images(range(3), size).tobytes()).hexdigest()[:16] for size in (33, 128)}
+    assert digests == {33: "a1637494bccb550c", 128: "422f80d9c7d76b93"}
+
+
+def test_a_picture_depends_on_its_seed_alone() -> None:
+    assert (images([5, 3], 32)[1] == images([3], 32)[0]).all()
+    assert len({picture.tobytes() for picture in images(CANDIDATES, 32)}) == len(CANDIDATES)
+    assert images([2**64 - 1], 32).shape == (1, 32, 32, 3)
+
+
+def test_picked_answers_are_spread_and_away_from_the_thresholds() -> None:
+    p_clean = np.concatenate([np.full(40, 0.001), np.linspace(0.3, 0.9, 24)])
+    picked = p_clean[pick(p_clean.tolist(), [0.75, 0.5])]
+    assert len(picked) == COUNT and (np.abs(picked[:, None] - [0.75, 0.5]) >= MARGIN).all()
+    assert picked.min() < 0.3 and picked.max() > 0.85 and ((picked > 0.3) & (picked < 0.7)).any()
+    assert pick([0.5, 0.51, 0.9], [0.5]) == [2]
+
+
+def test_golden_answers_survive_their_text() -> None:
+    golden = Golden((0, 2**64 - 1), (0.1, 1 / 3))
+    assert Golden.read(golden.text()) == golden
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "[" * 100_000, '{"seeds": [1], "p_clean": []}', '{"seeds": [], "p_clean": []}', '{"seeds": [-1], "p_clean": [0]}',
+     '{"seeds": [true], "p_clean": [0]}', '{"seeds": [1.0], "p_clean": [0]}', '{"seeds": [1], "p_clean": [NaN]}',
+     '{"seeds": [1], "p_clean": [1.5]}', '{"seeds": [1], "p_clean": ["0.5"]}', '{"seeds": 1, "p_clean": 1}'],
+)  # fmt: skip
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Golden.read(text)
