@@ -37,7 +37,8 @@ def test_golden_answers_survive_their_text() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "[" * 100_000, '{"seeds": [1], "p_clean": []}', '{"seeds": [], "p_clean": []}', '{"seeds": [-1], "p_clean": [0]}',
+    ["[" * 100_000, "", "[]", "{}", '{"seeds": [1], "p_clean": []}', '{"seeds": [], "p_clean": []}',
+     '{"seeds": [-1], "p_clean": [0]}',
      '{"seeds": [true], "p_clean": [0]}', '{"seeds": [1.0], "p_clean": [0]}', '{"seeds": [1], "p_clean": [NaN]}',
      '{"seeds": [1], "p_clean": [1.5]}', '{"seeds": [1], "p_clean": ["0.5"]}', '{"seeds": 1, "p_clean": 1}'],
 )  # fmt: skip
