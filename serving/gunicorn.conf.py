@@ -6,9 +6,11 @@ lies in a temporary folder: copies of the pair in service, and the files their m
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -16,6 +18,19 @@ from pathlib import Path
 from typing import Any
 
 _shared = Path(tempfile.mkdtemp(prefix="dirtycar-"))
+
+
+_server = os.getpid()
+
+
+@atexit.register
+def _leave_nothing() -> None:
+    """Remove the folder, however the server ends. Workers, its forks, come by here too."""
+    if os.getpid() == _server:
+        shutil.rmtree(_shared, ignore_errors=True)
+
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped while starting"))  # until gunicorn sets its own
 (_shared / "metrics").mkdir()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_shared / "metrics")  # read when prometheus_client is first imported
 os.environ["DIRTYCAR_STORE"] = str(_shared)
@@ -31,7 +46,6 @@ _REJECTERS = 8  # threads beyond those that wait in the queue, so that a full qu
 
 
 def _stop(reason: Exception) -> None:
-    shutil.rmtree(_shared)
     sys.exit(f"dirtycar cannot start: {reason}")
 
 
@@ -91,8 +105,3 @@ def post_fork(server: Any, worker: Any) -> None:
 def child_exit(server: Any, worker: Any) -> None:
     """Take a dead worker's gauges out of the metrics; what it counted stays."""
     mark_process_dead(worker.pid)
-
-
-def on_exit(server: Any) -> None:
-    """Leave nothing behind."""
-    shutil.rmtree(_shared, ignore_errors=True)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from serving import decision, onnx_file
 from serving.expected import ExpectedError
 from serving.metrics import MULTIPROCESS_DIR, RELOADS
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 STORE = "DIRTYCAR_STORE"  # tells workers where the server keeps its copies
 POLL_SECONDS = 0.2
+LIMITS = (onnx_file.MAX_BYTES, decision.MAX_BYTES)  # of the files of a pair
 LONGEST_PAUSE = 30.0  # seconds between two tries to load a pair that fails
 TRY_SECONDS = 120
 
@@ -65,8 +67,8 @@ class Store:
         copy.mkdir()
         originals = (model, threshold)
         try:
-            for original, file in zip(originals, files(copy), strict=True):
-                shutil.copyfile(original, file)
+            for original, file, limit in zip(originals, files(copy), LIMITS, strict=True):
+                _copy(original, file, limit)
             _try(copy)
         except (OSError, PairError) as error:
             reason = str(error)
@@ -84,6 +86,15 @@ class Store:
         for past in self._folder.glob("pair-*"):
             if past not in (copy.resolve(), old):  # a worker may still be reading the one before
                 shutil.rmtree(past)
+
+
+def _copy(original: Path, file: Path, limit: int) -> None:
+    """Copy a file. What is too large is refused first: its copy could fill the disk, or a memory that is one."""
+    if original.exists() and not original.is_file():
+        raise PairError(f"{original} is not a file")
+    if original.stat().st_size > limit:
+        raise PairError(f"{original} is larger than {limit:,} bytes")
+    shutil.copyfile(original, file)
 
 
 def _try(pair: Path) -> None:

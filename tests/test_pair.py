@@ -21,6 +21,18 @@ def point(store: Path, name: str) -> Path:
     return store / name
 
 
+def test_what_is_too_large_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a device, which has no end."""
+    monkeypatch.setattr(pair.shutil, "copyfile", lambda *_: pytest.fail("it was copied"))
+    large = tmp_path / "best.onnx"
+    with large.open("wb") as file:
+        file.truncate(pair.LIMITS[0] + 1)  # without taking any room
+    for model, reason in ((large, "larger than"), (Path("/dev/zero"), "not a file")):
+        with pytest.raises(pair.PairError, match=f"{model} is {reason}"):
+            pair.Store(tmp_path).publish(model, large)
+    assert not list(tmp_path.glob("pair-*"))
+
+
 def test_a_failed_reload_is_tried_again_with_growing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(pair, "LONGEST_PAUSE", 0.05)

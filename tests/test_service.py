@@ -361,12 +361,22 @@ def test_a_start_that_must_fail_says_why(tmp_path: Path, settings: dict[str, str
     assert not list(tmp_path.glob("dirtycar-*"))
 
 
+def test_a_start_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    pair = write_pair(tmp_path)
+    env = environment(pair, PORT="0") | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, *COMMAND], cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as server:
+        wait_until(lambda: list(tmp_path.glob("dirtycar-*/pair-*")), 30)  # the pair is being tried
+        server.terminate()
+    assert server.returncode != 0 and not list(tmp_path.glob("dirtycar-*"))
+
+
 @pytest.mark.parametrize(("host", "bind"), [("::", "[::]:8000"), ("[::1]", "[::1]:8000"), ("0.0.0.0", "0.0.0.0:8000")])
 def test_hosts_of_both_kinds(tmp_path: Path, host: str, bind: str) -> None:
     command = [sys.executable, *COMMAND[:-1], "serving.app:create_app", "--print-config"]
     env = os.environ | {"HOST": host, "PORT": "8000", "TMPDIR": str(tmp_path)}
     printed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
     assert re.search(r"^bind +=\s*\['(.*)'\]$", printed, re.MULTILINE)[1] == bind
+    assert not list(tmp_path.glob("dirtycar-*"))
 
 
 def test_memory_stays_flat(live: Live) -> None:
