@@ -113,5 +113,5 @@ def _stretched(rows: Integers, size: int) -> Integers:
 
 def _bytes(bits: np.random.PCG64, count: int) -> Integers:
     """Random integers from 0 to 255, `[count]`."""
-    values: NDArray[np.uint64] = bits.random_raw(count)
-    return (values >> np.uint64(56)).astype(np.int64)
+    values: Integers = (bits.random_raw(count) >> np.uint64(56)).astype(np.int64)
+    return values
