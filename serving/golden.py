@@ -108,10 +108,10 @@ def _stretched(rows: Integers, size: int) -> Integers:
     """`[n + 1, m]` to `[size, m]`, linearly between the rows."""
     place = np.arange(size) * 256 * (len(rows) - 1) // size
     below, part = place >> 8, (place & 255)[:, None]
-    return (rows[below] * (256 - part) + rows[below + 1] * part) >> 8
+    result: Integers = (rows[below] * (256 - part) + rows[below + 1] * part) >> 8
+    return result
 
 
 def _bytes(bits: np.random.PCG64, count: int) -> Integers:
     """Random integers from 0 to 255, `[count]`."""
-    values: Integers = (bits.random_raw(count) >> np.uint64(56)).astype(np.int64)
-    return values
+    return (bits.random_raw(count) >> np.uint64(56)).astype(np.int64)
