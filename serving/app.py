@@ -10,7 +10,7 @@ from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 from flask_openapi3.models import SecurityScheme
 
-from serving import errors, middleware, pair, predict_routes, service
+from serving import errors, middleware, pair, predict_routes, service, watchdog
 from serving.engine import Engine
 from serving.fetch import Fetcher
 from serving.page_routes import pages
@@ -83,4 +83,5 @@ def _start_engine(settings: Settings, store: Store | None) -> Engine:
         log.info("now serving %s", engine.served.version)
 
     pair.follow(store, current, reload)
+    watchdog.watch(engine.batcher, settings.stuck_seconds)
     return engine

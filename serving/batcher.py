@@ -12,11 +12,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from serving import metrics
 from serving.image import PhotoError
 from serving.predictor import Predictor
 
 Pixels = NDArray[np.uint8]
 Decode = Callable[[], Pixels]
+
+
+class Stuck(RuntimeError):
+    """Nothing moves in this process any more."""
 
 
 @dataclass
@@ -30,8 +35,36 @@ class _Job:
     waited: float = 0.0
 
 
+class _RoundRobin:
+    """Photos that wait to be decoded: every request gives one in turn, so that many of one hold up none of another."""
+
+    def __init__(self) -> None:
+        self._requests: deque[deque[_Job]] = deque()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._requests))
+
+    def add(self, request: Sequence[_Job], *, first: bool) -> None:
+        """Append a request's photos, or put them before all others."""
+        if request:
+            (self._requests.appendleft if first else self._requests.append)(deque(request))
+
+    def take(self) -> _Job:
+        """The next photo; its request goes to the end of the line with what it has left."""
+        request = self._requests.popleft()
+        job = request.popleft()
+        if request:
+            self._requests.append(request)
+        return job
+
+    def forget_cancelled(self) -> None:
+        """Let go of photos that nobody waits for any more."""
+        left = (deque(job for job in request if not job.result.cancelled()) for request in self._requests)
+        self._requests = deque(request for request in left if request)
+
+
 class Batcher:
-    """Threads that each do the next thing there is to do, oldest photo first: decode one, or run a model call.
+    """Threads that each do the next thing there is to do: decode a photo, of each request in turn, or run a model call.
 
     A call takes its share of the photos that are waiting, up to `max_batch`. Where every thread may make calls (a
     CPU, which has a core for each), photos are decoded until such a share is ready; where fewer may (a GPU), a call
@@ -39,32 +72,31 @@ class Batcher:
     photo. The queue is unbounded: whoever submits bounds what is in flight.
     """
 
-    def __init__(
-        self, threads: int, calls: int, max_batch: int, observe: Callable[[Sequence[float], int], None]
-    ) -> None:
-        """At most `calls` model calls at once. `observe(waits, size)` is told of each: how long every photo waited in
-        seconds, and the batch size."""
-        self._calls, self._free_calls = calls, calls
+    def __init__(self, threads: int, calls: int, max_batch: int) -> None:
+        """At most `calls` model calls at once."""
+        self._calls = calls
         self._max_batch = max_batch
         self._gather = calls >= threads
-        self._observe = observe
-        self._raw: deque[_Job] = deque()
+        self._decoding: dict[int, float] = {}  # since when a thread decodes a photo, by its id
+        self._calling: dict[int, float] = {}  # since when a thread is in a model call
+        self._raw = _RoundRobin()
         self._decoded: deque[tuple[_Job, Pixels]] = deque()
         self._change = threading.Condition()
         self._closed = False
+        self.stuck = False
         self._threads = [threading.Thread(target=self._run, name=f"lane-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def submit(self, predictor: Predictor, photos: Sequence[Decode], *, first: bool = False) -> list[Future[float]]:
         """Queue photos, each as what decodes it to `[S, S, 3]`; a future gives its p_clean, or raises what decoding or
-        the model call raised. `first`: before those that wait. Hand those that nobody waits for any more to `drop`."""
+        the model call raised. `first`: before those that wait. Hand those that nobody waits for any more to `drop`.
+        Raises Stuck after `give_up`."""
         jobs = [_Job(predictor, decode) for decode in photos]
         with self._change:
-            if first:
-                self._raw.extendleft(reversed(jobs))
-            else:
-                self._raw.extend(jobs)
+            if self.stuck:
+                raise Stuck
+            self._raw.add(jobs, first=first)
             self._change.notify(len(jobs))
         return [job.result for job in jobs]
 
@@ -73,7 +105,25 @@ class Batcher:
         dropped = [result.cancel() for result in results]
         if any(dropped):
             with self._change:
-                self._raw = deque(job for job in self._raw if not job.result.cancelled())
+                self._raw.forget_cancelled()
+
+    def busy_since(self) -> float | None:
+        """Since when, by the monotonic clock, no thread was free for a photo, or no model call for a batch, and none of
+        them came to an end; None where one is free. What stands still for long is stuck."""
+        with self._change:
+            decoding, calling = list(self._decoding.values()), list(self._calling.values())
+        if len(calling) == self._calls:
+            return max(calling)
+        return max(decoding + calling) if len(decoding + calling) == len(self._threads) else None
+
+    def give_up(self) -> None:
+        """Answer all photos that wait, and all that are still submitted, with Stuck."""
+        with self._change:
+            self.stuck = True
+            while self._raw:
+                job = self._raw.take()
+                if job.result.set_running_or_notify_cancel():
+                    job.result.set_exception(Stuck())
 
     def close(self) -> None:
         """Finish what is queued and stop the threads."""
@@ -85,25 +135,31 @@ class Batcher:
 
     def _run(self) -> None:
         while work := self._next():
-            if isinstance(work, _Job):
-                self._decode(work)
-            else:
-                self._score(work)
+            with metrics.THREADS_BUSY.track_inprogress():
+                if isinstance(work, _Job):
+                    self._decode(work)
+                else:
+                    self._score(work)
 
     def _next(self) -> _Job | list[tuple[_Job, Pixels]] | None:
         """The next photo to decode, the next batch to score, or None when closed and done.
 
         Only new photos wake a waiting thread: what a busy one leaves behind, it sees itself when it comes back.
         """
+        me = threading.get_ident()
         with self._change:
+            self._decoding.pop(me, None)
+            self._calling.pop(me, None)
             while True:
                 waiting = len(self._raw) + len(self._decoded)
                 share = min(-(-waiting // self._calls), self._max_batch)
-                if self._free_calls and self._decoded and (not self._gather or len(self._decoded) >= share):
-                    self._free_calls -= 1
+                free_call = len(self._calling) < self._calls
+                if free_call and self._decoded and (not self._gather or len(self._decoded) >= share):
+                    self._calling[me] = time.monotonic()
                     return self._take(share)
                 if self._raw:
-                    return self._raw.popleft()
+                    self._decoding[me] = time.monotonic()
+                    return self._raw.take()
                 if self._closed:
                     return None
                 self._change.wait()
@@ -121,7 +177,8 @@ class Batcher:
             return
         job.waited += time.perf_counter() - job.since
         try:
-            image = job.decode()
+            with metrics.DECODE_SECONDS.time():
+                image = job.decode()
         except PhotoError as error:
             job.result.set_exception(type(error)(str(error)))  # a new one: the traceback of this holds the pixels
             return
@@ -137,8 +194,9 @@ class Batcher:
         now = time.perf_counter()
         jobs, images = zip(*batch, strict=True)
         try:
-            self._observe([job.waited + now - job.since for job in jobs], len(jobs))
-            p_clean = jobs[0].predictor.p_clean(np.stack(images)).tolist()
+            metrics.observe_batch([job.waited + now - job.since for job in jobs], len(jobs))
+            with metrics.MODEL_SECONDS.time():
+                p_clean = jobs[0].predictor.p_clean(np.stack(images)).tolist()
             answers = list(zip(jobs, p_clean, strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             for job in jobs:
@@ -146,5 +204,3 @@ class Batcher:
         else:
             for job, p in answers:
                 job.result.set_result(p)
-        with self._change:
-            self._free_calls += 1

@@ -44,7 +44,7 @@ class Engine:
         self._settings = settings
         self._free = settings.queue
         self._lock = threading.Lock()
-        self._batcher = Batcher(*served.lanes(settings.threads), served.max_batch, metrics.observe_batch)
+        self.batcher = Batcher(*served.lanes(settings.threads), served.max_batch)
         self._checking = threading.Lock()
         self._checked = float("-inf")
         self._failure: Exception | None = None
@@ -78,17 +78,17 @@ class Engine:
 
     def close(self) -> None:
         """Finish what is queued."""
-        self._batcher.close()
+        self.batcher.close()
 
     def _score(self, photos: Sequence[bytes], seconds: float, *, first: bool = False) -> list[Verdict | PhotoError]:
         """Within so many seconds for all photos together; raises TimeoutError."""
         served, deadline = self.served, time.monotonic() + seconds
         decoders = [partial(served.pixels, photo, self._settings) for photo in photos]
-        futures = self._batcher.submit(served.predictor, decoders, first=first)
+        futures = self.batcher.submit(served.predictor, decoders, first=first)
         try:
             return [_verdict(future, deadline, served) for future in futures]
         finally:
-            self._batcher.drop(futures)  # after a failure: what has not begun is not to be worked on for nobody
+            self.batcher.drop(futures)  # after a failure: what has not begun is not to be worked on for nobody
 
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:

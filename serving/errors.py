@@ -11,6 +11,7 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from serving.batcher import Stuck
 from serving.engine import Overloaded
 from serving.fetch import UrlTooLarge, UrlUnfetchable
 from serving.image import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
@@ -93,6 +94,7 @@ _KINDS: dict[type[Exception], Kind] = {
     UrlTooLarge: Kind.TOO_MANY_BYTES,
     Overloaded: Kind.OVERLOADED,
     TimeoutError: Kind.OVERLOADED,
+    Stuck: Kind.NOT_READY,
 }
 _HTTP_KINDS = {
     404: Kind.NOT_FOUND,

@@ -104,4 +104,6 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def child_exit(server: Any, worker: Any) -> None:
     """Take a dead worker's gauges out of the metrics; what it counted stays."""
+    if worker.aborted:  # it no longer gave a sign of life
+        metrics.WORKERS_STUCK.inc()
     mark_process_dead(worker.pid)

@@ -23,6 +23,13 @@ BATCH_SIZE = Histogram("dirtycar_batch_size", "Photos in one model call", bucket
 VERDICTS = Counter("dirtycar_verdicts", "Verdicts given", ["label"])
 P_CLEAN = Histogram("dirtycar_p_clean", "Calibrated probability of clean", buckets=[i / 20 for i in range(1, 21)])
 IN_FLIGHT = Gauge("dirtycar_photos_in_flight", "Photos being decoded, queued or scored", multiprocess_mode="livesum")
+DECODE_SECONDS = Histogram("dirtycar_decode_seconds", "Decoding one photo", buckets=_SECONDS)
+MODEL_SECONDS = Histogram("dirtycar_model_seconds", "One model call", buckets=_SECONDS)
+FETCH_SECONDS = Histogram(
+    "dirtycar_fetch_seconds", "Fetching from one URL, redirects and failures too", buckets=_SECONDS
+)
+THREADS_BUSY = Gauge("dirtycar_threads_busy", "Threads that decode or score", multiprocess_mode="livesum")
+WORKERS_STUCK = Counter("dirtycar_workers_stuck", "Workers that were replaced because nothing in them moved any more")
 RELOADS = Counter("dirtycar_reloads", "Reloads of model and threshold, by worker, or refused as a whole", ["result"])
 
 LOG_LINES_DROPPED = Counter("dirtycar_log_lines_dropped", "Log lines that standard error did not take")

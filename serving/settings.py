@@ -71,6 +71,7 @@ class Settings(BaseModel):
     queue: PositiveInt = 64
     drain_seconds: PositiveInt = 30
     request_seconds: PositiveFloat = 30
+    stuck_seconds: PositiveFloat = 60
     api_token: Annotated[str, AfterValidator(_bearer)] | None = Field(None, min_length=8, repr=False)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -104,6 +105,10 @@ class Settings(BaseModel):
             raise ValueError(
                 f"need MAX_BYTES <= MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT, got {self.max_bytes}, "
                 f"{self.max_request_bytes} and {self.max_bytes_in_flight}"
+            )
+        if self.stuck_seconds < self.request_seconds:
+            raise ValueError(
+                f"need REQUEST_SECONDS <= STUCK_SECONDS, got {self.request_seconds} and {self.stuck_seconds}"
             )
         if self.thresh is not None and self.t_high is not None:
             raise ValueError("THRESH and T_HIGH both replace T_clean; set one of them")

@@ -19,9 +19,11 @@ _TEXT = {"description": "Prometheus text", "content": {"text/plain": {"schema": 
 status = APIBlueprint("status", __name__)
 
 
-@status.get("/healthz", summary="The process lives", responses={200: Health})
+@status.get("/healthz", summary="The process lives", responses=_READY)
 def healthz() -> Response:
-    """200 while the process can answer at all."""
+    """200 unless nothing in the process has moved for so long that it is about to be replaced."""
+    if current().engine.batcher.stuck:
+        raise Problem(Kind.NOT_READY, "this process is stuck and ends")
     return jsonify(Health().model_dump())
 
 

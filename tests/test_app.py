@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from serving.app import create_app
-from serving.batcher import Batcher
 from serving.errors import TYPE_PREFIX
 from serving.fetch import UrlUnfetchable
 from serving.image import BrokenPhoto
@@ -284,7 +282,15 @@ def test_a_request_has_one_deadline_and_leaves_nothing_behind(pair: Pair, monkey
     started = time.monotonic()
     assert_problem(post(app.test_client(), *[photo()] * 8, path="/predict/files"), 503, "overloaded")
     assert time.monotonic() - started < 1.2
-    assert not service_of(app).engine._batcher._raw
+    assert not service_of(app).engine.batcher._raw
+
+
+def test_a_stuck_process_says_so(pair: Pair) -> None:
+    app = make_app(pair)
+    service_of(app).engine.batcher.give_up()
+    client = app.test_client()
+    for answer in (client.get("/healthz"), client.get("/readyz"), post(client, photo())):
+        assert_problem(answer, 503, "not-ready")
 
 
 def test_nan_is_no_verdict(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,64 +393,6 @@ def test_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
     for path in ("/", "/docs", "/static/app.js", "/static/style.css", "/static/docs.js"):
         assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", client.get(path).text), path
     assert client.get("/").headers["Content-Security-Policy"].startswith("default-src 'none'")
-
-
-def test_a_reload_between_photos_keeps_each_photo_with_its_model(pair: Pair, tmp_path: Path) -> None:
-    """A batch is never mixed: a photo is scored by the model whose size it was decoded for."""
-    sizes: list[int] = []
-    batcher = Batcher(1, 1, 16, lambda waits, size: sizes.append(size))
-    small, large = (Predictor(*write_pair(tmp_path / str(s), size=s), threads=1) for s in (16, 48))
-    futures = []
-    for predictor in (small, large, small, large):
-        image = np.full((predictor.image_size,) * 2 + (3,), 102, np.uint8)
-        futures += batcher.submit(predictor, [lambda image=image: image])
-    assert all(f.result(10) == pytest.approx(0.4) for f in futures) and sum(sizes) == 4
-    batcher.close()
-
-
-@pytest.mark.parametrize(("threads", "calls", "sizes"), [(1, 1, [3, 3, 1]), (2, 1, None)])
-def test_photos_are_scored_oldest_first_and_share_calls(
-    pair: Pair, threads: int, calls: int, sizes: list[int] | None
-) -> None:
-    """One thread decodes a batch before it calls; where another may decode meanwhile, a call starts at once."""
-    seen: list[int] = []
-    events: list[str] = []
-    predictor = Predictor(*pair, threads=1)
-    go = threading.Event()
-
-    def decode(number: int) -> np.ndarray:
-        go.wait(10)
-        events.append(f"decode {number}")
-        return np.full((predictor.image_size,) * 2 + (3,), 10 * number, np.uint8)
-
-    batcher = Batcher(threads, calls, 3, lambda waits, size: seen.append(size))
-    futures = batcher.submit(predictor, [partial(decode, number) for number in range(7)])
-    go.set()
-    assert [f.result(10) for f in futures] == pytest.approx([10 * number / 255 for number in range(7)], abs=1e-5)
-    batcher.close()
-    assert sum(seen) == 7 and (sizes is None or seen == sizes)
-    assert threads > 1 or events == [f"decode {number}" for number in range(7)]
-
-
-def test_what_nobody_waits_for_is_not_decoded(pair: Pair) -> None:
-    predictor = Predictor(*pair, threads=1)
-    begun, release, decoded = threading.Event(), threading.Event(), []
-
-    def slow() -> np.ndarray:
-        begun.set()
-        release.wait(10)
-        raise BrokenPhoto("no photo")
-
-    batcher = Batcher(1, 1, 4, lambda waits, size: None)
-    first, second = batcher.submit(predictor, [slow, lambda: decoded.append(1)])
-    begun.wait(10)
-    batcher.drop([first, second])
-    assert second.cancelled() and not first.cancelled() and not batcher._raw
-    release.set()
-    with pytest.raises(BrokenPhoto):
-        first.result(10)
-    batcher.close()
-    assert not decoded
 
 
 def test_uploads_stay_in_memory(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

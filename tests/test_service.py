@@ -278,6 +278,27 @@ def test_a_killed_worker_costs_its_own_requests_only(pair: Pair, tmp_path: Path)
     assert in_flight <= clients  # what the dead worker had in its hands is not counted for ever
 
 
+def test_a_worker_that_is_stuck_is_replaced(pair: Pair, tmp_path: Path) -> None:
+    """A photo that is never decoded costs its own answer; the count of it outlives the worker."""
+    hang = """
+import time
+from gunicorn.app.wsgiapp import run
+from serving.served import Served
+pixels = Served.pixels
+Served.pixels = lambda self, photo, *rest: time.sleep(600) if photo == b"hang" else pixels(self, photo, *rest)
+run()
+"""
+    command = [sys.executable, "-c", hang, *COMMAND[2:]]
+    alone = {"WORKERS": "1", "THREADS": "1", "REQUEST_SECONDS": "1", "STUCK_SECONDS": "1"}
+    with running(pair, tmp_path, command=command, **alone) as live:
+        (stuck,) = live.workers()
+        assert live.send(b"hang").status_code == 503
+        wait_until(lambda: stuck not in live.workers() and answers(live), 20)
+        assert live.send(photo()).ok
+        metrics = requests.get(live.url + "/metrics", timeout=10).text
+        assert samples(metrics, "dirtycar_workers_stuck_total") == 1 and samples(metrics, "dirtycar_threads_busy") == 0
+
+
 def test_reload_under_load(tmp_path: Path) -> None:
     """SIGHUP: a good pair takes over, a bad one does not, and no request fails; a new worker gets the good one."""
     pair = write_pair(tmp_path / "pair", t_clean=0.6)
