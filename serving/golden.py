@@ -7,11 +7,16 @@ golden answers is checked against them wherever it is loaded.
 from __future__ import annotations
 
 import json
+import platform
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from serving.decision import Rule
 
 COUNT = 16  # golden images in a file
 CANDIDATES = range(64)  # seeds that `pick` chooses from
@@ -52,6 +57,32 @@ class Golden:
     def text(self) -> str:
         """As JSON, every digit kept."""
         return json.dumps({"seeds": self.seeds, "p_clean": self.p_clean})
+
+
+def difference(golden: Golden, p_clean: Sequence[float], rule: Rule) -> str | None:
+    """How answers to the golden images, in their order, are not the golden ones: the worst of them; None if they are.
+
+    `rule` is the one that the file was exported with: a threshold set here may lie close to a golden answer.
+    """
+    pairs = sorted(zip(golden.p_clean, p_clean, golden.seeds, strict=True), key=lambda pair: -abs(pair[0] - pair[1]))
+    for expected, found, seed in pairs:
+        verdicts = rule.decide(expected), rule.decide(found)
+        if not abs(expected - found) <= TOLERANCE or verdicts[0] != verdicts[1]:
+            wrong = sum(not abs(a - b) <= TOLERANCE for a, b, _ in pairs)
+            return (
+                f"golden image {seed} has p_clean {found:.4f} ({verdicts[1]}), where the file was exported it had "
+                f"{expected:.4f} ({verdicts[0]}); {wrong} of {len(pairs)} are off by more than {TOLERANCE}"
+            )
+    return None
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def pick(p_clean: Sequence[float], thresholds: Collection[float], count: int = COUNT) -> list[int]:

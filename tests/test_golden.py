@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from serving.golden import CANDIDATES, COUNT, MARGIN, Golden, images, pick
+from serving.decision import Rule
+from serving.golden import CANDIDATES, COUNT, MARGIN, Golden, difference, images, pick, processor
 
 
 def test_the_pictures_are_the_same_on_every_machine() -> None:
@@ -45,3 +46,26 @@ def test_golden_answers_survive_their_text() -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Golden.read(text)
+
+
+GOLDEN = Golden((7, 8, 9), (0.2, 0.52, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([0.2, 0.52, 0.9], None),
+        ([0.215, 0.53, 0.885], None),
+        ([0.2, 0.52, 0.87], ["1 of 3", "image 9", "0.8700", "0.9000"]),
+        ([0.25, 0.52, 0.8], ["2 of 3", "image 9"]),  # the worst
+        ([0.2, 0.505, 0.9], ["0 of 3", "image 8", "dirty", "clean"]),  # within the tolerance, another verdict
+        ([0.2, float("nan"), 0.9], ["1 of 3", "image 8", "nan"]),
+    ],
+)
+def test_other_answers_are_told_with_the_worst(answers: list[float], words: list[str] | None) -> None:
+    told = difference(GOLDEN, answers, Rule(0.51))
+    assert told is None if words is None else told is not None and all(word in told for word in words)
+
+
+def test_the_processor_has_a_name() -> None:
+    assert processor()
