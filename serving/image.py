@@ -1,31 +1,39 @@
 """Bytes -> pixels: the one decoder and resizer, for training, evaluation, batch scoring and service alike.
 
-A photo is identified by its content, never by its name. It is decoded at about the size needed (JPEGs are scaled
-inside the DCT), turned upright, laid on white where it is transparent, and squashed to a square of `size` pixels: the
-whole car stays in view, whatever the aspect.
+A photo is identified by its content, never by its name. What counts is its primary image, whole: the first frame of an
+animation, the first page of a TIFF, the first picture of an MPO; never an embedded thumbnail or preview. It is decoded
+at about the size needed (JPEGs are scaled inside the DCT), turned upright, laid on white where it is transparent, and
+squashed to a square of `size` pixels: the whole car stays in view, whatever the aspect.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 
 from serving.expected import ExpectedError
 
-pillow_heif.register_heif_opener()
+pillow_heif.register_heif_opener(thumbnails=False)
 # Pillow's own bomb check knows one limit per process and warns below it; `decode` applies its caller's limit instead.
 Image.MAX_IMAGE_PIXELS = None
 # Damaged metadata makes Pillow warn; Python keeps every such text for good, and strangers choose the texts.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
-RESIZE_RULE = "squash-bilinear-1"  # recorded in every model: a model is only as good as the pixels it was trained on
+RESIZE_RULE = "squash-bilinear-2"  # recorded in every model: a model is only as good as the pixels it was trained on
 MAX_PIXELS = 120_000_000
+
+_SAMPLE_BITS = (8, 10, 12, 14, 16)  # that cameras and scanners give
+_MAX_SAMPLE_VALUE, _SMAX_SAMPLE_VALUE = 281, 341  # TIFF tags
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 _OTHER_TYPES = {
@@ -76,14 +84,9 @@ def decode(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
     Raises NotAPhoto, UnsupportedPhoto, PhotoTooLarge (before any pixel is decoded) or BrokenPhoto.
     """
     image = open_photo(data, max_pixels=max_pixels)
-    try:
-        image.draft(image.mode, (size, size))  # JPEG only: the smallest DCT scale that still covers size x size
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        small = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    except PhotoError:
-        raise
-    except Exception as error:  # the decoders raise anything from SyntaxError to struct.error on damaged files
-        raise BrokenPhoto(f"the {image.format} photo is damaged or cut short: {error}") from error
+    with _decoding(image):
+        turn = _load(image, size)
+        small = _squash(image, (size, size))
     # A square can be turned after it was made small, where turning costs nothing.
     return np.array(small if turn is None else small.transpose(turn))
 
@@ -104,15 +107,38 @@ def upright_rgb(image: Image.Image, size: int) -> Image.Image:
 
     For looking at photos, not for models: those see what `decode` gives. Raises BrokenPhoto or UnsupportedPhoto.
     """
-    try:
-        image.draft(image.mode, (size, size))
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    with _decoding(image):
+        turn = _load(image, size)
         rgb = _to_rgb(image)
-    except PhotoError:
-        raise
-    except Exception as error:  # as in `decode`
-        raise BrokenPhoto(f"the {image.format} photo is damaged or cut short: {error}") from error
     return rgb if turn is None else rgb.transpose(turn)
+
+
+@contextmanager
+def _decoding(image: Image.Image) -> Iterator[None]:
+    """Turn whatever a decoder raises into a PhotoError; MemoryError says nothing of the photo and stays what it is."""
+    try:
+        yield
+    except (PhotoError, MemoryError):
+        raise
+    except Exception as error:  # the decoders raise anything from SyntaxError to struct.error on damaged files
+        raise BrokenPhoto(f"the {image.format} photo is damaged or cut short: {error}") from error
+
+
+def _load(image: Image.Image, size: int) -> Image.Transpose | None:
+    """Decode the pixels, of a JPEG at the smallest DCT scale that still covers size x size; the turn that is left.
+
+    Asked only afterwards: Pillow turns a TIFF by itself while it loads it.
+    """
+    if isinstance(image, JpegImageFile):  # drafts of other formats are embedded thumbnails
+        image.draft(image.mode, (size, size))
+    image.load()
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (
+        16,
+        16,
+        16,
+    ):
+        _refuse_lost_bits(image)
+    return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -132,16 +158,56 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         raise NotAPhoto(f"the bytes are not a photo of a known type ({', '.join(FORMATS)})") from error
 
 
+def _squash(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A loaded image as RGB of another size. White goes under it at the end: then it takes half as much memory."""
+    if not image.has_transparency_data:
+        return _to_rgb(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    # Pillow weighs the colours with their alpha meanwhile.
+    return _on_white(rgba.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to 8-bit RGB: 16-bit keeps its high byte, transparency becomes white."""
+    """Any Pillow mode to 8-bit RGB; transparency becomes white."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image)  # uint16 in the file's byte order, or int32: a large photo has no room for more
-        if image.mode == "I":
-            wide = wide.clip(0, 65535)
-        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
+        return _high_byte(image).convert("RGB")
     if image.mode in ("F", "LAB"):
         raise UnsupportedPhoto(f"{image.format} with {image.mode} pixels is not read; save it as 8-bit RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _refuse_lost_bits(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Of 16-bit colours Pillow keeps the high byte: of colours with 12 bits in 16, next to nothing is left."""
+    wide = image.mode == "RGB" and image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (16, 16, 16)
+    if wide and 0 < np.ravel(image.getextrema()).max() < 16:
+        raise UnsupportedPhoto("the TIFF's 16-bit colours use the lowest 12 bits only; save it with 8 bits a colour")
+
+
+def _on_white(rgba: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """The eight highest bits in use of grey samples of more than eight."""
+    wide = np.asarray(image)  # uint16 in the file's byte order, or int32: a large photo has no room for more
+    bits = _bits_in_use(image, wide)
+    if image.mode == "I" or bits < 16:
+        wide = wide.clip(0, (1 << bits) - 1)
+    return Image.fromarray((wide >> (bits - 8)).astype(np.uint8))
+
+
+def _bits_in_use(image: Image.Image, wide: NDArray[Any]) -> int:
+    """How many bits the samples have: PNG scales all of them to 16; in a TIFF its tags or its values tell.
+
+    Cameras and scanners store 10 to 14 bits in 16 and seldom say so; the high byte of those is next to black.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 16
+    said = (image.tag_v2.get(tag) for tag in (_SMAX_SAMPLE_VALUE, _MAX_SAMPLE_VALUE))
+    values = (value[0] if isinstance(value, tuple) else value for value in said if value)
+    top = next((value for value in values if isinstance(value, int) and value > 0), int(wide.max()))
+    return next((bits for bits in _SAMPLE_BITS if top < 1 << bits), 16)
