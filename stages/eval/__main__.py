@@ -12,7 +12,7 @@ from pydantic import Field
 from scipy.special import expit
 
 from serving.decision import CLASSES
-from stages.common.data import CLEAN, Photo, usable_photos
+from stages.common.data import CLEAN, Photo, read_groups, usable_photos
 from stages.common.errors import run_stage
 from stages.common.model import Checkpoint, Normalise
 from stages.common.params import Data, NonNegative, Positive, load, strict
@@ -80,9 +80,10 @@ def predictions(scored: Scored, p_clean: Floats) -> bytes:
 
 def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[str, Any]:
     """Metrics of one split. `p_clean` is from a calibration that has not seen the photo it is of."""
-    is_clean = scored.is_clean
-    metrics = with_intervals(is_clean, p_clean, bins=params.bins, draws=params.bootstrap, seed=params.seed)
-    before = point_metrics(is_clean, expit(scored.logit), params.bins)
+    is_clean, logit = scored.is_clean, scored.logit
+    cars = read_groups([photo.name for photo in scored.photos])
+    metrics = with_intervals(is_clean, logit, p_clean, cars, bins=params.bins, draws=params.bootstrap, seed=params.seed)
+    before = point_metrics(is_clean, logit, expit(logit), params.bins)
     return {
         **metrics,
         "confusion_at_half": confusion(is_clean, p_clean >= 0.5),

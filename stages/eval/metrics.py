@@ -1,6 +1,8 @@
-"""How good are the scores: metrics with bootstrap intervals. Labels: booleans `[N]` (clean); p_clean: floats `[N]`."""
+"""How good are the scores: metrics with bootstrap intervals. Arrays `[N]`: labels, raw logits, calibrated p_clean."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +26,17 @@ def expected_calibration_error(is_clean: Bools, p_clean: Floats, bins: int) -> f
     return sum(count * abs(p - share) for p, share, count in groups) / len(p_clean)
 
 
-def point_metrics(is_clean: Bools, p_clean: Floats, bins: int) -> dict[str, float]:
+def point_metrics(is_clean: Bools, logit: Floats, p_clean: Floats, bins: int) -> dict[str, float]:
     """Every metric of one set of photos; accuracy, F1 and the confusion counts are at p_clean >= 0.5.
 
-    Precision and recall at the business threshold are the threshold stage's, which knows it.
+    Rank metrics take the raw logits: cross-fitted p_clean come from several maps, whose ranks do not compare. Precision
+    and recall at the business threshold are the threshold stage's, which knows it.
     """
     said_clean = p_clean >= 0.5
     return {
-        "roc_auc": float(roc_auc_score(is_clean, p_clean)),
-        "average_precision_clean": float(average_precision_score(is_clean, p_clean)),
-        "average_precision_dirty": float(average_precision_score(~is_clean, 1 - p_clean)),
+        "roc_auc": float(roc_auc_score(is_clean, logit)),
+        "average_precision_clean": float(average_precision_score(is_clean, logit)),
+        "average_precision_dirty": float(average_precision_score(~is_clean, -logit)),
         "accuracy": float(accuracy_score(is_clean, said_clean)),
         "f1_clean": float(f1_score(is_clean, said_clean, zero_division=0)),
         "f1_dirty": float(f1_score(~is_clean, ~said_clean, zero_division=0)),
@@ -43,18 +46,24 @@ def point_metrics(is_clean: Bools, p_clean: Floats, bins: int) -> dict[str, floa
 
 
 def with_intervals(
-    is_clean: Bools, p_clean: Floats, *, bins: int, draws: int, seed: int
+    is_clean: Bools, logit: Floats, p_clean: Floats, groups: Sequence[str], *, bins: int, draws: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Each metric as value, low and high: the 95 % percentile interval over `draws` bootstrap samples, drawn within
-    each class (Efron & Tibshirani 1993, chapter 13)."""
+    """Each metric as value, low and high: the 95 % percentile interval over `draws` cluster bootstrap samples.
+
+    Photos of one car are alike, so whole groups (cars) are resampled, separately among clean cars, dirty cars and cars
+    with photos of both classes (Davison & Hinkley 1997, section 3.8).
+    """
     rng = np.random.default_rng(seed)
-    classes = [np.flatnonzero(is_clean), np.flatnonzero(~is_clean)]
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    classes = 2 * (np.bincount(group, is_clean) > 0) + (np.bincount(group, ~is_clean) > 0)
+    strata = [np.flatnonzero(classes == kind) for kind in np.unique(classes)]
     samples = []
     for _ in range(draws):
-        picked = np.concatenate([rng.choice(members, len(members)) for members in classes])
-        samples.append(list(point_metrics(is_clean[picked], p_clean[picked], bins).values()))
+        drawn = np.concatenate([rng.choice(members, len(members)) for members in strata])
+        photos = np.repeat(np.arange(len(group)), np.bincount(drawn, minlength=len(classes))[group])
+        samples.append(list(point_metrics(is_clean[photos], logit[photos], p_clean[photos], bins).values()))
     low, high = np.quantile(samples, [0.025, 0.975], axis=0)
-    values = point_metrics(is_clean, p_clean, bins)
+    values = point_metrics(is_clean, logit, p_clean, bins)
     return {
         name: {"value": value, "low": float(low[i]), "high": float(high[i])}
         for i, (name, value) in enumerate(values.items())
