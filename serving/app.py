@@ -58,13 +58,19 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _start(settings: Settings) -> Service:
     store = pair.store_from_env()
-    policy = Policy(settings.url_ports, settings.url_allow_hosts, settings.url_deny_hosts, settings.url_allow_networks)
+    policy = Policy(
+        settings.url_ports,
+        settings.url_allow_hosts,
+        settings.url_deny_hosts,
+        settings.url_allow_networks,
+        settings.url_deny_networks,
+    )
     fetcher = Fetcher.create(
         policy,
         seconds=settings.url_seconds,
         max_bytes=settings.url_max_bytes,
         max_redirects=settings.url_max_redirects,
-        threads=settings.url_concurrency,
+        at_once=settings.url_concurrency,
     )
     engine = _start_engine(settings, store)
     fetching = threading.BoundedSemaphore(settings.url_concurrency)

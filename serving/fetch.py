@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import socket
+import re
 import ssl
+import string
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import certifi
 import httpcore
 
+from serving.resolve import Resolver
 from serving.urls import Address, Policy, Target, UrlError, UrlRefused, check_addresses, check_url
 
 _HEADERS: dict[str | bytes, str | bytes] = {
@@ -24,8 +25,6 @@ _HEADERS: dict[str | bytes, str | bytes] = {
 }
 _REDIRECTS = (301, 302, 303, 307, 308)
 
-Resolve = Callable[[str, int], Iterable[str]]
-
 
 class UrlUnfetchable(UrlError):
     """The host did not answer, not in time, or not with a photo."""
@@ -33,11 +32,6 @@ class UrlUnfetchable(UrlError):
 
 class UrlTooLarge(UrlError):
     """More bytes than allowed."""
-
-
-def system_resolve(host: str, port: int) -> list[str]:
-    """Every address of a name (or of an address, itself). Raises OSError."""
-    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 @dataclass(frozen=True)
@@ -48,16 +42,15 @@ class Fetcher:
     seconds: float
     max_bytes: int
     max_redirects: int
-    resolvers: ThreadPoolExecutor  # a name server may take longer than a fetch has
+    resolver: Resolver
     tls: ssl.SSLContext
-    resolve: Resolve = system_resolve
 
     @classmethod
-    def create(cls, policy: Policy, *, seconds: float, max_bytes: int, max_redirects: int, threads: int) -> Fetcher:
-        """A fetcher that trusts the system's certificate authorities and Mozilla's."""
+    def create(cls, policy: Policy, *, seconds: float, max_bytes: int, max_redirects: int, at_once: int) -> Fetcher:
+        """A fetcher, for so many fetches at once, that trusts the system's certificate authorities and Mozilla's."""
         tls = ssl.create_default_context()
         tls.load_verify_locations(certifi.where())
-        return cls(policy, seconds, max_bytes, max_redirects, ThreadPoolExecutor(threads, "resolve"), tls)
+        return cls(policy, seconds, max_bytes, max_redirects, Resolver(at_once), tls)
 
     def fetch(self, url: str) -> bytes:
         """The body behind a URL. Raises UrlRefused, UrlUnfetchable or UrlTooLarge."""
@@ -74,30 +67,32 @@ class Fetcher:
             raise UrlUnfetchable(f"the host could not be read: {error}") from None
         raise UrlUnfetchable(f"the URL redirects more than {self.max_redirects} times")
 
-    def _get(self, target: Target, deadline: float) -> tuple[bytes, str | None]:
-        """One request: the body, or where it redirects to."""
-        lookup = self.resolvers.submit(self.resolve, target.host, target.port)
+    def _addresses(self, target: Target, deadline: float) -> list[Address]:
+        """What the host's name resolves to, checked."""
         try:
-            addresses = check_addresses(lookup.result(_left(deadline)), self.policy)
-        finally:
-            lookup.cancel()  # one that still waits behind slow ones must not be made for nobody
+            return check_addresses(self.resolver.addresses(target.host, target.port, _left(deadline)), self.policy)
+        except TimeoutError:
+            raise UrlUnfetchable("the host's name was not resolved in time") from None
+
+    def _get(self, target: Target, deadline: float) -> tuple[bytes, bytes | None]:
+        """One request: the body, or where it redirects to."""
         url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
-        backend = _Pinned(addresses, deadline)
+        backend = _Pinned(self._addresses(target, deadline), deadline)
         with (
             httpcore.ConnectionPool(ssl_context=self.tls, network_backend=backend, max_connections=1) as pool,
-            pool.stream("GET", url, headers=_HEADERS) as response,
+            pool.stream("GET", url, headers={"Host": target.authority, **_HEADERS}) as response,
         ):
-            headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
-            if response.status in _REDIRECTS and "location" in headers:
-                return b"", headers["location"]
+            headers = {name.lower(): value for name, value in response.headers}
+            if response.status in _REDIRECTS and b"location" in headers:
+                return b"", headers[b"location"]
             if response.status != 200:
                 raise UrlUnfetchable(f"the host answered with status {response.status}")
-            return self._read(response, headers.get("content-length", "0")), None
+            return self._read(response, headers.get(b"content-length", b"0")), None
 
-    def _read(self, response: httpcore.Response, declared: str) -> bytes:
+    def _read(self, response: httpcore.Response, declared: bytes) -> bytes:
         """The body, up to `max_bytes`, whatever length was declared."""
         body = bytearray()
-        if not declared.isdecimal() or int(declared) <= self.max_bytes:
+        if not declared.isdigit() or int(declared) <= self.max_bytes:
             for chunk in response.iter_stream():
                 body += chunk
                 if len(body) > self.max_bytes:
@@ -107,10 +102,15 @@ class Fetcher:
         raise UrlTooLarge(f"the photo behind the URL is larger than {self.max_bytes:,} bytes")
 
 
-def _join(url: str, location: str) -> str:
-    """Where a redirect leads to. Raises UrlRefused."""
+def _join(url: str, location: bytes) -> str:
+    """Where a redirect leads to, in the bytes that browsers make of it: many servers leave its spaces and letters
+    beyond ASCII as they are. Raises UrlRefused."""
     try:
-        return urljoin(url, location)
+        text = location.decode()
+    except UnicodeDecodeError:  # some other encoding, which only its server has to know
+        text = quote(location, safe=string.punctuation)
+    try:
+        return urljoin(url, re.sub(r"\s", lambda space: quote(space[0]), text.strip()))
     except ValueError as error:
         raise UrlRefused(f"the URL redirects to a malformed one: {error}") from None
 

@@ -34,6 +34,9 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped while starting"))  # 
 (_shared / "metrics").mkdir()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_shared / "metrics")  # read when prometheus_client is first imported
 os.environ["DIRTYCAR_STORE"] = str(_shared)
+# glibc asks a silent name server for 10 s, and for 40 s where there are two and a search list, and cannot be
+# interrupted: here it gives up after a fifth of that.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 
 from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response, g, jsonify, request
 from flask_openapi3 import APIBlueprint
 
+from serving import metrics
 from serving.engine import Verdict
 from serving.errors import Kind, Problem, as_problem
 from serving.image import PhotoError
@@ -15,6 +16,7 @@ from serving.schemas import Answers, PhotoForm, PhotosForm, UrlBody, VerdictAnsw
 from serving.service import current
 
 FORM_OVERHEAD = 64 * 1024  # bytes of a body beside its one photo; also the most a JSON body may have
+ROOM_SECONDS = 0.5  # for a fetch that was sent away to leave its place
 
 _SECURITY: list[dict[str, list[Any]]] = [{}, {"token": []}]  # a token is needed where API_TOKEN is set
 _ONE: dict[Any, Any] = {200: VerdictAnswer} | problems(400, 401, 413, 415, 503)
@@ -46,10 +48,13 @@ def predict_files(form: PhotosForm) -> Response:
 def predict_url(body: UrlBody) -> Response:
     """The verdict on a photo that is fetched from a public URL."""
     service = current()
-    if not service.fetching.acquire(blocking=False):
+    if not service.fetching.acquire(blocking=False) and not (
+        service.fetcher.resolver.make_room() and service.fetching.acquire(timeout=ROOM_SECONDS)
+    ):
         raise Problem(Kind.OVERLOADED, "too many URLs are being fetched")
     try:
-        photo = service.fetcher.fetch(body.url)
+        with metrics.FETCH_SECONDS.time():
+            photo = service.fetcher.fetch(body.url)
     finally:
         service.fetching.release()
     _hold(len(photo))

@@ -25,6 +25,7 @@ from serving.cores import usable_cores
 from serving.decision import Rule, Threshold, ThresholdError
 from serving.expected import ExpectedError
 from serving.image import MAX_PIXELS
+from serving.urls import host_name, host_pattern
 
 MIB = 1024 * 1024
 CORES_PER_WORKER = 4  # past about four cores, one process is held back by Python's lock rather than by the model
@@ -41,6 +42,9 @@ def _bearer(token: str) -> str:
     if not re.fullmatch("[!-<>-~]+=*", token):
         raise ValueError("use ASCII letters, digits and signs, without spaces, and = at the end only")
     return token
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
 
 
 class SettingsError(ExpectedError):
@@ -89,9 +93,14 @@ class Settings(BaseModel):
     url_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], BeforeValidator(_split)] = frozenset(
         {80, 443}
     )
-    url_allow_hosts: Annotated[frozenset[str], BeforeValidator(_split)] = frozenset()
-    url_deny_hosts: Annotated[frozenset[str], BeforeValidator(_split)] = frozenset()
-    url_allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)] = ()
+    url_allow_hosts: Annotated[frozenset[Annotated[str, AfterValidator(host_pattern)]], BeforeValidator(_split)] = (
+        frozenset()
+    )
+    url_deny_hosts: Annotated[frozenset[Annotated[str, AfterValidator(host_name)]], BeforeValidator(_split)] = (
+        frozenset()
+    )
+    url_allow_networks: Networks = ()
+    url_deny_networks: Networks = ()
 
     @check(mode="after")
     def _fits_together(self) -> Settings:
@@ -148,7 +157,8 @@ def _sentence(problem: Mapping[str, object]) -> str:
     """One pydantic error as words that name the variable, without its value where that is a secret."""
     location = problem["loc"]
     name = str(location[0]).upper() if isinstance(location, tuple) and location else None
+    message = str(problem["msg"]).removeprefix("Value error, ")
     if name is None:
-        return str(problem["msg"]).removeprefix("Value error, ")
+        return message
     value = "" if name == "API_TOKEN" else f"={problem['input']!r}"
-    return f"{name}{value}: {problem['msg']}"
+    return f"{name}{value}: {message}"

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from serving.expected import ExpectedError
 
 MAX_URL = 2048
+_PORTS = {"http": 80, "https": 443}
 
 Address = IPv4Address | IPv6Address
 
@@ -62,12 +63,13 @@ class UrlRefused(UrlError):
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be fetched. A host pattern is a name, or `.name` for it and everything under it."""
+    """What may be fetched; what is denied is, even if it is allowed too. Hosts are as `host_pattern` gives them."""
 
     ports: Collection[int] = (80, 443)
     allow_hosts: Collection[str] = ()
     deny_hosts: Collection[str] = ()
     allow_networks: Collection[IPv4Network | IPv6Network] = ()
+    deny_networks: Collection[IPv4Network | IPv6Network] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,38 @@ class Target:
     host: str
     port: int
     path: str
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the Host header has them: an IPv6 address in brackets, a usual port left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def host_pattern(text: str) -> str:
+    """A host as URLs are compared with it: a name, `.name` for it and everything under it, or an address.
+
+    Raises UrlRefused for anything else: a pattern that matches nothing would be no protection.
+    """
+    if "://" in text:
+        raise UrlRefused("write the host alone, without https://")
+    if "/" in text:
+        raise UrlRefused("this is a network or a path; networks belong in URL_ALLOW_NETWORKS and URL_DENY_NETWORKS")
+    if "*" in text:
+        raise UrlRefused("write .example.com for example.com and everything under it")
+    if text.startswith("[") or text.count(":") > 1:
+        return _check_host(text.removeprefix("[").removesuffix("]"), bracketed=True)
+    if ":" in text:
+        raise UrlRefused("write the host without a port; URL_PORTS says which ports are fetched from")
+    return "." * text.startswith(".") + _check_host(text.removeprefix("."), bracketed=False)
+
+
+def host_name(text: str) -> str:
+    """As `host_pattern`, without addresses: names that lead to one would pass by a list of hosts."""
+    pattern = host_pattern(text)
+    if ":" in pattern or _NUMBER.fullmatch(pattern.rpartition(".")[2]):
+        raise UrlRefused("this is an address; those belong in URL_DENY_NETWORKS")
+    return pattern
 
 
 def check_url(url: str, policy: Policy) -> Target:
@@ -91,12 +125,11 @@ def check_url(url: str, policy: Policy) -> Target:
         port = parts.port
     except ValueError as error:
         raise UrlRefused(f"the URL is malformed: {error}") from None
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in _PORTS:
         raise UrlRefused("only http and https URLs are fetched")
     if "@" in parts.netloc:
         raise UrlRefused("a URL with a user name or password is not fetched")
-    if port is None:
-        port = 443 if parts.scheme == "https" else 80
+    port = _PORTS[parts.scheme] if port is None else port
     if port not in policy.ports:
         raise UrlRefused(f"port {port} is not fetched from, only {', '.join(map(str, sorted(policy.ports)))}")
     host = _check_host(parts.hostname or "", bracketed="[" in parts.netloc)
@@ -112,6 +145,8 @@ def check_addresses(addresses: Iterable[str], policy: Policy) -> list[Address]:
     found = [ip_address(address) for address in addresses]
     if not found:
         raise UrlRefused("the host has no address")
+    if any((getattr(a, "ipv4_mapped", None) or a) in network for a in found for network in policy.deny_networks):
+        raise UrlRefused("the host has an address that is not allowed")
     if not all(is_public(a) or any(a in network for network in policy.allow_networks) for a in found):
         raise UrlRefused("the host has an address that is not public")
     return found

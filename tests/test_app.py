@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,28 @@ def test_too_many_fetches_are_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) 
     refused = app.test_client().post("/predict/url", json={"url": "https://photos.example/"})
     assert_problem(refused, 503, "overloaded")
     assert refused.headers["Retry-After"] == "1"
+
+
+def test_a_silent_name_server_leaves_its_place(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(pair, URL_CONCURRENCY="1")
+    begun, silent = threading.Event(), threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        begun.set()
+        silent.wait(20)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(service_of(app).fetcher.resolver, "_resolve", resolve)
+    ask = lambda: app.test_client().post("/predict/url", json={"url": "http://silent.example/"})  # noqa: E731
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask)
+        assert begun.wait(10)
+        assert_problem(ask(), 503, "overloaded")
+        monkeypatch.setattr("serving.resolve.PATIENCE", 0)
+        monkeypatch.setattr(service_of(app).fetcher.resolver, "_resolve", lambda host, port: ["127.0.0.1"])
+        assert_problem(ask(), 422, "url-refused")
+        assert_problem(first.result(), 422, "url-unfetchable")
+    silent.set()
 
 
 def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

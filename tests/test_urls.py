@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from serving.fetch import Fetcher, UrlTooLarge, UrlUnfetchable, system_resolve
-from serving.urls import Policy, UrlError, UrlRefused, check_addresses, check_url, is_public
+from serving.fetch import Fetcher, UrlTooLarge, UrlUnfetchable
+from serving.resolve import Resolver, system_resolve
+from serving.settings import Settings, SettingsError
+from serving.urls import Policy, UrlError, UrlRefused, check_addresses, check_url, host_pattern, is_public
 
 HOSTILE = [
     "http://127.0.0.1/",
@@ -125,7 +127,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def fetcher() -> Fetcher:
-    return Fetcher.create(Policy(), seconds=5, max_bytes=1000, max_redirects=3, threads=4)
+    return Fetcher.create(Policy(), seconds=5, max_bytes=1000, max_redirects=3, at_once=2)
 
 
 @pytest.mark.parametrize("url", HOSTILE)
@@ -179,6 +181,49 @@ def test_host_lists() -> None:
             check_url(f"https://{host}/", policy)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "matched", "not_matched"),
+    [
+        ("x.example.", "x.example", "y.x.example"),
+        ("X.EXAMPLE", "x.example.", "xx.example"),
+        (".x.example.", "y.x.example", "yx.example"),
+        ("müller.example", "xn--mller-kva.example", "muller.example"),
+        (".xn--mller-kva.example", "www.MÜLLER.example", "muller.example"),
+        ("8.8.8.8", "8.8.8.8", "8.8.4.4"),
+        ("[2606:4700:0::1]", "[2606:4700::1]", "[2606:4700::2]"),
+        ("2606:4700::1", "[2606:4700:0:0::1]", "[2606:4700::2]"),
+    ],
+)
+def test_patterns_match_every_spelling_of_a_host(pattern: str, matched: str, not_matched: str) -> None:
+    policy = Policy(allow_hosts={host_pattern(pattern)})
+    check_url(f"https://{matched}/", policy)
+    with pytest.raises(UrlRefused, match="not allowed"):
+        check_url(f"https://{not_matched}/", policy)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["*.x.example", "*", "x.example:443", "https://x.example", "10.0.0.0/8", "x.example/a", ".", "..x", "a b", "x..y",
+     "-x.example", "0x7f.1", "8.8.8.8", ".8.8.8.8", "2606:4700::1", "[2606:4700::1]:80", "user@x.example"],
+)  # fmt: skip
+def test_a_denied_host_that_would_match_nothing_stops_the_start(value: str) -> None:
+    with pytest.raises(SettingsError, match="URL_DENY_HOSTS") as error:
+        Settings.from_env({"URL_DENY_HOSTS": f"fine.example, {value}"})
+    assert repr(value) in str(error.value)
+
+
+def test_denied_networks() -> None:
+    settings = Settings.from_env({"URL_DENY_NETWORKS": "8.8.8.0/24, 2606:4700::/32", "URL_ALLOW_NETWORKS": "::/0"})
+    policy = Policy(allow_networks=settings.url_allow_networks, deny_networks=settings.url_deny_networks)
+    check_addresses(["8.8.4.4", "2a00:1450::8a"], policy)
+    for address in ("8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8"):
+        with pytest.raises(UrlRefused):
+            check_addresses(["1.1.1.1", address], policy)
+    for wrong in ("8.8.8.8/24", "x.example", "8.8.8"):
+        with pytest.raises(SettingsError, match="URL_DENY_NETWORKS"):
+            Settings.from_env({"URL_DENY_NETWORKS": wrong})
+
+
 # Fetching, from servers on this machine that a policy lets through.
 
 Answer = Callable[[socket.socket], None]
@@ -228,7 +273,8 @@ def drips(head: bytes, byte: bytes) -> Answer:
 def local(fetcher: Fetcher, port: int, **changes: object) -> Fetcher:
     """A fetcher that may talk to this machine, on this port, whatever the name."""
     policy = Policy(ports={port}, allow_networks=[ip_network("127.0.0.0/8")])
-    return replace(fetcher, **{"policy": policy, "resolve": lambda host, port: ["127.0.0.1"], **changes})
+    resolver = Resolver(2, changes.pop("resolve", lambda host, port: ["127.0.0.1"]))
+    return replace(fetcher, **{"policy": policy, "resolver": resolver, **changes})
 
 
 def test_fetches_the_body_and_sends_no_secrets(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,13 +329,60 @@ def test_a_slow_name_server_ends_at_the_deadline(fetcher: Fetcher) -> None:
         return ["8.8.8.8"]
 
     started = time.monotonic()
-    with pytest.raises(UrlUnfetchable, match=r"within 0\.2 seconds"):
-        replace(fetcher, seconds=0.2, resolve=resolve).fetch("http://photos.example/")
+    with pytest.raises(UrlUnfetchable, match="resolved"):
+        replace(fetcher, seconds=0.2, resolver=Resolver(1, resolve)).fetch("http://photos.example/")
     assert time.monotonic() - started < 1
 
 
-def test_lookups_that_nobody_waits_for_are_not_made(fetcher: Fetcher) -> None:
+def test_silent_name_servers_hold_up_no_other_fetch(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there may be fetches, and lookups that go on long after their fetches have given up."""
+    monkeypatch.setattr("serving.resolve.SECONDS", 0.1)
+    release = threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        if host.startswith("silent"):
+            release.wait(20)
+        return ["127.0.0.1"]
+
+    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")) as port:
+        patient = local(fetcher, port, resolve=resolve)
+        for number in range(4):
+            with pytest.raises(UrlUnfetchable, match="resolved"):
+                patient.fetch(f"http://silent{number}.example:{port}/")
+        started = time.monotonic()
+        assert patient.fetch(f"http://quick.example:{port}/") == b"photo"
+        assert time.monotonic() - started < 1
+    release.set()
+
+
+def test_the_longest_lookup_makes_room_for_another_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, release = threading.Semaphore(0), threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        begun.release()
+        release.wait(20)
+        return ["8.8.8.8"]
+
+    resolver = Resolver(2, resolve)
+    assert not resolver.make_room()
+    with ThreadPoolExecutor(2) as pool:
+        callers = []
+        for name in ("old", "new"):
+            callers.append(pool.submit(resolver.addresses, name, 80, 10))
+            assert begun.acquire(timeout=10)
+        assert not resolver.make_room()  # both may still be answered
+        monkeypatch.setattr("serving.resolve.PATIENCE", 0)
+        assert resolver.make_room()
+        with pytest.raises(TimeoutError):
+            callers[0].result(5)
+        release.set()
+        assert callers[1].result(5) == ["8.8.8.8"]
+    assert not resolver.make_room()
+
+
+def test_lookups_that_nobody_waits_for_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the queued ones of slow name servers would starve the others."""
+    monkeypatch.setattr("serving.resolve.THREADS_PER_LOOKUP", 1)
     release, lookups = threading.Event(), []
 
     def resolve(host: str, port: int) -> list[str]:
@@ -297,14 +390,12 @@ def test_lookups_that_nobody_waits_for_are_not_made(fetcher: Fetcher) -> None:
         release.wait(10)
         return ["10.0.0.1"]
 
-    with ThreadPoolExecutor(1) as one:
-        slow = replace(fetcher, seconds=0.1, resolve=resolve, resolvers=one)
-        for number in range(4):
-            with pytest.raises(UrlUnfetchable, match=r"within 0\.1 seconds"):
-                slow.fetch(f"http://slow{number}.example/")
-        release.set()
-        with pytest.raises(UrlRefused):
-            replace(slow, seconds=5).fetch("http://quick.example/")
+    resolver = Resolver(1, resolve)
+    for number in range(4):
+        with pytest.raises(TimeoutError):
+            resolver.addresses(f"slow{number}.example", 80, 0.05)
+    release.set()
+    assert resolver.addresses("quick.example", 80, 5) == ["10.0.0.1"]
     assert lookups == ["slow0.example", "quick.example"]
 
 
@@ -333,6 +424,49 @@ def test_redirects_are_followed_and_counted(fetcher: Fetcher) -> None:
         seen.clear()
         with pytest.raises(UrlUnfetchable, match="more than 2"):
             local(fetcher, port, max_redirects=2).fetch(f"http://photos.example:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("/my car.jpg?a=b c ", "/my%20car.jpg?a=b%20c"),
+        ("/größe/über　all.jpg", "/gr%C3%B6%C3%9Fe/%C3%BCber%E3%80%80all.jpg"),
+        ("/gr\xf6\xdfe%20.jpg".encode("latin-1"), "/gr%F6%DFe%20.jpg"),
+        ("?x=ü&y=%2F#part", "/?x=%C3%BC&y=%2F"),
+    ],
+)
+def test_redirects_as_servers_write_them(location: str | bytes, asked: str, fetcher: Fetcher) -> None:
+    heard: list[bytes] = []
+    to = location if isinstance(location, bytes) else location.encode()
+
+    def answer(client: socket.socket) -> None:
+        if len(heard) == 1:
+            client.sendall(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + to + b"\r\n\r\n")
+        else:
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")
+
+    with serving(answer, heard=heard) as port:
+        assert local(fetcher, port).fetch(f"http://photos.example:{port}/") == b"photo"
+    assert heard[1].decode().startswith(f"GET {asked} HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("http://[2606:4700:0::1]/", "[2606:4700::1]"),
+        ("https://[2606:4700::1]:8443/", "[2606:4700::1]:8443"),
+        ("https://x.example:443/", "x.example"),
+        ("http://x.example:443/", "x.example:443"),
+    ],
+)
+def test_the_host_header(url: str, authority: str) -> None:
+    assert check_url(url, Policy(ports={80, 443, 8443})).authority == authority
+
+
+def test_an_ipv6_literal_keeps_its_brackets(fetcher: Fetcher) -> None:
+    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto"), heard=(heard := [])) as port:
+        assert local(fetcher, port).fetch(f"http://[2606:4700::1]:{port}/") == b"photo"
+    assert f"host: [2606:4700::1]:{port}\r\n" in heard[0].decode().lower()
 
 
 def test_a_name_that_changes_between_check_and_connection(fetcher: Fetcher) -> None:
