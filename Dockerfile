@@ -30,11 +30,12 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \
     PORT=8000 \
+    HEALTH_PORT=8001 \
     REQUIRE_CERTIFIED=1 \
     GIT_COMMIT=${GIT_COMMIT}
 USER dirtycar
 EXPOSE 8000
 # Only /tmp is written to: run with --read-only --tmpfs /tmp.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/readyz\", timeout=8)"]
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['HEALTH_PORT']}/readyz\", timeout=8)"]
 CMD ["gunicorn", "-c", "serving/gunicorn.conf.py", "serving.app:create_app()"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from enum import Enum
 
 from flask import Flask, Response, g
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
 
 from serving.batcher import Stuck
 from serving.engine import Overloaded
@@ -39,6 +40,11 @@ class Kind(Enum):
     TOO_MANY_PHOTOS = (413, "Too many photos in one request")
     UNSUPPORTED_PHOTO = (415, "This type of image is not read here")
     UNSUPPORTED_MEDIA_TYPE = (415, "The request's content type is not read here")
+    TOO_SLOW = (408, "The request did not arrive in time")
+    EXPECTATION_FAILED = (417, "The request expects what is not done here")
+    URI_TOO_LONG = (414, "The request's URI is too long")
+    HEAD_TOO_LARGE = (431, "The request's header fields are too long or too many")
+    TRANSFER_CODING_UNKNOWN = (501, "The request's transfer coding is not read here")
     URL_REFUSED = (422, "The URL is refused")
     URL_UNFETCHABLE = (422, "The URL could not be fetched")
     OVERLOADED = (503, "Too much at once; try again shortly")
@@ -109,13 +115,20 @@ def as_problem(error: Exception) -> Problem:
     return Problem(_KINDS[type(error)], str(error) or "no answer in time")
 
 
+def raw_response(kind: Kind, detail: str) -> bytes:
+    """A problem as a whole HTTP response, for what never becomes a request; the connection ends with it."""
+    body = json.dumps(Problem(kind, detail).body() | {"request_id": uuid.uuid4().hex}).encode()
+    retry = f"Retry-After: {RETRY_AFTER}\r\n" if kind.status == 503 else ""
+    head = f"HTTP/1.1 {kind.status} {HTTP_STATUS_CODES[kind.status]}\r\nConnection: close\r\n{retry}"
+    return f"{head}Content-Type: {MIMETYPE}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 def register(app: Flask) -> None:
     """Answer every error with problem+json: ours, Flask's own, and those nobody foresaw."""
     app.register_error_handler(Problem, Problem.response)
     for known in _KINDS:
         app.register_error_handler(known, lambda error: as_problem(error).response())
     app.register_error_handler(HTTPException, _http_problem)
-    app.register_error_handler(ParseException, _malformed_body)
     app.register_error_handler(Exception, _internal_problem)
 
 
@@ -131,11 +144,6 @@ def _http_problem(error: HTTPException) -> Response:
     fallback = Kind.BAD_REQUEST if error.code < 500 else Kind.INTERNAL
     allow = {name: value for name, value in error.get_headers() if name == "Allow"}
     return Problem(_HTTP_KINDS.get(error.code, fallback), error.description or error.name, allow).response()
-
-
-def _malformed_body(error: Exception) -> Response:
-    """Chunks that are none: gunicorn finds them only while the body is read."""
-    return Problem(Kind.BAD_REQUEST, f"the body cannot be read: {error}").response()
 
 
 def _internal_problem(error: Exception) -> Response:

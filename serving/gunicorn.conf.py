@@ -41,11 +41,11 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
 from serving import logs, metrics  # noqa: E402
+from serving.listener import refuse_handshakes  # noqa: E402
 from serving.pair import PairError, Store  # noqa: E402
 from serving.settings import Settings, SettingsError  # noqa: E402
 
 _log = logging.getLogger("serving.server")
-_REJECTERS = 8  # threads beyond those that wait in the queue, so that a full queue is still answered with 503
 
 
 def _stop(reason: Exception) -> None:
@@ -59,12 +59,10 @@ except SettingsError as error:
 _store = Store(_shared)
 
 _host = f"[{_settings.host.strip('[]')}]" if ":" in _settings.host else _settings.host  # IPv6 goes in brackets
-bind = f"{_host}:{_settings.port}"
+bind = [f"{_host}:{port}" for port in (_settings.port, _settings.health_port) if port is not None]
 worker_class = "serving.worker.Worker"
 workers = _settings.workers
-threads = _settings.queue + _REJECTERS
-worker_connections = 4 * threads
-backlog = 256
+backlog = 1024
 keepalive = 30
 timeout = 60
 graceful_timeout = _settings.drain_seconds
@@ -82,8 +80,16 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Let SIGHUP change the pair; gunicorn's own way of restarting every worker drops connections that are kept."""
+    """Let SIGHUP change the pair; gunicorn's own way of restarting every worker drops connections that are kept.
+    And let SIGTERM refuse connections before anything else."""
     server.handle_hup = _reload
+    server.handle_term = lambda: _term(server)
+
+
+def _term(server: Any) -> None:
+    for listener in server.LISTENERS:
+        refuse_handshakes(listener.sock)
+    raise StopIteration  # as gunicorn's own: stop the workers, then end
 
 
 def _reload() -> None:

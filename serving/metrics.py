@@ -15,7 +15,15 @@ _RESERVED = 64 * 1024  # bytes of each file: more than all paths and statuses ta
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 REQUESTS = Counter("dirtycar_requests", "Requests answered", ["path", "status"])
-LATENCY = Histogram("dirtycar_request_seconds", "From a request's head to its answer", ["path"], buckets=_SECONDS)
+LATENCY = Histogram("dirtycar_request_seconds", "From a request's last byte to its answer", ["path"], buckets=_SECONDS)
+RECEIVE_SECONDS = Histogram("dirtycar_receive_seconds", "From a request's first byte to its last", buckets=_SECONDS)
+THREAD_WAIT = Histogram("dirtycar_thread_wait_seconds", "From a request's last byte to its thread", buckets=_SECONDS)
+CONNECTIONS = Gauge("dirtycar_connections", "Open connections of clients", multiprocess_mode="livesum")
+CUT_OFF = Counter(
+    "dirtycar_clients_cut_off",
+    "Clients that were too slow with a head, body or answer, or had to make room for bytes or connections",
+    ["reason"],
+)
 QUEUE_WAIT = Histogram(
     "dirtycar_queue_wait_seconds", "Waiting before a photo is decoded and before its model call", buckets=_SECONDS
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
-from flask import Response, g, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from flask_openapi3 import APIBlueprint
 
 from serving import metrics
@@ -77,7 +77,7 @@ def _guard_urls() -> None:
 
 
 def _guard(mimetype: str, most: int) -> None:
-    """Before a body is read: the token, the body's type, its size and the room for it."""
+    """Before a body is read: the token, the body's type and its size."""
     if request.method == "OPTIONS":
         return
     token = current().settings.api_token
@@ -85,20 +85,29 @@ def _guard(mimetype: str, most: int) -> None:
         raise Problem(Kind.UNAUTHORIZED, "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
     if request.mimetype != mimetype:
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, f"send {mimetype}")
-    request.max_content_length = most
-    length = request.content_length  # None where the body comes in chunks: it may then have as much as is read of one
-    if length is None or length <= most:  # more is refused without being read
-        _hold(most if length is None else length)
+    if (request.content_length or 0) > most:
+        raise Problem(Kind.TOO_MANY_BYTES, f"{request.content_length:,} bytes; at most {most:,} are read here")
+    request.max_content_length = g.body_limit = most
+
+
+def body_limit(app: Flask, environ: dict[str, Any]) -> int | None:
+    """How many bytes of its body a request may have, as far as its head tells; None where no body is read."""
+    with app.request_context(environ):
+        try:
+            app.preprocess_request()
+        except Exception:  # whatever it is, it is the answer once the request is served, without its body
+            return None
+        limit: int | None = g.get("body_limit")
+        return limit
 
 
 def _hold(count: int) -> None:
-    """Have room for so many bytes until the request is over, or answer that there is none."""
+    """Have room for so many more bytes until the request is over, or answer that there is none."""
     if not current().bytes.take(count):
         raise Problem(Kind.OVERLOADED, f"the requests under way leave no room for {count:,} bytes")
     g.held = g.get("held", 0) + count
 
 
-@files.teardown_request
 @urls.teardown_request
 def _let_go(error: BaseException | None = None) -> None:
     current().bytes.give(g.pop("held", 0))

@@ -22,10 +22,15 @@ class Budget:
         self._free = size
         self._lock = threading.Lock()
 
-    def take(self, amount: int) -> bool:
-        """Take an amount if it is free; whoever got it gives it back."""
+    @property
+    def free(self) -> int:
+        """What is left; below zero where more was taken than there is."""
+        return self._free
+
+    def take(self, amount: int, *, beyond: bool = False) -> bool:
+        """Take an amount if it is free, or `beyond` what is; whoever got it gives it back."""
         with self._lock:
-            if amount > self._free:
+            if amount > self._free and not beyond:
                 return False
             self._free -= amount
             return True
@@ -55,6 +60,11 @@ def install(app: Flask, service: Service) -> None:
 
 def current() -> Service:
     """The service of the app that is handling this request."""
-    service = current_app.extensions[_KEY]
+    return of(current_app)
+
+
+def of(app: Flask) -> Service:
+    """The service of an app."""
+    service = app.extensions[_KEY]
     assert isinstance(service, Service)
     return service

@@ -72,9 +72,12 @@ class Settings(BaseModel):
     workers: PositiveInt = Field(default_factory=lambda: -(-usable_cores() // CORES_PER_WORKER))
     threads: PositiveInt = Field(default_factory=lambda data: max(1, usable_cores() // data.get("workers", 1)))
     max_batch: PositiveInt | None = None
-    queue: PositiveInt = 64
+    queue: PositiveInt = 256
+    health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     drain_seconds: PositiveInt = 30
     request_seconds: PositiveFloat = 30
+    connections: PositiveInt = 2048
+    connections_per_address: PositiveInt = 1024
     stuck_seconds: PositiveFloat = 60
     api_token: Annotated[str, AfterValidator(_bearer)] | None = Field(None, min_length=8, repr=False)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -108,6 +111,8 @@ class Settings(BaseModel):
             raise ValueError(
                 f"WORKERS x THREADS = {self.workers} x {self.threads} exceeds the {usable_cores()} cores usable here"
             )
+        if self.health_port == self.port:
+            raise ValueError(f"HEALTH_PORT and PORT are both {self.port}; probes need a port of their own")
         if self.max_photos > self.queue:
             raise ValueError(f"MAX_PHOTOS={self.max_photos} would never fit in QUEUE={self.queue}")
         if not self.max_bytes <= self.max_request_bytes <= self.max_bytes_in_flight:

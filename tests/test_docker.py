@@ -85,6 +85,16 @@ def test_compose_asks_for_the_gpu_and_mounts_the_artifacts() -> None:
     )
 
 
+def test_compose_brings_a_pinned_proxy_that_buffers() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    proxy = services["proxy"]
+    assert re.fullmatch(r"caddy:\d+\.\d+\.\d+-alpine", proxy["image"]) and proxy["profiles"] == ["tls"]
+    source, target, *_ = proxy["volumes"][0].split(":")
+    assert target == "/etc/caddy/Caddyfile"
+    caddyfile = (ROOT / source).read_text()
+    assert "reverse_proxy dirtycar:8000" in caddyfile and "request_buffers" in caddyfile
+
+
 @pytest.fixture
 def image() -> Iterator[Path]:
     """An empty folder in place of the image, that other users may enter."""
@@ -127,7 +137,9 @@ def test_its_steps_give_a_service(image: Path, tmp_path: Path) -> None:
             )
     pair = write_pair(app / "artifacts")
     environment = dict(
-        part.split("=", 1) for part in shlex.split(one("ENV")) if not part.startswith(("PATH", "PORT", "GIT_COMMIT"))
+        part.split("=", 1)
+        for part in shlex.split(one("ENV"))
+        if not part.startswith(("PATH", "PORT", "HEALTH_PORT", "GIT_COMMIT"))
     )
     command = [str(venv / "bin" / "python"), "-m", *yaml.safe_load(one("CMD"))]
     with running(pair, tmp_path, cwd=app, command=command, user=user, **environment | {"HOST": "127.0.0.1"}) as live:

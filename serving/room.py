@@ -1,0 +1,56 @@
+"""Room for the bytes of requests and answers: counted as they come, and who has to wait when there are too many."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from serving.connection import Connection, State
+from serving.service import Budget
+
+
+class Room:
+    """A budget of bytes, shared by connections.
+
+    Where it is used up, no body is read any further but one, the favoured: with all of them waiting for each other
+    none would ever end. More than the budget is taken by what it lacks, and by what arrives in one piece.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._paused: deque[Connection] = deque()
+        self._favoured: Connection | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether somebody waits for room."""
+        return bool(self._paused)
+
+    def hold(self, connection: Connection, count: int) -> None:
+        """Count so many bytes as a connection's, in place of what it had."""
+        self._budget.take(count - connection.held, beyond=True)
+        connection.held = count
+
+    def allows(self, connection: Connection) -> bool:
+        """Whether a connection may be read; if not, it has to wait until `resume` names it."""
+        if connection.state is not State.BODY or self._budget.free > 0 or connection is self._favoured:
+            return True
+        connection.paused = True
+        self._paused.append(connection)
+        return False
+
+    def resume(self, piece: int) -> Iterator[Connection]:
+        """Those that may go on, as many as there is room for a piece of each."""
+        if self._favoured is not None and self._favoured.state is not State.BODY:
+            self._favoured = None
+        places = max(0, self._budget.free) // piece
+        while self._paused and (places > 0 or self._favoured is None):
+            connection = self._paused.popleft()
+            if connection.state is not State.BODY:
+                continue
+            if places <= 0:
+                self._favoured = connection
+            places -= 1
+            connection.paused = False
+            connection.restart()
+            yield connection

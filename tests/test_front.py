@@ -1,0 +1,281 @@
+"""The event loop in front of the threads: framing, slow clients, room, stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request
+
+from benchmarks.fault_http import FORM, PART, read, request
+from serving.body import Body, ChunkedBody, Received
+from serving.connection import Connection, State
+from serving.limits import Connections, Limits, Overdue, overdue
+from serving.listener import refuse_handshakes
+from serving.room import Room
+from serving.service import Budget
+from tests.live import ROOT, Live, photo, running, wait_until
+from tests.onnx_models import Pair, write_pair
+
+LIMITS = Limits(seconds=10, idle=30, connections=4, per_address=3)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return write_pair(tmp_path_factory.mktemp("pair"), t_clean=0.6)
+
+
+@pytest.fixture(scope="module")
+def live(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with running(pair, tmp_path_factory.mktemp("front"), WORKERS="1", REQUEST_SECONDS="1", HEALTH_PORT=free()) as live:
+        yield live
+
+
+def free() -> str:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def connect(live: Live) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2])), timeout=10)
+
+
+def ask(live: Live, data: bytes) -> bytes:
+    """All that comes back until the service closes."""
+    with connect(live) as connection:
+        connection.sendall(data)
+        answer = read(connection, 10)
+    assert answer is not None, "the connection stayed open"
+    return answer
+
+
+def chunked_body() -> ChunkedBody:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return ChunkedBody(Request(Config(), Received(head), ("127.0.0.1", 1)))
+
+
+def connection(address: str = "10.0.0.1", state: State = State.BODY) -> Connection:
+    one, other = socket.socketpair()
+    other.close()
+    made = Connection(one, (address, 1), ("127.0.0.1", 2))
+    made.enter(state)
+    return made
+
+
+CHUNKS = b"5\r\nhello\r\n0b;a=b\r\n, and more.\r\n0000\r\nX-Trailer: 1\r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 1000])
+def test_chunks_in_pieces_of_any_size_are_the_same_body(piece: int) -> None:
+    body, data = chunked_body(), bytearray()
+    for start in range(0, len(CHUNKS + b"GET"), piece):
+        assert not body.complete or start >= len(CHUNKS)
+        data += (CHUNKS + b"GET")[start : start + piece]
+        body.feed(data)
+    assert body.complete and data == b"GET" and body.read() == b"hello, and more." == body.read() + b"hello, and more."
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"zz\r\n", b"-1\r\n", b"\r\n", b"1\r\nabc", b"2\r\nabc\r\n", b"1" * 9000, b"1;\x01\r\n", b"1\n", b"0x1\r\na\r\n",
+     b"0\r\nContent-Length: 3\r\n\r\n", b"0\r\nX: " + b"x" * 70_000, b"1\r\na\r\n" * 3000, b"1 1\r\na\r\n"],
+)  # fmt: skip
+def test_chunks_that_are_none_are_refused(chunks: bytes) -> None:
+    with pytest.raises(ParseException):
+        chunked_body().feed(bytearray(chunks + b"\r\n"))
+
+
+def test_a_body_of_small_pieces_takes_little_more_memory_than_its_bytes() -> None:
+    body = Body(100_000)
+    for _ in range(100_000):
+        body.feed(bytearray(b"x"))
+    assert body.complete and len(body._blocks) == 1 and body.read() == b"x" * 100_000 and not body._blocks
+
+
+def test_who_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def after(seconds: float, state: State, *, moved: int = 0, received: bytes = b"", short: bool = False,
+              stopping: float | None = None, requests: int = 0) -> Overdue | None:  # fmt: skip
+        one = connection(state=state)
+        one.progress = one.since = now - seconds
+        one.moved, one.received, one.requests = moved, bytearray(received), requests
+        return overdue(one, LIMITS, short=short, stopping=stopping)
+
+    assert after(6, State.HEAD) is Overdue.IDLE and after(4, State.HEAD) is None
+    assert after(6, State.HEAD, requests=1) is None and after(31, State.HEAD, requests=1) is Overdue.IDLE
+    assert after(6, State.HEAD, requests=1, stopping=now - 3) is Overdue.IDLE
+    assert after(6, State.HEAD, requests=1, stopping=now - 1) is None  # its last request may be on its way
+    assert after(6, State.HEAD, received=b"GET") is Overdue.HEAD and after(4, State.HEAD, received=b"GET") is None
+    for state, reason in ((State.BODY, Overdue.BODY), (State.ANSWER, Overdue.ANSWER)):
+        assert after(9, state) is None and after(11, state) is reason
+        assert after(11, state, moved=11 * 8 * 1024) is None and after(11, state, moved=80_000) is reason
+        assert after(3, state, short=True) is Overdue.ROOM and after(1, state, short=True) is None
+    assert after(1000, State.WORK) is None and after(3, State.LINGER) is Overdue.LINGER
+
+
+def test_bodies_wait_for_room_and_one_of_them_goes_on() -> None:
+    budget = Budget(1000)
+    room, bodies = Room(budget), [connection() for _ in range(3)]
+    for body in bodies:
+        assert room.allows(body)
+        room.hold(body, 400)
+    assert budget.free == -200 and not any(room.allows(body) for body in bodies) and room.short
+    assert list(room.resume(100)) == bodies[:1] and room.allows(bodies[0]) and not list(room.resume(100))
+    room.hold(bodies[0], 0)
+    bodies[0].close()
+    assert list(room.resume(100)) == bodies[1:] and not room.short and budget.free == 200
+
+
+def test_one_connection_too_many_takes_the_place_of_the_stalest() -> None:
+    connections, busy, old = Connections(LIMITS), connection(state=State.WORK), connection()
+    assert connections.add(busy) is None and connections.add(old) is None
+    assert connections.add(connection()) is None and connections.add(connection()) is old  # of one address
+    connections.remove(old)
+    assert connections.add(connection("10.0.0.2")) is None
+    assert connections.add(connection("10.0.0.3")) not in (None, busy)  # of all
+    assert (
+        connection("2001:db8::1").address == connection("2001:db8::2").address != connection("2001:db8:0:1::").address
+    )
+    assert connection("::ffff:10.0.0.1").address == "10.0.0.1"
+
+
+def test_a_listener_that_refuses_handshakes_keeps_those_that_were_made() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address) as before:
+            refuse_handshakes(listener)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.2)
+            before.sendall(b"hello")
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.recv(5) == b"hello"
+
+
+def test_what_gunicorn_imports_before_it_forks_starts_no_thread_of_onnx_runtime() -> None:
+    code = "import sys, serving.worker, serving.listener; sys.exit('onnxruntime' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"Content-Length: 5\r\nContent-Length: 5\r\n", b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+     b"Transfer-Encoding: chunked, identity\r\n", b"Transfer-Encoding: xchunked\r\n", b"Content-Length: +5\r\n",
+     b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 0x5\r\n",
+     b"Transfer-Encoding : chunked\r\n", b"Content-Length: 5, 5\r\n", b"Host: y\r\n", b"X: a\nContent-Length: 5\r\n"],
+)  # fmt: skip
+def test_an_ambiguous_message_is_refused_and_nothing_behind_it_is_read(live: Live, lines: bytes) -> None:
+    head = b"POST /predict/file HTTP/1.1\r\nHost: x\r\n" + FORM + lines + b"\r\n"
+    answer = ask(live, head + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) in ([b"400"], [b"501"])
+
+
+def test_errors_of_the_protocol_are_problems_too(live: Live) -> None:
+    wrong = {
+        b"GET / HTTP/9.9\r\n\r\n": 400,
+        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n": 414,
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"x" * 9000 + b"\r\n\r\n": 431,
+        b"GET / HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n": 417,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n\r\n": 501,
+        b"GET / HTTP/1.1\r\nHost: x": 408,
+        b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + FORM + b"\r\n": 408,
+    }
+    for data, status in wrong.items():
+        head, _, body = ask(live, data).partition(b"\r\n\r\n")
+        problem = json.loads(body)
+        assert head.startswith(b"HTTP/1.1 %d " % status) and b"application/problem+json" in head, (data, head)
+        assert problem["status"] == status and problem["type"].startswith("urn:dirtycar:problem:")
+
+
+def test_what_needs_no_body_is_answered_without_it(live: Live) -> None:
+    form = b"Host: x\r\nExpect: 100-continue\r\n" + FORM
+    for head, status in (
+        (b"POST /nope HTTP/1.1\r\nContent-Length: 9000000\r\n" + form, 404),
+        (b"POST /healthz HTTP/1.1\r\nContent-Length: 9000000\r\n" + form, 405),
+        (b"POST /predict/file HTTP/1.1\r\nContent-Length: 99000000\r\n" + form, 413),
+        (b"POST /predict/url HTTP/1.1\r\nContent-Length: 900\r\n" + form, 415),
+    ):
+        answer = ask(live, head + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 %d " % status) and b"Connection: close" in answer
+
+
+def test_expect_continue_and_pipelining(live: Live) -> None:
+    head, body = request(photo(255), b"Expect: 100-continue\r\n").split(b"\r\n\r\n", 1)
+    with connect(live) as one:
+        one.sendall(head + b"\r\n\r\n")
+        assert one.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        one.sendall(body + request(photo(0)) + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = read(one, 10)
+    assert answer is not None and re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3
+    assert answer.index(b"clean") < answer.index(b"dirty")
+
+
+def test_announced_bytes_take_no_room(pair: Pair, tmp_path: Path) -> None:
+    """Nor do connections, silent ones, and those that do not read, take another's place."""
+    small = {"MAX_BYTES": "1000000", "MAX_REQUEST_BYTES": "1000000", "MAX_BYTES_IN_FLIGHT": "1000000"}
+    announced = b"POST /predict/files HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n" + FORM + b"\r\n"
+    deaf = b"GET /docs/js/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 9
+    with running(pair, tmp_path, WORKERS="1", QUEUE="4", MAX_PHOTOS="4", CONNECTIONS="50", **small) as live:
+        slow = [connect(live) for _ in range(90)]
+        for one, data in zip(
+            slow, (announced, announced + PART, deaf, b"GET /", b"", request(photo())[:-9]) * 15, strict=True
+        ):
+            one.sendall(data)
+        began = time.monotonic()
+        assert all(live.send(photo(255)).ok for _ in range(3))
+        assert requests.get(live.url + "/healthz", timeout=5).ok and time.monotonic() - began < 2
+        metrics = requests.get(live.url + "/metrics", timeout=5).text
+        assert float(re.search(r'cut_off_total\{reason="connections"\} (\S+)', metrics)[1]) >= 40
+        for one in slow:
+            one.close()
+
+
+def test_probes_have_a_port_of_their_own(live: Live) -> None:
+    port = next(json.loads(line) for line in live.log.read_text().splitlines() if "Listening at" in line)["message"]
+    probes = re.findall(r"http://[\d.]+:\d+", port)[1]
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert requests.get(probes + path, timeout=5).ok
+    assert requests.get(probes + "/model", timeout=5).status_code == 404
+    assert requests.post(probes + "/predict/file", files={"file": ("a", photo())}, timeout=5).status_code == 404
+
+
+def test_a_stopping_server_loses_no_request_of_clients_that_retry_on_refusal(pair: Pair, tmp_path: Path) -> None:
+    ends: Counter[str] = Counter()
+    data = photo(255)
+
+    def client(url: str) -> None:
+        while True:
+            try:
+                ends[str(requests.post(url, files={"file": ("a", data)}, timeout=20).status_code)] += 1
+            except requests.ConnectionError as error:
+                if "refused" in str(error):
+                    return
+                ends[str(error)] += 1
+
+    with running(pair, tmp_path, WORKERS="1") as live:
+        threads = [threading.Thread(target=client, args=(live.url + "/predict/file",)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: ends["200"] > 50, 20)
+        os.kill(live.pid, signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+    assert set(ends) == {"200"}
