@@ -109,12 +109,12 @@ def write_photos(folder: Path, count: int) -> None:
 
 def train_rates(params: Params, clock: Clock) -> dict[str, float]:
     """Images/s of the train stage's steps on photos and on one batch, seconds to the first step, peak memory."""
-    choose_algorithms(params.train.deterministic)
+    choose_algorithms(params.train, gpu=torch.cuda.is_available())
     if clock.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with process_group() as ranks:
         photos = Positioned(params.data, list_photos(Path(params.data.root), "train"), params.img_size)
-        batches = Batches(photos.labels, params.train, 0, 1)
+        batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
         loaded = loader(photos, batches, ranks.device, params.train.num_workers)
         trainer = Trainer(params, photos.labels, 100_000, ranks)
         fixed = next(iter(loaded))

@@ -140,14 +140,14 @@ class Ready(Trainer):
 def limits() -> dict[str, float]:
     """Part 1, in the current folder: images/s by epoch, of steps on one batch and on ready tensors."""
     params = load(Params)
-    choose_algorithms(params.train.deterministic)
+    choose_algorithms(params.train, gpu=torch.cuda.is_available())
     batch = params.train.batch_size
     with distributed.process_group() as ranks:
         start = time.perf_counter()
         fit, _ = held_out(params, params.train.seed)
         photos = Positioned(params.data, fit, params.img_size)
         decoding = time.perf_counter() - start
-        batches = Batches(photos.labels, params.train, 0, 1)
+        batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
         loaded = loader(photos, batches, ranks.device, params.train.num_workers)
         trainer, ready = (kind(params, photos.labels, 10_000, ranks) for kind in (Trainer, Ready))
         fixed = next(iter(loaded))
@@ -190,11 +190,13 @@ def undo(choice: str) -> float:
         params = replace(params, data=replace(params.data, cache="none"))
     if choice == "freed memory given back":
         distributed.keep_freed_memory = lambda: None
-    choose_algorithms(params.train.deterministic)
+    choose_algorithms(params.train, gpu=torch.cuda.is_available())
     with distributed.process_group() as ranks:
         fit, _ = held_out(params, params.train.seed)
         photos = Positioned(params.data, fit, params.img_size)
-        batches = list(Batches(photos.labels, params.train, 0, 1))[:UNDO_BATCHES]
+        batches = list(Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1))[
+            :UNDO_BATCHES
+        ]
         trainer = Trainer(params, photos.labels, 10_000, ranks)
         if choice == "bf16 and float32 exchanged":
             trainer.precision = torch.float32 if trainer.precision is torch.bfloat16 else torch.bfloat16

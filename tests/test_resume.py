@@ -20,7 +20,7 @@ from stages.common.scratch import locked, scratch
 from stages.train import resume
 from stages.train.distributed import Ranks
 from stages.train.params import Params
-from stages.train.resume import DiskMemory, memory, run_key
+from stages.train.resume import DiskRecoveryStore, recovery_store, run_key
 from tests.live_training import SECONDS, Training
 
 
@@ -57,15 +57,15 @@ def test_a_process_that_dies_stops_the_others_and_all_go_on(workspace: Workspace
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> DiskMemory:
-    memory = DiskMemory(tmp_path, 0.0)
+def disk(tmp_path: Path) -> DiskRecoveryStore:
+    memory = DiskRecoveryStore(tmp_path, 0.0)
     for step in range(4):
         memory.save({"step": step, "weights": torch.full((1000,), step)})
     return memory
 
 
 def test_the_last_two_states_are_kept_and_a_damaged_one_is_set_aside(
-    disk: DiskMemory, caplog: pytest.LogCaptureFixture
+    disk: DiskRecoveryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, last = states_in(disk)
     assert disk.load()["step"] == 3  # type: ignore[index]
@@ -82,15 +82,17 @@ def test_the_last_two_states_are_kept_and_a_damaged_one_is_set_aside(
     assert not disk.folder.exists()
 
 
-def states_in(memory: DiskMemory) -> list[Path]:
+def states_in(memory: DiskRecoveryStore) -> list[Path]:
+    memory.wait()
     return sorted(memory.folder.glob("*.pt"))
 
 
 def test_a_state_that_cannot_be_written_does_not_stop_training(
-    disk: DiskMemory, caplog: pytest.LogCaptureFixture
+    disk: DiskRecoveryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     with full_disk():
         disk.save({"step": 4, "weights": torch.zeros(1000)})
+        disk.wait()
     assert "cannot be resumed from here" in caplog.text
     assert disk.load()["step"] == 3 and len(list(disk.folder.iterdir())) == 2  # type: ignore[index]
 
@@ -130,6 +132,6 @@ def test_abandoned_states_are_deleted_but_for_those_in_use(workspace: Workspace)
         (folder / f"{name}.lock").touch()
         if name != "new":
             os.utime(folder / name, (long_ago, long_ago))
-    with locked(folder / "used.lock"), memory("mine", 1.0, Ranks(0, 1, torch.device("cpu"))):
+    with locked(folder / "used.lock"), recovery_store("mine", 1.0, Ranks(0, 1, torch.device("cpu"))):
         found = sorted(path.name for path in folder.iterdir())
     assert found == ["mine", "mine.lock", "new", "new.lock", "used", "used.lock"]

@@ -13,7 +13,7 @@ from stages.common.data import CLEAN, DIRTY, Photo
 from stages.common.errors import StageError
 from stages.common.params import load
 from stages.train.params import Params, TrainParams
-from stages.train.sampling import Batches, epoch_order, hold_out
+from stages.train.sampling import Batches, chances, epoch_order, hold_out
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
 LABELS = np.array([CLEAN] * 90 + [DIRTY] * 10)
@@ -25,14 +25,21 @@ def with_sampler(name: str, ratio: float = 1.0, batch_size: int = 8) -> TrainPar
     return replace(PARAMS, sampler=name, oversample_ratio=ratio, batch_size=batch_size)
 
 
-def test_weighted_draws_both_classes_equally_often() -> None:
-    drawn = np.concatenate([LABELS[epoch_order(LABELS, with_sampler("weighted"), epoch)] for epoch in range(100)])
-    assert abs((drawn == DIRTY).mean() - 0.5) < 0.02
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_weighted_draws_the_share_of_dirty_photos(share: float) -> None:
+    params = replace(with_sampler("weighted"), dirty_share=share)
+    drawn = np.concatenate([LABELS[epoch_order(LABELS, GROUPS, params, epoch)] for epoch in range(100)])
+    assert abs((drawn == DIRTY).mean() - share) < 0.02
+
+
+def test_cars_are_equally_likely_however_many_photos_they_have() -> None:
+    labels = np.array([CLEAN, CLEAN, CLEAN, CLEAN, DIRTY, DIRTY])
+    assert chances(labels, ["A", "A", "A", "B", "B", "C"], 0.4) == pytest.approx([0.1, 0.1, 0.1, 0.3, 0.2, 0.2])
 
 
 @pytest.mark.parametrize(("ratio", "dirty"), [(1.0, 90), (0.5, 45), (0.01, 10)])
 def test_oversample_repeats_dirty_and_keeps_every_clean(ratio: float, dirty: int) -> None:
-    order = epoch_order(LABELS, with_sampler("oversample", ratio, batch_size=1), 0)
+    order = epoch_order(LABELS, GROUPS, with_sampler("oversample", ratio, batch_size=1), 0)
     counts = np.bincount(order, minlength=len(LABELS))
     assert (counts[LABELS == CLEAN] == 1).all()
     assert counts[LABELS == DIRTY].sum() == dirty
@@ -40,7 +47,7 @@ def test_oversample_repeats_dirty_and_keeps_every_clean(ratio: float, dirty: int
 
 
 def test_none_takes_every_photo_once_and_fills_the_last_batch() -> None:
-    order = epoch_order(LABELS, with_sampler("none"), 0)
+    order = epoch_order(LABELS, GROUPS, with_sampler("none"), 0)
     assert len(order) == 104
     assert sorted(order[:100]) == list(range(100))
     assert (order[100:] == order[:4]).all()
@@ -49,32 +56,40 @@ def test_none_takes_every_photo_once_and_fills_the_last_batch() -> None:
 @pytest.mark.parametrize("sampler", ["weighted", "oversample", "none"])
 def test_an_epoch_repeats_and_epochs_differ(sampler: str) -> None:
     params = with_sampler(sampler)
-    assert (epoch_order(LABELS, params, 3) == epoch_order(LABELS, params, 3)).all()
-    assert (epoch_order(LABELS, params, 3) != epoch_order(LABELS, params, 4)).any()
-    assert (epoch_order(LABELS, params, 3) != epoch_order(LABELS, replace(params, seed=1), 3)).any()
+    assert (epoch_order(LABELS, GROUPS, params, 3) == epoch_order(LABELS, GROUPS, params, 3)).all()
+    assert (epoch_order(LABELS, GROUPS, params, 3) != epoch_order(LABELS, GROUPS, params, 4)).any()
+    assert (epoch_order(LABELS, GROUPS, params, 3) != epoch_order(LABELS, GROUPS, replace(params, seed=1), 3)).any()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_share_every_batch(world: int) -> None:
     params = with_sampler("weighted")
-    whole = list(Batches(LABELS, params, 0, 1))
-    parts = [list(Batches(LABELS, params, rank, world)) for rank in range(world)]
+    whole = list(Batches(LABELS, GROUPS, params, 0, 1))
+    parts = [list(Batches(LABELS, GROUPS, params, rank, world)) for rank in range(world)]
     assert [[key for share in shares for key in share] for shares in zip(*parts, strict=True)] == whole
-    assert len(whole) == len(Batches(LABELS, params, 0, 1))
+    assert len(whole) == len(Batches(LABELS, GROUPS, params, 0, 1))
 
 
 def test_a_batch_that_cannot_be_shared_out_is_named() -> None:
     with pytest.raises(StageError, match=r"batch_size: 8 cannot be shared out among 3 .*; use a multiple of 3 or set"):
-        Batches(LABELS, with_sampler("weighted"), 0, 3)
+        Batches(LABELS, GROUPS, with_sampler("weighted"), 0, 3)
 
 
-def test_hold_out_keeps_the_share_of_each_class_and_loses_none() -> None:
-    fit, held = hold_out(PHOTOS, GROUPS, 0.2, seed=0)
-    assert sorted(fit + held) == PHOTOS
-    assert sum(photo.label == CLEAN for photo in held) == 18
-    assert sum(photo.label == DIRTY for photo in held) == 2
-    assert hold_out(PHOTOS, GROUPS, 0.2, seed=0) == (fit, held)
-    assert hold_out(PHOTOS, GROUPS, 0.2, seed=1) != (fit, held)
+def test_hold_out_takes_about_the_share_and_loses_none() -> None:
+    photos = [Photo(str(number), CLEAN if number % 3 else DIRTY) for number in range(3000)]
+    names = [photo.name for photo in photos]
+    fit, held = hold_out(photos, names, 0.2, seed=0)
+    assert sorted(fit + held) == sorted(photos)
+    assert sum(photo.label == CLEAN for photo in held) == pytest.approx(400, abs=60)
+    assert sum(photo.label == DIRTY for photo in held) == pytest.approx(200, abs=45)
+    assert hold_out(photos, names, 0.2, seed=0) == (fit, held)
+    assert hold_out(photos, names, 0.2, seed=1) != (fit, held)
+
+
+def test_a_photo_more_or_less_moves_no_other_between_the_sides() -> None:
+    _, held = hold_out(PHOTOS, GROUPS, 0.2, seed=0)
+    _, fewer = hold_out(PHOTOS[1:], GROUPS[1:], 0.2, seed=0)
+    assert set(held) - {PHOTOS[0]} == set(fewer)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.999])
@@ -89,7 +104,7 @@ def test_no_car_is_both_trained_on_and_held_out() -> None:
     car_of = dict(zip(PHOTOS, cars, strict=True))
     assert not {car_of[photo] for photo in fit} & {car_of[photo] for photo in held}
     assert sorted(fit + held) == PHOTOS and {photo.label for photo in fit} == {photo.label for photo in held}
-    assert 18 <= sum(photo.label == CLEAN for photo in held) <= 26
+    assert 5 <= sum(photo.label == CLEAN for photo in held) <= 35
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -19,6 +19,7 @@ from stages.common.errors import StageError
 from stages.common.loader import loader
 from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.params import Data, load
+from stages.common.reports import write_bytes
 from stages.train import augment
 from stages.train.distributed import Ranks, launch, process_count, process_group
 from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
@@ -145,7 +146,11 @@ def test_a_run_repeats_to_the_bit(workspace: Workspace) -> None:
     workspace.must("split_check", "backbone")
     first = train(workspace)
     report = json.loads(Path("reports/train.json").read_text())
-    assert report["processes"] == 1 and report["precision"] == "float32" and report["held_out"] == 6
+    assert report["processes"] == 1 and report["precision"] == "float32" and report["epoch"] == 2
+    held_out = Path("artifacts/holdout.csv").read_text().split()
+    assert held_out[0] == "path" and len(held_out) - 1 == sum(report["held_out"].values()) == 24 - sum(
+        report["fit"].values()
+    )
     live = Path("reports/train/plots/metrics/holdout_auc.tsv").read_text().splitlines()
     assert len(live) == 3
     assert train(workspace) == first
@@ -253,7 +258,7 @@ def test_a_loss_is_that_of_all_processes() -> None:
 def test_readers_beside_a_gpu_give_the_same_batches(workspace: Workspace, cache: str) -> None:
     params = replace(load(Params), data=Data("data_cars", cache, 1.0))  # type: ignore[arg-type]
     photos = Positioned(params.data, list_photos(workspace.data, "train"), 64)
-    batches = Batches(photos.labels, params.train, 0, 1)
+    batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
     here = list(loader(photos, batches, torch.device("cpu"), 2))
     beside = loader(photos, batches, torch.device("cuda"), 2)
     for _ in range(2):
@@ -281,5 +286,5 @@ def test_tensorboard_without_its_package_is_named(workspace: Workspace) -> None:
 def test_a_full_disk_leaves_no_half_checkpoint(workspace: Workspace) -> None:
     checkpoint = Checkpoint("m", 64, (0.5,), (0.5,), "v", 1, {"weight": torch.zeros(1000)})
     with full_disk(), pytest.raises(StageError, match=r"cannot write artifacts/best\.pt: File too large"):
-        checkpoint.save(CHECKPOINT)
+        write_bytes(CHECKPOINT, checkpoint.content())
     assert list(Path("artifacts").iterdir()) == []

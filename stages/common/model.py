@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from serving.decision import CLASSES
 from stages.common.data import CLEAN
 from stages.common.errors import StageError
-from stages.common.reports import write_bytes
 
 
 def create(name: str) -> nn.Module:
@@ -60,11 +59,11 @@ class Checkpoint:
     epoch: int
     weights: dict[str, Tensor]
 
-    def save(self, path: Path) -> None:
-        """Write it; the same content gives the same bytes (a path given to torch.save would be part of the file)."""
+    def content(self) -> bytes:
+        """The file; the same checkpoint gives the same bytes (a path given to torch.save would be part of them)."""
         buffer = io.BytesIO()
         torch.save({name: getattr(self, name) for name in self.__dataclass_fields__}, buffer)
-        write_bytes(path, buffer.getvalue())
+        return buffer.getvalue()
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:

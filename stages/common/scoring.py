@@ -27,12 +27,19 @@ def pick_device() -> torch.device:
 
 
 def score(
-    model: nn.Module, normalise: Normalise, photos: PhotoSet, *, batch_size: int, num_workers: int, title: str = ""
+    model: nn.Module,
+    normalise: Normalise,
+    photos: PhotoSet,
+    *,
+    batch_size: int,
+    num_workers: int,
+    title: str = "",
+    precision: torch.dtype = torch.float32,
 ) -> NDArray[np.float64]:
     """The logit of clean against dirty for every photo, `[N]`, in their order, on the device the model is on.
 
-    In float32, but for convolutions on a GPU, which torch makes TF32 unless `pick_device` chose it: scores are compared
-    to the last digits later, those that only choose an epoch are not. `title` shows a progress bar.
+    `precision`: of autocast; float32 is off (on a GPU torch makes convolutions TF32 unless `pick_device` chose it).
+    `title` shows a progress bar.
     """
     device = next(model.parameters()).device
     batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]
@@ -42,7 +49,9 @@ def score(
     with torch.inference_mode():
         for images, _ in tqdm(loaded, desc=title, unit="batch", disable=None if title else True):
             batch = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
-            logits.append(clean_logit(model(batch)).double().cpu())
+            with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+                outputs = model(batch)
+            logits.append(clean_logit(outputs.float()).double().cpu())
     result: NDArray[np.float64] = torch.cat(logits).numpy()
     if not np.isfinite(result).all():
         raise StageError("the model's scores are not finite numbers; train again with a lower train.lr")

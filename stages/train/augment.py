@@ -20,9 +20,15 @@ DRAWS = 9  # random numbers a photo uses
 
 
 def draw(seed: int, epoch: int, positions: Sequence[int]) -> Tensor:
-    """Uniform random numbers in [-1, 1), float32 `[N, DRAWS]`, one row per position."""
-    rows = [np.random.default_rng([seed, 2, epoch, position]).random(DRAWS) for position in positions]
-    return torch.from_numpy(2 * np.stack(rows) - 1).float()
+    """Uniform random numbers in [-1, 1), float32 `[N, DRAWS]`, one row per position.
+
+    Each position has its own stretch of the epoch's random stream, and a batch reads the stretch it spans at once.
+    """
+    places = np.asarray(positions)
+    first = int(places.min())
+    stream = np.random.PCG64(np.random.SeedSequence([seed, 2, epoch])).advance(first * DRAWS)
+    rows = np.random.Generator(stream).random((int(places.max()) - first + 1, DRAWS))[places - first]
+    return torch.from_numpy(2 * rows - 1).float()
 
 
 def apply(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:

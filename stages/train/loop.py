@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,54 +13,96 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from serving.decision import CLASSES
 from stages.common.data import CLEAN, Photo, read_groups, usable_photos
 from stages.common.loader import loader
 from stages.common.model import Checkpoint
 from stages.common.params import load
 from stages.common.pixels import PhotoSet
-from stages.common.reports import read_json, write_json
+from stages.common.reports import csv_bytes, json_bytes, read_json, write_all
 from stages.common.scoring import score
 from stages.train.distributed import Ranks, process_group
 from stages.train.log import Log, SilentLog
-from stages.train.params import Params
-from stages.train.progress import Best, Progress
-from stages.train.resume import Memory, memory, run_key
+from stages.train.params import Params, TrainParams
+from stages.train.progress import Kept, Progress
+from stages.train.resume import RecoveryStore, recovery_store, run_key
 from stages.train.sampling import Batches, Positioned, hold_out
 from stages.train.trainer import BACKBONE, Trainer
 
 SPLIT_CHECK = Path("reports/split_check.json")
 CHECKPOINT, REPORT = Path("artifacts/best.pt"), Path("reports/train.json")
+HOLDOUT = Path("artifacts/holdout.csv")  # path; `convert` judges its candidates on these photos
 SCORE_BATCH = 64
+ENOUGH = 200  # held-out photos of each class; with fewer, AUC ranks the epochs by noise
+
+_log = logging.getLogger(__name__)
 
 
 def run() -> None:
-    """What every training process does: train, choose the checkpoint; the first one writes it."""
+    """What every training process does: train, choose the epoch to keep; the first one writes it."""
     params = load(Params)
-    choose_algorithms(params.train.deterministic)
     photos = usable_photos(Path(params.data.root), "train")
     groups = read_groups([photo.name for photo in photos])
     fit, held = hold_out(photos, groups, params.train.holdout, params.train.seed)
+    group_of = dict(zip(photos, groups, strict=True))
     version = read_json(SPLIT_CHECK)["data_version"]
     with process_group() as ranks:
+        choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
         key = run_key(params, fit, held, version, BACKBONE, ranks)
-        with memory(key, params.train.save_every, ranks) as states:
-            trainer, best = train(params, fit, held, ranks, states)
+        if ranks.first:
+            advise(params.train, held)
+        with recovery_store(key, params.train.save_every, ranks) as states:
+            trainer, kept = train(params, fit, [group_of[photo] for photo in fit], held, ranks, states)
             if ranks.first:
-                weights, epoch = best.weights, best.epoch + 1
-                checkpoint = Checkpoint(
-                    params.model, params.img_size, trainer.mean, trainer.std, version, epoch, weights
-                )
-                checkpoint.save(CHECKPOINT)
-                precision = str(trainer.precision).removeprefix("torch.")
-                write_json(REPORT, {"best_epoch": epoch, "holdout_auc": best.auc, "fit": len(fit),
-                                    "held_out": len(held), "processes": ranks.world, "device": ranks.device.type,
-                                    "precision": precision})  # fmt: skip
+                write(params, trainer, kept, fit, held, version)
             ranks.wait()
             states.clear()
 
 
-def choose_algorithms(deterministic: bool) -> None:
+def write(params: Params, trainer: Trainer, kept: Kept, fit: list[Photo], held: list[Photo], version: str) -> None:
+    """Write the checkpoint, the list of held-out photos and the report, all or none."""
+    epoch = kept.epoch + 1
+    checkpoint = Checkpoint(params.model, params.img_size, trainer.mean, trainer.std, version, epoch, kept.weights)
+    report = {
+        "epoch": epoch,
+        "holdout_auc": kept.auc,
+        "fit": by_class(fit),
+        "held_out": by_class(held),
+        "processes": trainer.ranks.world,
+        "device": trainer.device.type,
+        "precision": str(trainer.precision).removeprefix("torch."),
+    }
+    write_all({
+        CHECKPOINT: checkpoint.content(),
+        HOLDOUT: csv_bytes(["path"], ([photo.name] for photo in held)),
+        REPORT: json_bytes(report),
+    })  # fmt: skip
+
+
+def by_class(photos: list[Photo]) -> Counter[str]:
+    """How many photos of each class there are."""
+    return Counter(CLASSES[photo.label] for photo in photos)
+
+
+def can_rank_epochs(held: list[Photo]) -> bool:
+    """Whether there are enough held-out photos for `train.keep: best`."""
+    return min(by_class(held)[name] for name in CLASSES) >= ENOUGH
+
+
+def advise(train: TrainParams, held: list[Photo]) -> None:
+    """Warn about settings that do not do what they say."""
+    if train.keep == "best" and not can_rank_epochs(held):
+        found = ", ".join(f"{by_class(held)[name]} {name}" for name in CLASSES)
+        _log.warning(
+            "train.keep: best needs %d held-out photos of each class, found %s; the last epoch is kept", ENOUGH, found
+        )
+    if train.sampler != "none" and train.class_weights != "none":
+        _log.warning("train.class_weights adds to train.sampler: %s, which balances the classes already", train.sampler)
+
+
+def choose_algorithms(train: TrainParams, *, gpu: bool) -> None:
     """Repeatable algorithms, or on a GPU whichever prove quickest."""
+    deterministic = not gpu if train.deterministic == "auto" else train.deterministic
     torch.backends.cudnn.benchmark = not deterministic
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
@@ -67,20 +111,23 @@ def choose_algorithms(deterministic: bool) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def train(params: Params, fit: list[Photo], held: list[Photo], ranks: Ranks, states: Memory) -> tuple[Trainer, Best]:
-    """Train on `fit`, choosing the epoch on `held`; go on from the state that an earlier run left."""
+def train(
+    params: Params, fit: list[Photo], groups: list[str], held: list[Photo], ranks: Ranks, states: RecoveryStore
+) -> tuple[Trainer, Kept]:
+    """Train on `fit`, whose cars are `groups`, watching the AUC on `held`; resume from the state of an earlier run."""
     train = params.train
     labels = np.array([photo.label for photo in fit])
-    batches = Batches(labels, train, ranks.rank, ranks.world)  # complains before photos are decoded
+    batches = Batches(labels, groups, train, ranks.rank, ranks.world)  # complains before photos are decoded
     photos = Positioned(params.data, fit, params.img_size)
     held_out = PhotoSet(params.data, held[ranks.rank :: ranks.world], params.img_size)
     loaded = loader(photos, batches, ranks.device, train.num_workers)
     trainer, progress = Trainer(params, labels, train.epochs * len(batches), ranks), Progress()
     if state := ranks.shared(states.load()):
         trainer.restore(state["trainer"])
-        progress = Progress.of(state["progress"], ranks.device)
+        progress = Progress.from_state(state["progress"], ranks.device)
         if ranks.first:
             print(f"goes on from step {progress.step} of epoch {progress.epoch + 1}", file=sys.stderr)
+    keep = "best" if train.keep == "best" and can_rank_epochs(held) else "last"
     done = (progress.epoch * len(batches) + progress.step) * train.batch_size
     total = train.epochs * len(batches) * train.batch_size
     with Log(total, done, tensorboard=train.tensorboard) if ranks.first else SilentLog() as log:
@@ -95,19 +142,26 @@ def train(params: Params, fit: list[Photo], held: list[Photo], ranks: Ranks, sta
                 if states.due():
                     states.save({"trainer": trainer.state(), "progress": asdict(progress)})
             metrics = {"loss": progress.mean_loss(), "holdout_auc": holdout_auc(trainer, held, held_out, ranks)}
-            progress.best.offer(metrics["holdout_auc"], progress.epoch, trainer.watched)
+            progress.kept.update(keep, metrics["holdout_auc"], progress.epoch, trainer.eval_model)
             log.epoch(progress.epoch, metrics)
             progress.next_epoch(metrics)
-    return trainer, progress.best
+    return trainer, progress.kept
 
 
 def holdout_auc(trainer: Trainer, held: list[Photo], mine: PhotoSet, ranks: Ranks) -> float:
     """ROC-AUC on the held-out photos, each process scoring its share of them, `held[rank::world]`."""
-    ranks.share_weights(trainer.watched)
+    ranks.share_weights(trainer.eval_model)
     workers = trainer.params.train.num_workers
     logits = np.empty(len(held))
     shares = ranks.gathered(
-        score(trainer.watched, trainer.normalise, mine, batch_size=SCORE_BATCH, num_workers=workers)
+        score(
+            trainer.eval_model,
+            trainer.normalise,
+            mine,
+            batch_size=SCORE_BATCH,
+            num_workers=workers,
+            precision=trainer.precision,
+        )
     )
     for rank, share in enumerate(shares):
         logits[rank :: ranks.world] = share

@@ -39,6 +39,7 @@ class TrainParams:
     weight_decay: NonNegativeFloat
     warmup: Annotated[float, Field(ge=0, lt=1)]
     sampler: Literal["weighted", "oversample", "none"]
+    dirty_share: OpenShare
     oversample_ratio: PositiveFloat
     class_weights: Literal["auto", "none"] | tuple[PositiveFloat, PositiveFloat]
     loss: Literal["ce", "focal"]
@@ -47,10 +48,11 @@ class TrainParams:
     ema: Strength
     amp: Literal["auto", "off", "bf16", "fp16"]
     compile: bool
-    deterministic: bool
+    deterministic: Literal["auto"] | bool
     devices: Literal["auto"] | Positive
     num_workers: NonNegative
     holdout: OpenShare
+    keep: Literal["last", "best"]
     save_every: NonNegativeFloat
     tensorboard: bool
     augment: AugmentParams

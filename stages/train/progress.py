@@ -1,4 +1,4 @@
-"""How far a training run is, and its best epoch so far."""
+"""How far a training run is, and the epoch it keeps."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from stages.common.errors import StageError
 
 
 @dataclass
-class Best:
-    """The best epoch so far by AUC on the held-out photos; of equals the later, which has seen more."""
+class Kept:
+    """The epoch whose weights are kept, with its AUC on the held-out photos."""
 
     auc: float = -1.0
     epoch: int = -1
     weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def offer(self, auc: float, epoch: int, model: nn.Module) -> None:
-        """Keep a copy of the model if it is as good as the best."""
-        if auc >= self.auc:
+    def update(self, keep: str, auc: float, epoch: int, model: nn.Module) -> None:
+        """Keep a copy of the model: for keep `last` always, for `best` where its AUC is at least the best so far."""
+        if keep == "last" or auc >= self.auc:
             # Plain contiguous CPU tensors: the checkpoint does not depend on the device it was trained on.
             weights = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
             self.auc, self.epoch, self.weights = auc, epoch, weights
@@ -36,7 +36,7 @@ class Progress:
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
-    best: Best = field(default_factory=Best)
+    kept: Kept = field(default_factory=Kept)
 
     def mean_loss(self) -> float:
         """Of this epoch. Raises StageError when it is no number any more."""
@@ -46,10 +46,10 @@ class Progress:
         return mean
 
     @classmethod
-    def of(cls, state: dict[str, Any], device: torch.device) -> Progress:
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> Progress:
         """What `dataclasses.asdict` made of one, with its tensors on the device again."""
         losses = [loss.to(device) for loss in state["losses"]]
-        return cls(**state | {"losses": losses, "best": Best(**state["best"])})
+        return cls(**state | {"losses": losses, "kept": Kept(**state["kept"])})
 
     def next_epoch(self, metrics: dict[str, float]) -> None:
         """This epoch is over."""

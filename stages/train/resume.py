@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,7 @@ NO_MATTER = ("num_workers", "save_every", "tensorboard")  # settings of training
 log = logging.getLogger(__name__)
 
 
-class Memory:
+class RecoveryStore:
     """Forgets: for the processes that do not write, and where another run has the state."""
 
     def load(self) -> dict[str, Any] | None:
@@ -57,15 +58,22 @@ class Memory:
         """The run is finished: nothing to go on with."""
 
 
-class DiskMemory(Memory):
+class DiskRecoveryStore(RecoveryStore):
     """States in a folder, `<number>.pt`: the sha256 of what follows, then torch's format."""
 
     def __init__(self, folder: Path, every: float) -> None:
         """`every`: seconds between two states, and so of work lost at most."""
         self.folder, self.every, self.saved = folder, every, time.monotonic()
+        self._writer, self._writing = ThreadPoolExecutor(1), Future[None]()
+        self._writing.set_result(None)
+
+    def wait(self) -> None:
+        """Wait until the last state is on the disk, or was given up."""
+        self._writing.result()
 
     def load(self) -> dict[str, Any] | None:
         """The last state that is whole; a damaged one is set aside with a warning."""
+        self.wait()
         for path in reversed(self._states()):
             content = path.read_bytes()
             if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
@@ -80,13 +88,17 @@ class DiskMemory(Memory):
         return time.monotonic() - self.saved >= self.every
 
     def save(self, state: dict[str, Any]) -> None:
-        """Where it cannot be written, such as on a full disk, training goes on without, which is said."""
-        states = self._states()
-        number = int(states[-1].stem) + 1 if states else 0
+        """Copy the state; a thread writes the copy while training goes on. A full disk is a warning."""
+        self.wait()
         buffer = io.BytesIO(bytes(DIGEST))
         buffer.seek(DIGEST)
         torch.save(state, buffer)
-        content = buffer.getbuffer()
+        self._writing = self._writer.submit(self._write, buffer.getbuffer())
+        self.saved = time.monotonic()
+
+    def _write(self, content: memoryview) -> None:
+        states = self._states()
+        number = int(states[-1].stem) + 1 if states else 0
         content[:DIGEST] = hashlib.sha256(content[DIGEST:]).digest()
         try:
             write_bytes(self.folder / f"{number:08}.pt", content)
@@ -94,9 +106,9 @@ class DiskMemory(Memory):
                 old.unlink()
         except (StageError, OSError) as error:
             log.warning("training cannot be resumed from here: %s", error)
-        self.saved = time.monotonic()
 
     def clear(self) -> None:
+        self.wait()
         shutil.rmtree(self.folder)
 
     def _states(self) -> list[Path]:
@@ -104,20 +116,24 @@ class DiskMemory(Memory):
 
 
 @contextmanager
-def memory(key: str, every: float, ranks: Ranks) -> Iterator[Memory]:
-    """The memory of the run with this key, on the first process; one run at a time has it."""
+def recovery_store(key: str, every: float, ranks: Ranks) -> Iterator[RecoveryStore]:
+    """The recovery store of the run with this key, on the first process; one run at a time has it."""
     if not ranks.first:
-        yield Memory()
+        yield RecoveryStore()
         return
     folder = scratch("train")
     _forget_abandoned(folder)
     with locked(folder / f"{key}.lock", wait=False) as had:
         if not had:
             log.warning("the same training runs already; this one cannot be resumed if it is stopped")
-            yield Memory()
+            yield RecoveryStore()
             return
         (folder / key).mkdir(exist_ok=True)
-        yield DiskMemory(folder / key, every)
+        store = DiskRecoveryStore(folder / key, every)
+        try:
+            yield store
+        finally:
+            store.wait()
         if not (folder / key).exists():
             (folder / f"{key}.lock").unlink()
 

@@ -6,8 +6,9 @@ workers changes which photos meet in a batch.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,53 +22,78 @@ from stages.train.params import TrainParams
 def hold_out(
     photos: Sequence[Photo], groups: Sequence[str], share: float, seed: int
 ) -> tuple[list[Photo], list[Photo]]:
-    """Split the train photos into (fit, held out), about `share` of each class held out, and no group on both sides:
-    a car that was trained on says nothing of the network on other cars. `groups`: the group of each photo.
+    """Split the train photos into (fit, held out) by group: a car that was trained on says nothing about other cars.
 
-    The checkpoint is chosen on the held-out part; val stays untouched for the threshold, whose promise needs that.
+    A group is held out where a hash of (seed, its name) falls below `share`, so a photo that is added or removed
+    changes the side of no other group. A group with more than `share` of a class is trained on. A side without a class
+    gets the group that is nearest to the border. `groups`: the group of each photo.
     Raises StageError for a class that cannot stand on both sides.
     """
-    rng = np.random.default_rng([seed, 0])
-    group_of = dict(zip(photos, groups, strict=True))
-    members: dict[str, list[Photo]] = defaultdict(list)
-    for photo, group in group_of.items():
-        members[group].append(photo)
-    counts = {group: Counter(photo.label for photo in car) for group, car in members.items()}
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for photo, group in zip(photos, groups, strict=True):
+        counts[group][photo.label] += 1
     total = Counter(photo.label for photo in photos)
-    left, held = total.copy(), set[str]()  # photos of each class to train on; groups
+    draws = {group: _draw(seed, group) for group in counts}
+    ranked = sorted(counts, key=lambda group: draws[group])
+    small = (g for g in ranked if all(n <= max(1, share * total[label]) for label, n in counts[g].items()))
+    held = {group for group in small if draws[group] < share}
+    fit = set(ranked) - held
     for label in (CLEAN, DIRTY):
-        of_class = [photo for photo in photos if photo.label == label]
-        wanted = max(1, round(share * len(of_class)))
-        for index in rng.permutation(len(of_class)):
-            if total[label] - left[label] >= wanted:
-                break
-            group = group_of[of_class[index]]
-            if group not in held and all(left[each] > count for each, count in counts[group].items()):
-                held.add(group)
-                left.subtract(counts[group])
+        _ensure(label, held, fit, ranked, counts)
+        _ensure(label, fit, held, ranked[::-1], counts)
     for label, name in ((CLEAN, "clean"), (DIRTY, "dirty")):
-        if left[label] in (0, total[label]):
+        if not all(any(counts[group][label] for group in side) for side in (fit, held)):
             cars = sum(label in count for count in counts.values())
             raise StageError(
                 f"train/{name} holds {total[label]} photos of {cars} cars or sessions (see {GROUPS}): at least one "
                 "must be held out and one left to train on"
             )
-    fit = [photo for photo in photos if group_of[photo] not in held]
-    return fit, [photo for photo in photos if group_of[photo] in held]
+    sides: tuple[list[Photo], list[Photo]] = ([], [])
+    for photo, group in zip(photos, groups, strict=True):
+        sides[group in held].append(photo)
+    return sides
 
 
-def epoch_order(labels: NDArray[np.int64], params: TrainParams, epoch: int) -> NDArray[np.int64]:
+def _draw(seed: int, group: str) -> float:
+    """A number in [0, 1) that depends on nothing but the seed and the group's name."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {group}".encode()).digest()[:6], "big") / 2**48
+
+
+def _ensure(label: int, to: set[str], of: set[str], order: Sequence[str], counts: Mapping[str, Counter[int]]) -> None:
+    """Where no group in `to` has photos of a class, move the first one in `order` that `of` can spare."""
+    if any(counts[group][label] for group in to):
+        return
+    left = Counter[int]()
+    for group in of:
+        left.update(counts[group])
+    for group in order:
+        if group in of and counts[group][label] and all(left[each] > n for each, n in counts[group].items()):
+            of.remove(group)
+            to.add(group)
+            return
+
+
+def chances(labels: NDArray[np.int64], groups: Sequence[str], dirty_share: float) -> NDArray[np.float64]:
+    """The probability of each photo in one draw of the weighted sampler, `[N]`: `dirty_share` for all dirty photos,
+    the same for each car of a class, and the same for each photo of a car."""
+    chance, cars = np.empty(len(labels)), np.array(groups)
+    for label, share in ((CLEAN, 1 - dirty_share), (DIRTY, dirty_share)):
+        _, car, photos = np.unique(cars[labels == label], return_inverse=True, return_counts=True)
+        chance[labels == label] = share / (len(photos) * photos[car])
+    return chance
+
+
+def epoch_order(labels: NDArray[np.int64], groups: Sequence[str], params: TrainParams, epoch: int) -> NDArray[np.int64]:
     """The photos of an epoch, as indices into `labels`, filled up from its own start to whole batches.
 
-    weighted: as many draws as photos, with replacement, both classes equally likely;
+    weighted: as many draws as photos, with replacement, by `chances`;
     oversample: every clean photo once, dirty ones repeated until there are `oversample_ratio` dirty per clean;
     none: every photo once.
     """
     rng = np.random.default_rng([params.seed, 1, epoch])
     clean, dirty = np.flatnonzero(labels == CLEAN), np.flatnonzero(labels == DIRTY)
     if params.sampler == "weighted":
-        weight = np.where(labels == CLEAN, 0.5 / len(clean), 0.5 / len(dirty))
-        order = rng.choice(len(labels), len(labels), p=weight)
+        order = rng.choice(len(labels), len(labels), p=chances(labels, groups, params.dirty_share))
     elif params.sampler == "oversample":
         wanted = max(len(dirty), round(params.oversample_ratio * len(clean)))
         whole, rest = divmod(wanted, len(dirty))
@@ -94,13 +120,15 @@ class Batches:
     `batch_size` is global; process `rank` of `world` gets its slice of every batch. Call `begin` before each pass.
     """
 
-    def __init__(self, labels: NDArray[np.int64], params: TrainParams, rank: int, world: int) -> None:
+    def __init__(
+        self, labels: NDArray[np.int64], groups: Sequence[str], params: TrainParams, rank: int, world: int
+    ) -> None:
         if params.batch_size % (parts := world * params.accumulate):
             raise StageError(
                 f"params.yaml: train.batch_size: {params.batch_size} cannot be shared out among {world} processes with "
                 f"train.accumulate: {params.accumulate} parts each; use a multiple of {parts} or set train.devices"
             )
-        self.labels, self.params = labels, params
+        self.labels, self.groups, self.params = labels, groups, params
         share = params.batch_size // world
         self.mine = slice(rank * share, (rank + 1) * share)
         self.begin(0, 0)
@@ -111,10 +139,10 @@ class Batches:
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
-        return len(epoch_order(self.labels, self.params, 0)) // self.params.batch_size
+        return len(epoch_order(self.labels, self.groups, self.params, 0)) // self.params.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.labels, self.params, self.epoch)
+        order = epoch_order(self.labels, self.groups, self.params, self.epoch)
         positions = np.arange(len(order)).reshape(-1, self.params.batch_size)
         for batch in positions[self.step :, self.mine]:
             yield [(int(position), int(order[position])) for position in batch]

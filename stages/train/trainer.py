@@ -55,7 +55,9 @@ class Trainer:
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.normalise = Normalise(self.mean, self.std).to(self.device)
         self.ema = ModelEmaV3(self.model, decay=train.ema) if train.ema else None
-        self.parallel: Any = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
+        self.parallel: Any = (
+            DistributedDataParallel(self.model, gradient_as_bucket_view=True) if ranks.world > 1 else self.model
+        )
         self.forward: Any = compiled(self.parallel, self.device) if train.compile else self.parallel
         self.weights = class_weights(labels, train).to(self.device)
         groups = param_groups_weight_decay(self.model, train.weight_decay)
@@ -64,7 +66,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
     @property
-    def watched(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model that is scored and kept: the moving average of the weights where there is one."""
         return self.model if self.ema is None else self.ema.module
 
