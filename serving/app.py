@@ -10,7 +10,7 @@ from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 from flask_openapi3.models import SecurityScheme
 
-from serving import errors, middleware, pair, predict_routes, service, watchdog
+from serving import auth, errors, middleware, pair, predict_routes, service, watchdog
 from serving.engine import Engine
 from serving.fetch import Fetcher
 from serving.page_routes import pages
@@ -47,7 +47,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     service.install(app, _start(settings))
     errors.register(app)
-    middleware.register(app)
+    middleware.register(app, settings.trusted_proxies)
+    auth.guard_status(app, settings.status_token)
     app.register_api(predict_routes.files)
     if settings.url_fetch:
         app.register_api(predict_routes.urls)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
+from serving import metrics
 from serving.batcher import Stuck
 from serving.engine import Overloaded
 from serving.fetch import UrlTooLarge, UrlUnfetchable
@@ -70,9 +71,13 @@ class Kind(Enum):
 class Problem(Exception):
     """A request that ends in an error; `detail` is for a person to read."""
 
-    def __init__(self, kind: Kind, detail: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, kind: Kind, detail: str, headers: dict[str, str] | None = None, *, reason: str | None = None
+    ) -> None:
+        """`reason` tells causes of one kind apart in the metrics: a word of ours, by default the kind's name."""
         super().__init__(detail)
         self.kind = kind
+        self.reason = reason or kind.name.lower()
         self.detail = detail
         self.headers = {"Retry-After": RETRY_AFTER} if kind.status == 503 else {}
         self.headers |= headers or {}
@@ -86,6 +91,8 @@ class Problem(Exception):
         """The whole answer; it carries the request's id, so that a client can quote it."""
         body = self.body() | ({"request_id": g.request_id} if "request_id" in g else {})
         g.problem = self.kind
+        if self.kind.status == 503:
+            metrics.UNAVAILABLE.labels(self.reason).inc()
         return Response(json.dumps(body), self.kind.status, self.headers, mimetype=MIMETYPE)
 
 
@@ -102,6 +109,7 @@ _KINDS: dict[type[Exception], Kind] = {
     TimeoutError: Kind.OVERLOADED,
     Stuck: Kind.NOT_READY,
 }
+_REASONS: dict[type[Exception], str] = {Overloaded: "queue", TimeoutError: "timeout", Stuck: "stuck"}
 _HTTP_KINDS = {
     404: Kind.NOT_FOUND,
     405: Kind.METHOD_NOT_ALLOWED,
@@ -112,7 +120,7 @@ _HTTP_KINDS = {
 
 def as_problem(error: Exception) -> Problem:
     """The problem that an error of the serving path is to the client."""
-    return Problem(_KINDS[type(error)], str(error) or "no answer in time")
+    return Problem(_KINDS[type(error)], str(error) or "no answer in time", reason=_REASONS.get(type(error)))
 
 
 def raw_response(kind: Kind, detail: str) -> bytes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 
@@ -15,6 +17,7 @@ _RESERVED = 64 * 1024  # bytes of each file: more than all paths and statuses ta
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 REQUESTS = Counter("dirtycar_requests", "Requests answered", ["path", "status"])
+UNAVAILABLE = Counter("dirtycar_unavailable", "Requests answered with 503", ["reason"])
 LATENCY = Histogram("dirtycar_request_seconds", "From a request's last byte to its answer", ["path"], buckets=_SECONDS)
 RECEIVE_SECONDS = Histogram("dirtycar_receive_seconds", "From a request's first byte to its last", buckets=_SECONDS)
 THREAD_WAIT = Histogram("dirtycar_thread_wait_seconds", "From a request's last byte to its thread", buckets=_SECONDS)
@@ -65,10 +68,29 @@ def reserve() -> None:
         raise
 
 
-def exposition() -> bytes:
+class ModelInService(Collector):
+    """What decides the answers, as metrics of its own: all workers have the same pair, and there is but one at a time,
+    however often it is reloaded."""
+
+    def __init__(self, version: str, precision: str, certified: bool, t_clean: float, t_low: float | None) -> None:
+        self._labels = {"version": version, "precision": precision, "certified": str(certified).lower()}
+        self._thresholds = {"t_clean": t_clean, "t_low": t_low}
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics; without T_low where there is none."""
+        info = GaugeMetricFamily("dirtycar_model_info", "The model in service", labels=list(self._labels))
+        info.add_metric(list(self._labels.values()), 1)
+        yield info
+        for name, value in self._thresholds.items():
+            if value is not None:
+                yield GaugeMetricFamily(f"dirtycar_{name}", "A threshold in force on p_clean", value)
+
+
+def exposition(model: ModelInService) -> bytes:
     """All metrics as Prometheus text, over all workers."""
-    if MULTIPROCESS_DIR not in os.environ:
-        return generate_latest(REGISTRY)
     registry = CollectorRegistry()
+    registry.register(model)
+    if MULTIPROCESS_DIR not in os.environ:
+        return generate_latest(REGISTRY) + generate_latest(registry)
     MultiProcessCollector(registry)
     return generate_latest(registry)

@@ -10,6 +10,7 @@ from typing import IO, Any
 import flask
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadRequest
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from serving import metrics
 from serving.logs import request_id
@@ -45,8 +46,10 @@ class Request(flask.Request):
         return io.BytesIO()
 
 
-def register(app: Flask) -> None:
-    """Put it around every request of an app."""
+def register(app: Flask, proxies: int) -> None:
+    """Put it around every request of an app. `proxies`: how many in front of it name the client in X-Forwarded-For."""
+    if proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.before_request(_begin)
     app.after_request(_end)
 
@@ -67,10 +70,13 @@ def _end(response: Response) -> Response:
     metrics.LATENCY.labels(path).observe(seconds)
     if log.isEnabledFor(logging.INFO):
         fields = {
+            "client": request.remote_addr,
             "method": request.method,
             "path": request.path[:200],
             "status": response.status_code,
             "ms": round(seconds * 1000, 1),
+            "received": request.content_length,
+            "sent": response.content_length,
         }
         if "verdicts" in g:
             fields["verdict"] = ",".join(g.verdicts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
 from flask_openapi3 import APIBlueprint
 
-from serving import metrics
+from serving import auth, metrics
 from serving.engine import Verdict
 from serving.errors import Kind, Problem, as_problem
 from serving.image import PhotoError
@@ -51,7 +50,7 @@ def predict_url(body: UrlBody) -> Response:
     if not service.fetching.acquire(blocking=False) and not (
         service.fetcher.resolver.make_room() and service.fetching.acquire(timeout=ROOM_SECONDS)
     ):
-        raise Problem(Kind.OVERLOADED, "too many URLs are being fetched")
+        raise Problem(Kind.OVERLOADED, "too many URLs are being fetched", reason="fetches")
     try:
         with metrics.FETCH_SECONDS.time():
             photo = service.fetcher.fetch(body.url)
@@ -80,9 +79,7 @@ def _guard(mimetype: str, most: int) -> None:
     """Before a body is read: the token, the body's type and its size."""
     if request.method == "OPTIONS":
         return
-    token = current().settings.api_token
-    if token is not None and not _bears(token):
-        raise Problem(Kind.UNAUTHORIZED, "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
+    auth.require(current().settings.api_token, "Bearer")
     if request.mimetype != mimetype:
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, f"send {mimetype}")
     if (request.content_length or 0) > most:
@@ -104,20 +101,13 @@ def body_limit(app: Flask, environ: dict[str, Any]) -> int | None:
 def _hold(count: int) -> None:
     """Have room for so many more bytes until the request is over, or answer that there is none."""
     if not current().bytes.take(count):
-        raise Problem(Kind.OVERLOADED, f"the requests under way leave no room for {count:,} bytes")
+        raise Problem(Kind.OVERLOADED, f"the requests under way leave no room for {count:,} bytes", reason="bytes")
     g.held = g.get("held", 0) + count
 
 
 @urls.teardown_request
 def _let_go(error: BaseException | None = None) -> None:
     current().bytes.give(g.pop("held", 0))
-
-
-def _bears(token: str) -> bool:
-    """Whether the request carries the token, compared in a time that does not tell how much of it was right."""
-    offered = request.authorization
-    given = offered.token if offered is not None and offered.type == "bearer" else None
-    return given is not None and hmac.compare_digest(given.encode(), token.encode())
 
 
 def _one(photo: bytes) -> Response:

@@ -44,6 +44,7 @@ def _bearer(token: str) -> str:
     return token
 
 
+Token = Annotated[str, Field(min_length=8), AfterValidator(_bearer)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
 
 
@@ -79,7 +80,9 @@ class Settings(BaseModel):
     connections: PositiveInt = 2048
     connections_per_address: PositiveInt = 1024
     stuck_seconds: PositiveFloat = 60
-    api_token: Annotated[str, AfterValidator(_bearer)] | None = Field(None, min_length=8, repr=False)
+    api_token: Token | None = Field(None, repr=False)
+    status_token: Token | None = Field(None, repr=False)
+    trusted_proxies: int = Field(0, ge=0, le=10)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_bytes: PositiveInt = 25 * MIB
@@ -165,5 +168,5 @@ def _sentence(problem: Mapping[str, object]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if name is None:
         return message
-    value = "" if name == "API_TOKEN" else f"={problem['input']!r}"
+    value = "" if name.endswith("_TOKEN") else f"={problem['input']!r}"
     return f"{name}{value}: {message}"

@@ -14,7 +14,9 @@ from serving.schemas import Health, ModelAnswer, problems
 from serving.service import current
 
 _READY: dict[Any, Any] = {200: Health} | problems(503)
+_MODEL: dict[Any, Any] = {200: ModelAnswer} | problems(401)
 _TEXT = {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+_METRICS: dict[Any, Any] = {200: _TEXT} | problems(401)
 
 status = APIBlueprint("status", __name__)
 
@@ -36,7 +38,7 @@ def readyz() -> Response:
     return jsonify(Health().model_dump())
 
 
-@status.get("/model", summary="What is in service", responses={200: ModelAnswer})
+@status.get("/model", summary="What is in service", responses=_MODEL)
 def model() -> Response:
     """Everything that decides an answer, and where it comes from."""
     service = current()
@@ -66,7 +68,10 @@ def model() -> Response:
     return jsonify(answer.model_dump())
 
 
-@status.get("/metrics", summary="Prometheus metrics of all workers", responses={200: _TEXT})
+@status.get("/metrics", summary="Prometheus metrics of all workers", responses=_METRICS)
 def metrics() -> Response:
     """Counters and histograms since the server started, over all its workers."""
-    return Response(prometheus.exposition(), content_type=CONTENT_TYPE_LATEST)
+    served = current().engine.served
+    precision, rule = served.predictor.metadata.precision, served.rule
+    model = prometheus.ModelInService(served.version, precision, served.certified, rule.t_clean, rule.t_low)
+    return Response(prometheus.exposition(model), content_type=CONTENT_TYPE_LATEST)

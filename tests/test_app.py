@@ -379,7 +379,65 @@ def test_logs_tell_no_secrets(app: Flask) -> None:
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert first["id"] == "mine" and first["status"] == 200 and first["verdict"] == "clean" and first["ms"] > 0
     assert first["path"] == "/predict/file" and second["problem"] == "URL_REFUSED"
+    assert first["client"] == "127.0.0.1" and first["received"] > len(photo(255)) and first["sent"] > 50
     assert "secret" not in stream.getvalue() and "s3cret" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("proxies", "client"), [("0", "127.0.0.1"), ("1", "10.0.0.2"), ("2", "203.0.113.7"), ("3", "127.0.0.1")]
+)
+def test_only_stated_proxies_name_the_client(pair: Pair, proxies: str, client: str) -> None:
+    app = make_app(pair, TRUSTED_PROXIES=proxies)
+    seen: list[str | None] = []
+    app.after_request(lambda response: seen.append(flask.request.remote_addr) or response)
+    app.test_client().get("/healthz", headers={"X-Forwarded-For": "203.0.113.7, 10.0.0.2"})
+    assert seen == [client]
+
+
+def test_a_token_for_what_the_service_says_of_itself(pair: Pair) -> None:
+    client = make_app(pair, STATUS_TOKEN="correct-horse").test_client()
+    paths = ("/metrics", "/model", "/docs", "/docs/js/swagger-ui-bundle.js", "/openapi.json")
+    for path in paths:
+        for wrong in ({}, {"auth": ("any", "wrong-horse")}, {"headers": {"Authorization": "Bearer wrong-horse"}}):
+            refused = client.get(path, **wrong)
+            assert_problem(refused, 401, "unauthorized")
+            assert "Basic" in refused.headers["WWW-Authenticate"]
+        assert client.get(path, auth=("any", "correct-horse")).status_code == 200
+        assert client.get(path, headers={"Authorization": "Bearer correct-horse"}).status_code == 200
+    for path in ("/", "/healthz", "/readyz"):
+        assert client.get(path).status_code == 200
+    assert post(client, photo()).status_code == 200
+
+
+def test_metrics_of_the_model_in_service(pair: Pair) -> None:
+    app = make_app(pair, T_LOW="0.25")
+    text = app.test_client().get("/metrics").text
+    served = service_of(app).engine.served
+    labels = f'certified="true",precision="fp32",version="{served.version}"'
+    assert f"dirtycar_model_info{{{labels}}} 1.0\n" in text
+    assert "\ndirtycar_t_clean 0.75\n" in text and "\ndirtycar_t_low 0.25\n" in text
+
+
+def test_metrics_tell_why_requests_are_shed(pair: Pair) -> None:
+    app = make_app(pair, URL_CONCURRENCY="1", QUEUE="1", MAX_PHOTOS="1")
+    client = app.test_client()
+
+    def shed(reason: str) -> float:
+        found = re.search(
+            rf'^dirtycar_unavailable_total{{reason="{reason}"}} (\S+)$', client.get("/metrics").text, re.M
+        )
+        return float(found[1]) if found else 0
+
+    reasons = ("fetches", "queue", "stuck", "not_ready")
+    before = [shed(reason) for reason in reasons]
+    service_of(app).fetching.acquire()
+    client.post("/predict/url", json={"url": "https://photos.example/"})
+    with service_of(app).engine._admit(1):
+        post(client, photo())
+    service_of(app).engine.batcher.give_up()
+    post(client, photo())
+    client.get("/healthz")
+    assert [shed(reason) for reason in reasons] == [count + 1 for count in before]
 
 
 def test_metrics(client: FlaskClient) -> None:
@@ -388,7 +446,8 @@ def test_metrics(client: FlaskClient) -> None:
     client.get("/nope/2")
     text = client.get("/metrics").text
     for name in ("requests_total", "request_seconds_bucket", "queue_wait_seconds_bucket", "batch_size_bucket",
-                 "verdicts_total", "p_clean_bucket", "photos_in_flight"):  # fmt: skip
+                 "verdicts_total", "p_clean_bucket", "photos_in_flight", "decode_seconds_bucket",
+                 "model_seconds_bucket", "fetch_seconds_bucket", "threads_busy", "workers_stuck_total"):  # fmt: skip
         assert f"\ndirtycar_{name}" in text
     assert 'path="/predict/file",status="200"' in text and "/nope" not in text and 'path="other",status="404"' in text
 
