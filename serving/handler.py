@@ -97,6 +97,8 @@ class Handler:
             kind, detail = Kind.INTERNAL, "an unforeseen error"
             log.error("unforeseen error", exc_info=reason)
         metrics.REQUESTS.labels("other", kind.status).inc()
+        if kind.status == 503:
+            metrics.UNAVAILABLE.labels("front").inc()
         connection.sock.sendall(raw_response(kind, detail))
 
     def serve(self, connection: Connection) -> bool:
