@@ -23,7 +23,7 @@ RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin dirtycar
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY serving/ serving/
-COPY artifacts/best.onnx artifacts/threshold.json artifacts/
+COPY artifacts/best.onnx artifacts/
 ARG GIT_COMMIT=
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

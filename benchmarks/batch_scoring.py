@@ -127,9 +127,9 @@ def limits(served: Served, photos: Sequence[bytes], seconds: float) -> tuple[Alo
 def measure(case: Case, folder: Path, photos: Sequence[bytes], rounds: int, seconds: float) -> list[Round]:
     """All rounds of a case; its models are in `folder/MODEL`."""
     models = folder / case.model
-    model, threshold = (str(models / case.precision / name) for name in ("best.onnx", "threshold.json"))
-    pair = {"MODEL_PATH": model, "THRESHOLD_PATH": threshold}
-    served = load(Settings.from_env(pair), Path(model), Path(threshold))
+    model = {"MODEL_PATH": str(models / case.precision / "best.onnx")}
+    settings = Settings.from_env(model)
+    served = load(settings, settings.model_path, None)
     out, fp32 = str(folder / "out.csv"), str(models / "fp32" / "best.onnx")
 
     def plain(photos: Path) -> list[str]:
@@ -139,7 +139,7 @@ def measure(case: Case, folder: Path, photos: Sequence[bytes], rounds: int, seco
         return [sys.executable, "-m", "serving.batch", str(photos), "--out", out]
 
     return [
-        Round(scored(plain, {}, folder), scored(ours, pair, folder), *limits(served, photos, seconds))
+        Round(scored(plain, {}, folder), scored(ours, model, folder), *limits(served, photos, seconds))
         for _ in range(rounds)
     ]
 

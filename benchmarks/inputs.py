@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import threading
@@ -12,11 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 from PIL import Image, ImageFilter
 
 from serving.cores import usable_cores
+from serving.decision import parse_threshold
 from serving.image import RESIZE_RULE, decode
-from serving.predictor import Metadata
+from serving.predictor import GOLDEN, THRESHOLD, Metadata, Network
 
 
 def make_photos(count: int = 24) -> list[bytes]:
@@ -36,23 +37,30 @@ def make_photos(count: int = 24) -> list[bytes]:
 
 
 def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int) -> None:
-    """Write fp32/ and int8/ of a network with random weights, each a best.onnx with its threshold.json."""
+    """Write fp32/ and int8/ of a network with random weights, each a best.onnx."""
     from stages.common.model import Checkpoint, create
+    from stages.convert.__main__ import contents
+    from stages.convert.graph import to_onnx
+    from stages.convert.precision import to_int8
     from stages.eval.calibration import Calibration
-    from stages.export.graph import describe, to_onnx
-    from stages.export.precision import to_int8
+    from stages.export.__main__ import golden_answers
+    from stages.export.bundle import bundle
 
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    weights = create(name).state_dict()
-    fp32 = to_onnx(Checkpoint(name, size, *imagenet, "none", 0, weights), Calibration(1.0, 0.0))
-    int8 = to_int8(fp32, iter(decode(photo, size)[None] for photo in photos[:8]))
-    threshold = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
-    sha256 = hashlib.sha256(threshold.encode()).hexdigest()
+    fp32 = to_onnx(Checkpoint(name, size, *imagenet, "none", 0, create(name).state_dict()))
+    int8 = to_int8(fp32, [decode(photo, size)[None] for photo in photos[:8]])
+    decision = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
+    calibration = Calibration(1.0, 0.0)
     for precision, model in (("fp32", fp32), ("int8", int8)):
-        metadata = Metadata(name, precision, str(size), RESIZE_RULE, "dirty,clean", "none", "none", sha256)
-        (folder / precision).mkdir(parents=True)
-        (folder / precision / "threshold.json").write_text(threshold)
-        (folder / precision / "best.onnx").write_bytes(describe(model, metadata))
+        path = folder / precision / "best.onnx"
+        path.parent.mkdir(parents=True)
+        network = contents(
+            model, Metadata(name, precision, "cpu", str(size), RESIZE_RULE, "dirty,clean", "none", "none")
+        )
+        path.write_bytes(network)
+        golden = golden_answers(Network(path), calibration, parse_threshold(decision.encode(), "decision"))
+        texts = {THRESHOLD: decision, GOLDEN: golden.text()}
+        path.write_bytes(bundle(onnx.load_from_string(network), calibration, texts))
 
 
 class Alone(NamedTuple):

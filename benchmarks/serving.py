@@ -100,7 +100,7 @@ def server(command: list[str], folder: Path, **environ: str) -> Iterator[Server]
 
 def ours(folder: Path, precision: str) -> AbstractContextManager[Server]:
     """This service with one of the models."""
-    pair = {"MODEL_PATH": f"{precision}/best.onnx", "THRESHOLD_PATH": f"{precision}/threshold.json"}
+    pair = {"MODEL_PATH": f"{precision}/best.onnx"}
     conf = str(ROOT / "serving" / "gunicorn.conf.py")
     return server([sys.executable, "-m", "gunicorn", "-c", conf, "serving.app:create_app()"], folder, **pair)
 
@@ -195,10 +195,7 @@ def measure(
 ) -> tuple[dict[str, list[float]], dict[str, list[Load]]]:
     """Everything in turns: rates of decoding and of the models alone, and the three services under load."""
     requests = [request_bytes(photo) for photo in photos]
-    models = {
-        name: Predictor(folder / name / "best.onnx", folder / name / "threshold.json", threads=1)
-        for name in ("int8", "fp32")
-    }
+    models = {name: Predictor(folder / name / "best.onnx", threads=1) for name in ("int8", "fp32")}
     images = [decode(photo, SIZE)[None] for photo in photos[:4]]
     works: dict[str, Callable[[int], object]] = {
         "decode, scaled": lambda i: decode(photos[i % len(photos)], SIZE),

@@ -53,7 +53,11 @@ class Threshold:
 
 def read_threshold(path: Path) -> Threshold:
     """Read a threshold.json. Raises ThresholdError with the file and the key at fault."""
-    raw = read_at_most(path, MAX_BYTES, ThresholdError)
+    return parse_threshold(read_at_most(path, MAX_BYTES, ThresholdError), str(path))
+
+
+def parse_threshold(raw: bytes, path: str) -> Threshold:
+    """The content of a threshold.json; `path` names its file in ThresholdError."""
     try:
         content = json.loads(raw)
         t_clean, t_low, certified = content["T_clean"], content["T_low"], content["certified"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -24,7 +24,8 @@ _STANDARD = (b"", b"ai.onnx")
 # The parts of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto that can hold an operator or a tensor, with its
 # field numbers. Text is bytes here and data_location a number, so that nothing but a damaged file fails to parse.
 _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
-    "Model": {"graph": (7, "Graph"), "functions": (25, "Function")},
+    "Model": {"graph": (7, "Graph"), "metadata_props": (14, "Property"), "functions": (25, "Function")},
+    "Property": {"key": (1, "bytes"), "value": (2, "bytes")},
     "Graph": {"node": (1, "Node"), "initializer": (5, "Tensor"), "sparse_initializer": (15, "SparseTensor")},
     "Node": {"op_type": (4, "bytes"), "attribute": (5, "Attribute"), "domain": (7, "bytes")},
     "Attribute": {
@@ -39,15 +40,22 @@ _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     "SparseTensor": {"values": (1, "Tensor"), "indices": (2, "Tensor")},
     "Function": {"name": (1, "bytes")},
 }
-_ONE = ("op_type", "domain", "name", "data_location")  # every other field may come several times
+_ONE = ("op_type", "domain", "name", "data_location", "key", "value")  # every other field may come several times
 
 
 class ModelError(ExpectedError):
     """The model file cannot be served; the message names the file and what is wrong with it."""
 
 
-def read_model(path: Path) -> bytes:
-    """The bytes of a model that keeps to the standard's operators and brings all its data.
+class ModelFile(NamedTuple):
+    """A model's bytes, and what it says of itself: its metadata properties."""
+
+    content: bytes
+    properties: dict[str, str]
+
+
+def read_model(path: Path) -> ModelFile:
+    """Read a model that keeps to the standard's operators and brings all its data.
 
     Raises ModelError for a missing, unreadable, oversized or damaged file, and for one that does not.
     """
@@ -67,7 +75,10 @@ def read_model(path: Path) -> bytes:
             raise ModelError(f"{path} uses {operator}, which is no standard ONNX operator; it is not loaded")
         if kind == "Tensor" and (part.external_data or part.data_location):
             raise ModelError(f"{path} keeps the data of {_text(part.name)} in another file; it is not loaded")
-    return content
+    properties = {
+        entry.key.decode(errors="replace"): entry.value.decode(errors="replace") for entry in model.metadata_props
+    }
+    return ModelFile(content, properties)
 
 
 def _parts(message: Any) -> Iterator[Any]:

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 STORE = "DIRTYCAR_STORE"  # tells workers where the server keeps its copies
 POLL_SECONDS = 0.2
-LIMITS = (onnx_file.MAX_BYTES, decision.MAX_BYTES)  # of the files of a pair
 LONGEST_PAUSE = 30.0  # seconds between two tries to load a pair that fails
 TRY_SECONDS = 120
 
@@ -36,9 +35,10 @@ class PairError(ExpectedError):
     """A pair cannot be served; the message says why."""
 
 
-def files(folder: Path) -> tuple[Path, Path]:
-    """The model and the threshold in a pair's folder."""
-    return folder / "best.onnx", folder / "threshold.json"
+def files(folder: Path) -> tuple[Path, Path | None]:
+    """The model in a copy's folder and, where THRESHOLD_PATH is set, the threshold that replaces the model's own."""
+    threshold = folder / "threshold.json"
+    return folder / "best.onnx", threshold if threshold.exists() else None
 
 
 class Store:
@@ -61,18 +61,20 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def publish(self, model: Path, threshold: Path) -> None:
-        """Copy a pair, try it, and put it in service. Raises PairError, and then leaves the old one there."""
+    def publish(self, model: Path, threshold: Path | None) -> None:
+        """Copy a model, try it, and put it in service. Raises PairError, and then leaves the old one there."""
         copy = self._folder / f"pair-{next(self._numbers)}"
         copy.mkdir()
-        originals = (model, threshold)
+        copies = [(model, copy / "best.onnx", onnx_file.MAX_BYTES)]
+        if threshold is not None:
+            copies.append((threshold, copy / "threshold.json", decision.MAX_BYTES))
         try:
-            for original, file, limit in zip(originals, files(copy), LIMITS, strict=True):
+            for original, file, limit in copies:
                 _copy(original, file, limit)
             _try(copy)
         except (OSError, PairError) as error:
             reason = str(error)
-            for original, file in zip(originals, files(copy), strict=True):
+            for original, file, _ in copies:
                 reason = reason.replace(str(file), str(original))
             shutil.rmtree(copy)
             with contextlib.suppress(OSError):  # a full disk may have been the reason

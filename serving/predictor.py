@@ -1,43 +1,46 @@
-"""The ONNX model and the threshold that belongs to it -> p_clean and verdicts. No torch."""
+"""The ONNX files of this project: what they must say of themselves, and running them. No torch."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from serving.cores import usable_cores
-from serving.decision import CLASSES, Threshold, read_threshold
+from serving.decision import CLASSES, Threshold, ThresholdError, parse_threshold, read_threshold
+from serving.golden import Golden
 from serving.image import RESIZE_RULE
 from serving.onnx_file import ModelError, read_model
 
 log = logging.getLogger(__name__)
 
 PREFIX = "dirtycar."  # of every metadata key
+THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What best.onnx says of itself, as strings in its metadata under `dirtycar.`; written by the export stage."""
+    """What network.onnx and best.onnx say of themselves, as strings in their metadata under `dirtycar.`."""
 
     model: str
     precision: str
+    target: str  # cpu or gpu: where its scores were certified, and where it is served
     image_size: str
     resize: str
     classes: str
     data_version: str
     checkpoint_sha256: str
-    threshold_sha256: str
 
     @classmethod
-    def read(cls, properties: dict[str, str], path: Path) -> Metadata:
+    def read(cls, properties: Mapping[str, str], path: Path) -> Metadata:
         """Raises ModelError when a key is missing, or the model expects pixels made in another way."""
         names = list(cls.__dataclass_fields__)
         missing = [name for name in names if PREFIX + name not in properties]
@@ -48,6 +51,8 @@ class Metadata:
             raise ModelError(f"{path} expects photos resized by {found.resize!r}, this version does {RESIZE_RULE!r}")
         if found.classes != ",".join(CLASSES):
             raise ModelError(f"{path} knows the classes {found.classes!r}, expected {','.join(CLASSES)!r}")
+        if found.target not in ("cpu", "gpu"):
+            raise ModelError(f"{path} is meant for {found.target!r}, expected cpu or gpu")
         return found
 
     def properties(self) -> dict[str, str]:
@@ -55,32 +60,26 @@ class Metadata:
         return {PREFIX + name: str(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
-class Predictor:
-    """A loaded model with its threshold.
+class Network:
+    """A loaded network.onnx: images -> logits.
 
     Create it after a server has forked: a session's threads do not survive a fork.
     """
 
-    def __init__(
-        self, model: Path, threshold: Path, *, providers: Sequence[str] | None = None, threads: int | None = None
-    ) -> None:
-        """Load and check a pair. `providers`: ONNX Runtime's names, by default CUDA where there is a GPU, else CPU;
+    output: ClassVar[str] = "logit"
+
+    def __init__(self, path: Path, *, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
+        """Load and check a file. `providers`: ONNX Runtime's names, by default those of the file's target;
         `threads`: cores one CPU call may use, by default all usable ones.
 
-        Raises ModelError (file missing or damaged, custom operators or data elsewhere, foreign metadata or signature,
-        a pair that does not match) or ThresholdError.
+        Raises ModelError: file missing or damaged, custom operators or data elsewhere, foreign metadata or signature.
         """
-        self.threshold: Threshold = read_threshold(threshold)
-        content = read_model(model)  # once: what was checked is what is loaded and named by its sha256
-        self.session = _open_session(model, content, providers or default_providers(), threads or usable_cores())
-        self.metadata = Metadata.read(self.session.get_modelmeta().custom_metadata_map, model)
-        self.image_size = _check_signature(self.session, self.metadata, model)
+        content, self.properties = read_model(path)  # once: what was checked is what is loaded and hashed
+        self.metadata = Metadata.read(self.properties, path)
+        providers = providers or default_providers(self.metadata.target)
+        self.session = _open_session(path, content, providers, threads or usable_cores())
+        self.image_size = _check_signature(self.session, self.metadata, path, self.output)
         self.sha256 = hashlib.sha256(content).hexdigest()
-        if self.metadata.threshold_sha256 != self.threshold.sha256:
-            raise ModelError(
-                f"{model} was exported for another threshold than {threshold} (sha256 "
-                f"{self.metadata.threshold_sha256[:12]}, not {self.threshold.sha256[:12]}); run `dvc repro export`"
-            )
 
     @property
     def provider(self) -> str:
@@ -92,10 +91,50 @@ class Predictor:
         """Whether model calls run on a GPU."""
         return self.provider == "CUDAExecutionProvider"
 
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.image`."""
+        result: NDArray[np.float32] = self.session.run([self.output], {"image": images})[0]
+        return result
+
+
+class Predictor(Network):
+    """A loaded best.onnx: images -> p_clean, and the threshold that comes with it."""
+
+    output = "p_clean"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threshold: Path | None = None,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """As Network. `threshold`: a threshold.json in place of the embedded one; one with other content is not
+        certified for this model.
+
+        Raises ModelError or ThresholdError.
+        """
+        super().__init__(path, providers=providers, threads=threads)
+        if missing := [key for key in (THRESHOLD, GOLDEN) if key not in self.properties]:
+            raise ModelError(f"{path} is not what the export stage writes: its metadata lacks {', '.join(missing)}")
+        try:
+            self.threshold: Threshold = parse_threshold(self.properties[THRESHOLD].encode(), f"{path}: {THRESHOLD}")
+            self.golden = Golden.read(self.properties[GOLDEN])
+        except ThresholdError:
+            raise
+        except ValueError as error:
+            raise ModelError(f"{path}: {GOLDEN}: {error}") from error
+        self.threshold_replaced = False
+        if threshold is not None:
+            given = read_threshold(threshold)
+            self.threshold_replaced = given.sha256 != self.threshold.sha256
+            if self.threshold_replaced:
+                self.threshold = replace(given, certified=False)
+
     def p_clean(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.image`."""
-        result: NDArray[np.float32] = self.session.run(["p_clean"], {"image": images})[0]
-        return result
+        return self.run(images)
 
     def verdicts(self, p_clean: NDArray[np.float32]) -> list[str]:
         """The label of each p_clean at the threshold."""
@@ -112,9 +151,9 @@ def gpu_present() -> bool:
     return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def default_providers() -> list[str]:
-    """CUDA then CPU where a GPU is at hand, else CPU."""
-    if gpu_present() and "CUDAExecutionProvider" in ort.get_available_providers():
+def default_providers(target: str) -> list[str]:
+    """For the target `gpu`, CUDA then CPU where a GPU is at hand; else CPU."""
+    if target == "gpu" and gpu_present() and "CUDAExecutionProvider" in ort.get_available_providers():
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 
@@ -138,11 +177,11 @@ def _open_session(model: Path, content: bytes, providers: Sequence[str], threads
     return session
 
 
-def _check_signature(session: ort.InferenceSession, metadata: Metadata, path: Path) -> int:
-    """The image size S of a model `image: uint8 [N, S, S, 3] -> p_clean: float32 [N]`; raises ModelError otherwise."""
+def _check_signature(session: ort.InferenceSession, metadata: Metadata, path: Path, output: str) -> int:
+    """The image size S of a model `image: uint8 [N, S, S, 3] -> output: float32 [N]`; raises ModelError otherwise."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     size = int(metadata.image_size) if metadata.image_size.isdecimal() else 0
-    wanted_in, wanted_out = ("image", "tensor(uint8)", [size, size, 3]), ("p_clean", "tensor(float)", 1)
+    wanted_in, wanted_out = ("image", "tensor(uint8)", [size, size, 3]), (output, "tensor(float)", 1)
     found_in = [(x.name, x.type, x.shape[1:]) for x in inputs]
     found_out = [(x.name, x.type, len(x.shape)) for x in outputs]
     if size < 1 or found_in != [wanted_in] or found_out != [wanted_out]:

@@ -92,19 +92,17 @@ class ModelAnswer(BaseModel):
     resize: str
     T_clean: float
     T_low: float | None
-    override: dict[str, float] = Field(
-        description="Thresholds replaced by the environment; empty for threshold.json's own"
-    )
-    threshold_json: dict[str, object] = Field(description="The whole threshold.json")
+    override: dict[str, float] = Field(description="Thresholds replaced by the environment; empty for the model's own")
+    threshold_json: dict[str, object] = Field(description="The whole decision, as the threshold stage wrote it")
     certified: bool = Field(description="Whether the precision of clean verdicts at this T_clean is proven")
     model_path: str
-    threshold_path: str
+    threshold_path: str | None = Field(description="The file that replaces the model's own threshold, if any")
     model_sha256: str
     threshold_sha256: str
     data_version: str
     checkpoint_sha256: str
     git_commit: str | None
-    reload_refused: str | None = Field(description="Why the last reload kept the old pair, if it did")
+    reload_refused: str | None = Field(description="Why the last reload kept the old model, if it did")
 
 
 def problems(*statuses: int) -> dict[int, dict[str, Any]]:

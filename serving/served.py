@@ -43,7 +43,7 @@ class Served:
 
     @property
     def certified(self) -> bool:
-        """Whether the precision of clean verdicts is proven: it is for threshold.json's own T_clean, for no other."""
+        """Whether the precision of clean verdicts is proven: it is for the model's own T_clean, for no other."""
         threshold = self.predictor.threshold
         return threshold.certified and self.rule.t_clean == threshold.rule.t_clean
 
@@ -65,20 +65,20 @@ class Served:
         return self.rule.decide(p_clean)
 
 
-def load(settings: Settings, model: Path, threshold: Path) -> Served:
-    """Load a pair, hold it against the settings and score a photo with it.
+def load(settings: Settings, model: Path, threshold: Path | None) -> Served:
+    """Load a model, hold it against the settings and score a photo with it. `threshold`: in place of its own.
 
     Raises ModelError or ThresholdError with what is wrong.
     """
-    predictor = Predictor(model, threshold, threads=1)  # the batcher's lanes are the parallelism
+    predictor = Predictor(model, threshold=threshold, threads=1)  # the batcher's lanes are the parallelism
     max_batch = settings.max_batch or (MAX_BATCH_GPU if predictor.on_gpu else MAX_BATCH_CPU)
     served = Served(predictor, settings.rule(predictor.threshold), max_batch)
     if settings.imgsz not in (None, predictor.image_size):
         raise ModelError(f"IMGSZ={settings.imgsz}, but {model} takes photos of {predictor.image_size} pixels")
     if settings.require_gpu and not predictor.on_gpu:
-        raise ModelError(f"REQUIRE_GPU=1, but the model runs on {predictor.provider}")
+        raise ModelError(f"REQUIRE_GPU=1, but {model} runs on {predictor.provider}: see convert.target in params.yaml")
     if settings.require_certified and not served.certified:
-        raise ModelError(f"REQUIRE_CERTIFIED=1, but {_not_certified(served, settings, threshold)}")
+        raise ModelError(f"REQUIRE_CERTIFIED=1, but {_not_certified(served, settings, model)}")
     image = decode(builtin_photo(), predictor.image_size)
     for batch in (1, max_batch):  # the shapes at both ends, so that no request pays for their set-up
         try:
@@ -90,17 +90,19 @@ def load(settings: Settings, model: Path, threshold: Path) -> Served:
     if settings.override:
         log.warning("thresholds replaced by the environment: %s", settings.override)
     if not served.certified:
-        reason = _not_certified(served, settings, threshold)
+        reason = _not_certified(served, settings, model)
         log.warning("the precision of clean verdicts is not proven: %s", reason)
     return served
 
 
-def _not_certified(served: Served, settings: Settings, threshold: Path) -> str:
+def _not_certified(served: Served, settings: Settings, model: Path) -> str:
     """Why the T_clean in force is not certified."""
+    if served.predictor.threshold_replaced:
+        return f"THRESHOLD_PATH={settings.threshold_path} is another threshold than the one in {model}"
     if not served.predictor.threshold.certified:
-        return f"{threshold} says certified: false"
+        return f"the threshold in {model} says certified: false"
     name = "T_HIGH" if settings.thresh is None else "THRESH"
-    return f"{name}={served.rule.t_clean} replaces the certified T_clean of {threshold}"
+    return f"{name}={served.rule.t_clean} replaces the certified T_clean of {model}"
 
 
 def builtin_photo() -> bytes:

@@ -58,7 +58,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model_path: Path = Path("artifacts/best.onnx")
-    threshold_path: Path = Path("artifacts/threshold.json")
+    threshold_path: Path | None = None
     imgsz: PositiveInt | None = None
     require_certified: bool = False
     require_gpu: bool = False
@@ -146,12 +146,12 @@ class Settings(BaseModel):
 
     @property
     def override(self) -> dict[str, float]:
-        """The thresholds that the environment replaces, by variable; empty when threshold.json alone decides."""
+        """The thresholds that the environment replaces, by variable; empty when the model's own decide."""
         given = {"THRESH": self.thresh, "T_LOW": self.t_low, "T_HIGH": self.t_high}
         return {name: value for name, value in given.items() if value is not None}
 
     def rule(self, threshold: Threshold) -> Rule:
-        """The rule in force: threshold.json's, with what the environment replaces. Raises ThresholdError."""
+        """The rule in force: the model's, with what the environment replaces. Raises ThresholdError."""
         high = self.t_high if self.thresh is None else self.thresh
         t_clean = threshold.rule.t_clean if high is None else high
         t_low = threshold.rule.t_low if self.t_low is None else self.t_low

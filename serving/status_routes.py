@@ -57,7 +57,7 @@ def model() -> Response:
         threshold_json=predictor.threshold.content,
         certified=served.certified,
         model_path=str(settings.model_path),
-        threshold_path=str(settings.threshold_path),
+        threshold_path=str(settings.threshold_path) if settings.threshold_path else None,
         model_sha256=predictor.sha256,
         threshold_sha256=predictor.threshold.sha256,
         data_version=metadata.data_version,

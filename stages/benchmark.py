@@ -21,16 +21,17 @@ from sklearn.metrics import roc_auc_score
 
 from serving.cores import usable_cores
 from serving.image import decode
-from serving.predictor import Predictor, default_providers
+from serving.onnx_file import read_model
+from serving.predictor import Metadata, Predictor, default_providers
 from stages.common.data import CLEAN, Photo, usable_photos
 from stages.common.errors import run_stage
+from stages.common.inference import outputs
 from stages.common.outcome import outcome, verdicts
 from stages.common.params import Data, load, strict
 from stages.common.pixels import PhotoSet
 from stages.common.reports import json_bytes, write_all
 
-MODEL, THRESHOLD = Path("artifacts/best.onnx"), Path("artifacts/threshold.json")
-REPORT = Path("reports/benchmark.json")
+MODEL, REPORT = Path("artifacts/best.onnx"), Path("reports/benchmark.json")
 # The report is in git, and so in every clone; this is not, and its absence makes a fresh clone measure its own machine.
 MEASURED_HERE = Path("artifacts/speed.json")
 BATCHES = (1, 8, 32)
@@ -85,7 +86,7 @@ def speed(predictor: Predictor, contents: list[bytes], seconds: float) -> dict[s
 
 def first_verdict(provider: str, content: bytes) -> float:
     """Load the model, judge one photo; peak memory of this process in MB of 10^6 bytes."""
-    predictor = Predictor(MODEL, THRESHOLD, providers=[provider])
+    predictor = Predictor(MODEL, providers=[provider])
     predictor.verdicts(predictor.p_clean(decode(content, predictor.image_size)[None]))
     return peak_memory_mb()
 
@@ -106,8 +107,7 @@ def cold_start(provider: str, content: bytes) -> dict[str, float]:
 
 def as_served(predictor: Predictor, data: Data, photos: list[Photo]) -> dict[str, Any]:
     """The verdicts of the file that is served, on the test photos."""
-    batches = PhotoSet(data, photos, predictor.image_size).batches(max(BATCHES))
-    p_clean = np.concatenate([predictor.p_clean(batch) for batch in batches])
+    p_clean = outputs(predictor, PhotoSet(data, photos, predictor.image_size))
     is_clean = np.array([photo.label == CLEAN for photo in photos])
     auc = float(roc_auc_score(is_clean, p_clean))
     return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, p_clean))}
@@ -130,9 +130,10 @@ def main() -> None:
     root = Path(params.data.root)
     photos = usable_photos(root, "test")
     contents = [(root / photo.name).read_bytes() for photo in photos[:: max(1, len(photos) // 64)]]
+    target = Metadata.read(read_model(MODEL).properties, MODEL).target
     report: dict[str, Any] = {"speed": {}, "threads": usable_cores(), "size_mb": MODEL.stat().st_size / 1e6}
-    for provider in reversed(default_providers()):
-        predictor = Predictor(MODEL, THRESHOLD, providers=[provider])
+    for provider in reversed(default_providers(target)):
+        predictor = Predictor(MODEL, providers=[provider])
         found: dict[str, Any] = dict(speed(predictor, contents, params.benchmark.seconds))
         report["speed"][provider] = found | cold_start(provider, contents[0])
     report["as_served"] = as_served(predictor, params.data, photos)

@@ -32,10 +32,9 @@ SMALL = {
     "train.batch_size": 8,
     "train.num_workers": 0,
     "train.holdout": 0.25,
-    "eval.num_workers": 0,
     "eval.bootstrap": 20,
     "backbone.source": "random",
-    "export.calibration_photos": 16,
+    "convert.calibration_photos": 16,
     "benchmark.seconds": 0.05,
 }
 
@@ -119,7 +118,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("pipeline")
     write_photos(folder / "data_cars", clean=40, dirty=20)
     workspace = Workspace(folder)
-    workspace.must("split_check", "backbone", "train", "eval", "threshold", "export", "benchmark")
+    workspace.must("split_check", "backbone", "train", "convert", "eval", "threshold", "export", "benchmark")
     return workspace
 
 

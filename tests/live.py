@@ -46,7 +46,7 @@ class Live:
 def environment(pair: Pair, **settings: str) -> dict[str, str]:
     """The environment of a service with this pair and nothing but these settings."""
     inherited = {name: os.environ[name] for name in OURS if name in os.environ}
-    return inherited | {"MODEL_PATH": str(pair.model), "THRESHOLD_PATH": str(pair.threshold)} | settings
+    return inherited | {"MODEL_PATH": str(pair.model)} | settings
 
 
 @contextmanager

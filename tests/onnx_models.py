@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +10,24 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto, helper
 
+from serving.golden import Golden, images
 from serving.image import RESIZE_RULE
-from serving.predictor import Metadata
+from serving.predictor import GOLDEN, THRESHOLD, Metadata
 
 METADATA = Metadata(
     model="brightness",
     precision="fp32",
+    target="cpu",
     image_size="32",
     resize=RESIZE_RULE,
     classes="dirty,clean",
     data_version="d" * 32,
     checkpoint_sha256="c" * 64,
-    threshold_sha256="",
 )
 
 
 class Pair(NamedTuple):
-    """The paths of a model and its threshold."""
+    """The paths of a model and of the threshold.json that is in it."""
 
     model: Path
     threshold: Path
@@ -49,10 +49,16 @@ def write_pair(
     pair = Pair(folder / "best.onnx", folder / "threshold.json")
     threshold = {"T_clean": t_clean, "T_low": t_low, "certified": certified, "target_precision_clean": 0.95}
     pair.threshold.write_text(json.dumps(threshold))
-    sha256 = hashlib.sha256(pair.threshold.read_bytes()).hexdigest()
-    facts = replace(METADATA, **{"threshold_sha256": sha256, "image_size": str(size), **metadata})
-    write_model(pair.model, brightness(size, work), facts.properties())
+    facts = replace(METADATA, **{"image_size": str(size), **metadata})
+    write_model(pair.model, brightness(size, work), properties(pair.threshold.read_text(), size, facts))
     return pair
+
+
+def properties(threshold: str, size: int = 32, metadata: Metadata = METADATA) -> dict[str, str]:
+    """Everything that best.onnx says of itself, for the model that tells the mean brightness."""
+    seeds = range(16)
+    golden = Golden(tuple(seeds), tuple((images(seeds, size).mean((1, 2, 3)) / 255).tolist()))
+    return metadata.properties() | {THRESHOLD: threshold, GOLDEN: golden.text()}
 
 
 def write_model(path: Path, graph: onnx.GraphProto, properties: dict[str, str]) -> None:

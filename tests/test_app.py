@@ -42,9 +42,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def make_app(pair: Pair, **environ: str) -> Flask:
-    app = create_app(
-        Settings.from_env({"MODEL_PATH": str(pair.model), "THRESHOLD_PATH": str(pair.threshold), **environ})
-    )
+    app = create_app(Settings.from_env({"MODEL_PATH": str(pair.model), **environ}))
     return app
 
 

@@ -25,7 +25,6 @@ from tests.onnx_models import Pair, write_pair
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
     pair = write_pair(tmp_path / "artifacts", t_clean=0.75, t_low=0.5)
     monkeypatch.setenv("MODEL_PATH", str(pair.model))
-    monkeypatch.setenv("THRESHOLD_PATH", str(pair.threshold))
     return pair
 
 

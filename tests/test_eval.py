@@ -154,4 +154,4 @@ def test_what_the_stage_writes(pipeline: Workspace) -> None:
 def test_a_damaged_checkpoint_is_named(workspace: Workspace) -> None:
     (workspace.folder / "artifacts").mkdir()
     (workspace.folder / "artifacts/best.pt").write_bytes(b"PK\x03\x04 not really")
-    workspace.refuses("eval", "artifacts/best.pt is not a usable checkpoint", "dvc repro train")
+    workspace.refuses("convert", "artifacts/best.pt is not a usable checkpoint", "dvc repro train")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving import pair
+from serving import onnx_file, pair
 from serving.metrics import RELOADS
 
 
@@ -26,7 +26,7 @@ def test_what_is_too_large_is_not_copied(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(pair.shutil, "copyfile", lambda *_: pytest.fail("it was copied"))
     large = tmp_path / "best.onnx"
     with large.open("wb") as file:
-        file.truncate(pair.LIMITS[0] + 1)  # without taking any room
+        file.truncate(onnx_file.MAX_BYTES + 1)  # without taking any room
     for model, reason in ((large, "larger than"), (Path("/dev/zero"), "not a file")):
         with pytest.raises(pair.PairError, match=f"{model} is {reason}"):
             pair.Store(tmp_path).publish(model, large)

@@ -9,28 +9,50 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from serving import predictor
 from serving.decision import Rule, ThresholdError, read_threshold
-from serving.predictor import ModelError, Predictor
+from serving.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
 from serving.served import load
 from serving.settings import Settings, SettingsError
-from tests.onnx_models import METADATA, brightness, write_model, write_pair
+from tests.onnx_models import METADATA, brightness, properties, write_model, write_pair
 
 
 def test_scores_and_decides(tmp_path: Path) -> None:
-    predictor = Predictor(*write_pair(tmp_path, t_clean=0.75, t_low=0.5), threads=1)
+    loaded = Predictor(write_pair(tmp_path, t_clean=0.75, t_low=0.5).model, threads=1)
     images = np.stack([np.full((32, 32, 3), grey, np.uint8) for grey in (255, 150, 20)])
-    p_clean = predictor.p_clean(images)
+    p_clean = loaded.p_clean(images)
     assert p_clean.dtype == np.float32 and np.allclose(p_clean, [1, 150 / 255, 20 / 255], atol=1e-6)
-    assert predictor.verdicts(p_clean) == ["clean", "uncertain", "dirty"]
-    assert predictor.provider == "CPUExecutionProvider" and predictor.image_size == 32
+    assert loaded.verdicts(p_clean) == ["clean", "uncertain", "dirty"]
+    assert loaded.provider == "CPUExecutionProvider" and loaded.image_size == 32
 
 
-def test_a_pair_that_does_not_match(tmp_path: Path) -> None:
+def test_a_threshold_in_place_of_the_embedded_one_is_certified_if_it_is_the_same(tmp_path: Path) -> None:
     pair = write_pair(tmp_path)
+    assert load(settings(pair, THRESHOLD_PATH=str(pair.threshold), REQUIRE_CERTIFIED="1"), *pair).certified
     content = json.loads(pair.threshold.read_text())
     pair.threshold.write_text(json.dumps(content | {"T_clean": 0.1}))
-    with pytest.raises(ModelError, match="another threshold"):
-        Predictor(*pair)
+    served = load(settings(pair, THRESHOLD_PATH=str(pair.threshold)), *pair)
+    assert served.rule.t_clean == 0.1 and not served.certified
+    with pytest.raises(ModelError, match="REQUIRE_CERTIFIED=1, but THRESHOLD_PATH"):
+        load(settings(pair, THRESHOLD_PATH=str(pair.threshold), REQUIRE_CERTIFIED="1"), *pair)
+    assert load(settings(pair, REQUIRE_CERTIFIED="1"), pair.model, None).rule.t_clean == 0.75
+
+
+@pytest.mark.parametrize("key", [THRESHOLD, GOLDEN])
+@pytest.mark.parametrize("text", [None, "", "{}", "[]"])
+def test_an_unusable_decision_or_golden_answers_are_named(tmp_path: Path, key: str, text: str | None) -> None:
+    pair = write_pair(tmp_path)
+    facts = properties(pair.threshold.read_text()) | {key: text or ""}
+    write_model(pair.model, brightness(32), {k: v for k, v in facts.items() if k != key or text is not None})
+    with pytest.raises((ModelError, ThresholdError), match=rf"best\.onnx.*{key}"):
+        Predictor(pair.model)
+
+
+def test_a_model_for_cpus_never_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "gpu_present", lambda: True)
+    monkeypatch.setattr(predictor.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert predictor.default_providers("gpu")[0] == "CUDAExecutionProvider"
+    assert predictor.default_providers("cpu") == ["CPUExecutionProvider"]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +62,7 @@ def test_a_pair_that_does_not_match(tmp_path: Path) -> None:
         ({"classes": "clean,dirty"}, "classes"),
         ({"image_size": "64"}, "expected"),
         ({"image_size": "many"}, "expected"),
+        ({"target": "tpu"}, "tpu"),
     ],
 )
 def test_metadata_of_another_kind(tmp_path: Path, change: dict[str, str], message: str) -> None:
@@ -47,14 +70,14 @@ def test_metadata_of_another_kind(tmp_path: Path, change: dict[str, str], messag
     facts = METADATA.properties() | {f"dirtycar.{key}": value for key, value in change.items()}
     write_model(pair.model, brightness(32), facts)
     with pytest.raises(ModelError, match=message):
-        Predictor(*pair)
+        Predictor(pair.model)
 
 
 def test_missing_metadata_is_named(tmp_path: Path) -> None:
     pair = write_pair(tmp_path)
     write_model(pair.model, brightness(32), {"dirtycar.model": "x"})
-    with pytest.raises(ModelError, match=r"lacks precision, image_size"):
-        Predictor(*pair)
+    with pytest.raises(ModelError, match=r"lacks precision, target"):
+        Predictor(pair.model)
 
 
 def test_wrong_signature(tmp_path: Path) -> None:
@@ -64,7 +87,7 @@ def test_wrong_signature(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["image"], ["p_clean"])], "relu", [image], [p_clean])
     write_model(pair.model, graph, METADATA.properties())
     with pytest.raises(ModelError, match="expected"):
-        Predictor(*pair)
+        Predictor(pair.model)
 
 
 def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
@@ -73,10 +96,10 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
     for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"not a model at all"):
         pair.model.write_bytes(damaged)
         with pytest.raises(ModelError):
-            Predictor(*pair)
+            Predictor(pair.model)
     pair.model.unlink()
     with pytest.raises(ModelError, match="no model at"):
-        Predictor(*pair)
+        Predictor(pair.model)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +125,7 @@ def test_the_rule() -> None:
 
 
 def settings(pair: tuple[Path, Path], **environ: str) -> Settings:
-    return Settings.from_env({"MODEL_PATH": str(pair[0]), "THRESHOLD_PATH": str(pair[1]), **environ})
+    return Settings.from_env({"MODEL_PATH": str(pair[0]), **environ})
 
 
 @pytest.mark.parametrize(
@@ -144,9 +167,7 @@ def test_a_model_that_gives_no_probability(tmp_path: Path) -> None:
     next(c for c in graph.initializer if c.name == "white").CopyFrom(
         helper.make_tensor("white", TensorProto.FLOAT, [], [0.0])
     )
-    write_model(
-        pair.model, graph, METADATA.properties() | {"dirtycar.threshold_sha256": read_threshold(pair.threshold).sha256}
-    )
+    write_model(pair.model, graph, properties(pair.threshold.read_text()))
     with pytest.raises(ModelError, match="no probability"):
         load(settings(pair), *pair)
 

@@ -66,7 +66,7 @@ def some_photos(count: int) -> list[bytes]:
 def test_answers_do_not_depend_on_the_batch(live: Live, pair: Pair) -> None:
     """16 clients at once get what the predictor says of each photo alone."""
     photos = some_photos(64)
-    predictor = Predictor(*pair, threads=1)
+    predictor = Predictor(pair.model, threads=1)
     alone = [predictor.p_clean(decode(data, 32)[None]) for data in photos]
 
     def client(number: int) -> None:

@@ -309,7 +309,7 @@ def test_the_stages_use_what_is_not_dropped(mended: Workspace) -> None:
     """Leaks gone from train and val; the predictions, which the threshold is chosen from, lack them too."""
     for place, index in (("train/clean", 0), ("val/clean", 0), ("val/dirty", 1), ("test/clean", 0), ("test/dirty", 1)):
         (mended.data / place / "copy.jpg").write_bytes(car(index))
-    mended.must("split_check", "backbone", "train", "eval", "threshold")
+    mended.must("split_check", "backbone", "train", "convert", "eval", "threshold")
     trained = json.loads(Path("reports/train.json").read_text())
     assert trained["fit"] + trained["held_out"] == 16 + 8
     for split, copies in (("val", 0), ("test", 2)):

@@ -10,10 +10,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from stages.common.model import Checkpoint, create
-from stages.eval.calibration import Calibration
-from stages.export.graph import to_onnx
-from stages.export.precision import to_int8
-from stages.export.stem import on_pixel_blocks
+from stages.convert.graph import to_onnx
+from stages.convert.precision import to_int8
+from stages.convert.stem import on_pixel_blocks
 
 
 def answers(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
@@ -95,20 +94,20 @@ def test_without_a_quantised_convolution_there_is_nothing_to_do() -> None:
 def test_pixels_that_several_branches_take_stay_as_they_are() -> None:
     torch.manual_seed(0)
     network = dict(create("repvgg_a0").state_dict())
-    model = to_onnx(Checkpoint("repvgg_a0", 64, (0.5,) * 3, (0.5,) * 3, "v", 1, network), Calibration(1.0, 0.0))
+    model = to_onnx(Checkpoint("repvgg_a0", 64, (0.5,) * 3, (0.5,) * 3, "v", 1, network))
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
-    assert answers(to_int8(model, iter([images])), images).shape == (4,)
+    assert answers(to_int8(model, [images]), images).shape == (4,)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tf_efficientnet_lite0", "convnext_femto"])
 def test_a_whole_network_answers_the_same_to_the_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    model = to_onnx(Checkpoint(name, 64, mean, std, "v", 1, dict(create(name).state_dict())), Calibration(0.1, 0.0))
+    model = to_onnx(Checkpoint(name, 64, mean, std, "v", 1, dict(create(name).state_dict())))
     images = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    blocked = to_int8(model, iter([images]))
-    monkeypatch.setattr("stages.export.precision.on_pixel_blocks", lambda model: model)
-    plain = to_int8(model, iter([images]))
+    blocked = to_int8(model, [images])
+    monkeypatch.setattr("stages.convert.precision.on_pixel_blocks", lambda model: model)
+    plain = to_int8(model, [images])
     kinds = [[node.op_type for node in one.graph.node].count("SpaceToDepth") for one in (blocked, plain)]
     assert kinds == [1, 0]
     assert np.array_equal(answers(blocked, images), answers(plain, images))

@@ -30,7 +30,7 @@ stages:
     metrics:
       - train.json: {cache: false}
   benchmark:
-    meta: {repeatable: false}
+    meta: {timings: [speed.txt]}
     cmd: python -c "import time; open('speed.txt', 'w').write(str(time.time_ns()))"
     deps: [best.txt]
     outs: [speed.txt]
@@ -181,15 +181,20 @@ def stage(digest: str, *, dep: str = "a", **other: object) -> dict[str, object]:
     return entry | {"outs": [{"path": "out", "hash": "md5", "md5": digest}], **other}
 
 
+def timed(digest: str) -> dict[str, object]:
+    """A stage that measures time."""
+    return stage(digest, outs=[{"path": "speed", "hash": "md5", "md5": digest}])
+
+
 def test_every_kind_of_row() -> None:
-    before = {"a": stage("1"), "b": stage("1", dep="old"), "c": stage("1")}
-    after = {"a": stage("1"), "b": stage("2", dep="new"), "c": stage("2"), "d": stage("3")}
-    found = [(row.stage, row.path, row.verdict) for row in compare(before, after, {"c"})]
+    before = {"a": stage("1"), "b": stage("1", dep="old"), "c": timed("1")}
+    after = {"a": stage("1"), "b": stage("2", dep="new"), "c": timed("2"), "d": stage("3")}
+    found = [(row.stage, row.path, row.verdict) for row in compare(before, after, {"speed"})]
     assert found == [
         ("a", "out", "same"),
         ("b", "code.py", "input changed"),
         ("b", "out", "DIFFERENT"),
-        ("c", "out", "not compared"),
+        ("c", "speed", "not compared"),
         ("d", "out", "not in dvc.lock"),
     ]
     assert table(compare({"a": stage("1")}, {"a": stage("2")}, {})) == "stage  output\na      out     DIFFERENT"

@@ -24,10 +24,10 @@ class Compared:
     verdict: Verdict
 
 
-def compare(before: Lock, after: Lock, unrepeatable: Collection[str]) -> list[Compared]:
+def compare(before: Lock, after: Lock, timings: Collection[str]) -> list[Compared]:
     """Every output of every stage, and the inputs that are not what dvc.lock was made from.
 
-    `before` and `after` are the `stages` of two dvc.lock files; the outputs of `unrepeatable` stages are not compared.
+    `before` and `after` are the `stages` of two dvc.lock files; the outputs `timings` are not compared.
     """
     made = {out["path"] for stage in after.values() for out in stage.get("outs", [])}
     rows = []
@@ -44,7 +44,7 @@ def compare(before: Lock, after: Lock, unrepeatable: Collection[str]) -> list[Co
         was = _digests(old, "outs")
         for path, digest in _digests(stage, "outs").items():
             verdict: Verdict = "same" if was.get(path) == digest else "DIFFERENT"
-            rows.append(Compared(name, path, "not compared" if name in unrepeatable else verdict))
+            rows.append(Compared(name, path, "not compared" if path in timings else verdict))
     return rows
 
 

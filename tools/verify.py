@@ -1,8 +1,8 @@
 """`python -m tools.verify [--keep] [--tolerance 0.01]`: does the pipeline still make what dvc.lock says?
 
 Clones HEAD into a temporary folder (below TMPDIR), runs every stage there with the Python that runs this, and compares
-the md5 of every output with dvc.lock. Nothing here is changed: neither files nor git nor DVC's cache. Stages that say
-`meta: {repeatable: false}` in dvc.yaml, because they measure time, are run but not compared.
+the md5 of every output with dvc.lock. Nothing here is changed: neither files nor git nor DVC's cache. Outputs that hold
+times, which a stage lists in dvc.yaml under `meta: {timings: [...]}`, are made but not compared.
 
 Exit code:
   0  every output is the same to the bit
@@ -107,10 +107,11 @@ def reproduce(target: Path, env: dict[str, str]) -> set[str]:
     return ran
 
 
-def metrics_of(pipeline: dict[str, Any], skipped: set[str]) -> list[str]:
-    """The metrics files that dvc.yaml declares, but of the skipped stages."""
-    entries = [entry for name, stage in pipeline.items() if name not in skipped for entry in stage.get("metrics", [])]
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+def metrics_of(pipeline: dict[str, Any], timings: set[str]) -> list[str]:
+    """The metrics files that dvc.yaml declares, but for those that hold times."""
+    entries = [entry for stage in pipeline.values() for entry in stage.get("metrics", [])]
+    paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+    return [path for path in paths if path not in timings]
 
 
 def verdict(target: Path, rows: list[Compared], metrics: list[str], tolerance: float, env: dict[str, str]) -> int:
@@ -148,10 +149,10 @@ def verify(root: Path, *, keep: bool, tolerance: float) -> int:
         after = yaml.safe_load((target / "dvc.lock").read_text())["stages"]
         if idle := set(after) - ran:
             raise VerifyError(f"{', '.join(sorted(idle))} did not run")
-        skipped = {name for name in pipeline if not pipeline[name].get("meta", {}).get("repeatable", True)}
-        rows = compare(before, after, {name for name in after if name.partition("@")[0] in skipped})
+        timings = {path for stage in pipeline.values() for path in stage.get("meta", {}).get("timings", [])}
+        rows = compare(before, after, timings)
         print(f"\n{table(rows)}")
-        return verdict(target, rows, metrics_of(pipeline, skipped), tolerance, env)
+        return verdict(target, rows, metrics_of(pipeline, timings), tolerance, env)
 
 
 def main() -> int:

@@ -35,9 +35,9 @@ TOP_LEVEL = (
     "split_check",
     "backbone",
     "train",
+    "convert",
     "eval",
     "threshold",
-    "export",
     "benchmark",
 )
 

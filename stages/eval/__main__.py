@@ -1,4 +1,4 @@
-"""`python -m stages.eval`: best.pt and the val and test photos -> predictions, calibration, metrics, plots."""
+"""`python -m stages.eval`: network.onnx and the val and test photos -> predictions, calibration, metrics, plots."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pydantic import Field
 from scipy.special import expit
 
 from serving.decision import CLASSES
+from serving.predictor import Network
 from stages.common.data import CLEAN, Photo, read_groups, usable_photos
-from stages.common.errors import run_stage
-from stages.common.model import Checkpoint, Normalise
-from stages.common.params import Data, NonNegative, Positive, load, strict
+from stages.common.errors import StageError, run_stage
+from stages.common.inference import outputs
+from stages.common.params import Data, NonNegative, load, strict
 from stages.common.pixels import PhotoSet
 from stages.common.reports import csv_bytes, json_bytes, write_all
-from stages.common.scoring import pick_device, score
 from stages.eval.calibration import cross_fitted, fit
 from stages.eval.metrics import confusion, point_metrics, with_intervals
 from stages.eval.plots import plots
 
-CHECKPOINT, CALIBRATION = Path("artifacts/best.pt"), Path("artifacts/calibration.json")
+NETWORK, CALIBRATION = Path("artifacts/network.onnx"), Path("artifacts/calibration.json")
 PREDICTIONS, REPORT, PLOTS = Path("artifacts/predictions"), Path("reports/eval.json"), Path("reports/eval")
 FOLDS = 5
 
@@ -35,8 +35,6 @@ Bools = NDArray[np.bool_]
 class EvalParams:
     """The section `eval`."""
 
-    batch_size: Positive
-    num_workers: NonNegative
     bootstrap: Annotated[int, Field(ge=20)]
     bins: Annotated[int, Field(ge=2)]
     seed: NonNegative
@@ -63,13 +61,13 @@ class Scored:
         return np.array([photo.label == CLEAN for photo in self.photos])
 
 
-def score_split(checkpoint: Checkpoint, data: Data, split: str, params: EvalParams) -> Scored:
-    """Run the network over a split, on the GPU if there is one."""
-    device, photos = pick_device(), usable_photos(Path(data.root), split)
-    network, normalise = checkpoint.network().to(device), Normalise(checkpoint.mean, checkpoint.std).to(device)
-    photo_set = PhotoSet(data, photos, checkpoint.img_size)
-    batch_size, workers = params.batch_size, params.num_workers
-    return Scored(photos, score(network, normalise, photo_set, batch_size=batch_size, num_workers=workers, title=split))
+def score_split(network: Network, data: Data, split: str) -> Scored:
+    """Run the network over a split, as the service would. Raises StageError for scores that are no numbers."""
+    photos = usable_photos(Path(data.root), split)
+    logit = outputs(network, PhotoSet(data, photos, network.image_size), split)
+    if wrong := int((~np.isfinite(logit)).sum()):
+        raise StageError(f"{NETWORK} gives NaN or infinity for {wrong} of {len(photos)} {split} photos")
+    return Scored(photos, logit)
 
 
 def predictions(scored: Scored, p_clean: Floats) -> bytes:
@@ -94,8 +92,8 @@ def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[st
 def main() -> None:
     """Score, calibrate on val, report. On val the report's calibration is cross-fitted, so as not to flatter it."""
     params = load(Params)
-    checkpoint = Checkpoint.load(CHECKPOINT)
-    val, test = (score_split(checkpoint, params.data, split, params.eval) for split in ("val", "test"))
+    network = Network(NETWORK)
+    val, test = (score_split(network, params.data, split) for split in ("val", "test"))
     calibration = fit(val.logit, val.is_clean)
     p_test = calibration.p_clean(test.logit)
     p_val_unseen = cross_fitted(val.logit, val.is_clean, folds=FOLDS, seed=params.eval.seed)

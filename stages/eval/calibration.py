@@ -30,8 +30,8 @@ class Calibration:
     offset: float
 
     def p_clean(self, logit: Floats) -> Floats:
-        """Calibrated probability of clean, `[N]` for logits `[N]`."""
-        result: Floats = expit(self.scale * logit + self.offset)
+        """Calibrated probability of clean, `[N]` for logits `[N]`, rounded to float32: the number that is served."""
+        result: Floats = expit(self.scale * logit + self.offset).astype(np.float32).astype(np.float64)
         return result
 
 

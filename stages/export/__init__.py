@@ -1,1 +1,1 @@
-"""The checkpoint as one self-contained ONNX file. `python -m stages.export`."""
+"""Network, calibration and decision as one self-contained file. `python -m stages.export`."""

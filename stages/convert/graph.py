@@ -1,4 +1,4 @@
-"""Checkpoint + calibration -> an ONNX graph that takes the service's pixels and gives its p_clean."""
+"""The checkpoint as an ONNX graph that takes the service's pixels and gives logits."""
 
 from __future__ import annotations
 
@@ -9,36 +9,32 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from serving.predictor import Metadata
 from stages.common.errors import StageError
 from stages.common.model import Checkpoint, Normalise, clean_logit
-from stages.eval.calibration import Calibration
 
 
-class Served(nn.Module):
-    """uint8 RGB `[N, S, S, 3]` -> calibrated p_clean, float32 `[N]`: what training and eval decided, in one graph."""
+class Logit(nn.Module):
+    """uint8 RGB `[N, S, S, 3]` -> the logit of clean against dirty, float32 `[N]`."""
 
-    def __init__(self, checkpoint: Checkpoint, calibration: Calibration) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.normalise = Normalise(checkpoint.mean, checkpoint.std)
         self.network = checkpoint.network()
-        self.calibration = calibration
 
     def forward(self, image: Tensor) -> Tensor:
-        logit = clean_logit(self.network(self.normalise(image)))
-        return torch.sigmoid(self.calibration.scale * logit + self.calibration.offset)
+        return clean_logit(self.network(self.normalise(image)))
 
 
-def to_onnx(checkpoint: Checkpoint, calibration: Calibration) -> onnx.ModelProto:
+def to_onnx(checkpoint: Checkpoint) -> onnx.ModelProto:
     """Export in float32 with a free batch size. Raises StageError for a network ONNX cannot express."""
-    served = Served(checkpoint, calibration).eval()
+    network = Logit(checkpoint).eval()
     example = torch.zeros(2, checkpoint.img_size, checkpoint.img_size, 3, dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         try:
             program = torch.onnx.export(
-                served, (example,), input_names=["image"], output_names=["p_clean"], dynamo=True, verbose=False,
+                network, (example,), input_names=["image"], output_names=["logit"], dynamo=True, verbose=False,
                 dynamic_shapes={"image": {0: torch.export.Dim("N")}},
             )  # fmt: skip
         except Exception as error:  # the exporter wraps anything
@@ -56,15 +52,6 @@ def strip(graph: onnx.GraphProto) -> None:
         del part.metadata_props[:]
     for node in graph.node:
         node.doc_string = ""
-
-
-def describe(model: onnx.ModelProto, metadata: Metadata) -> bytes:
-    """The file: the graph with its metadata."""
-    described = onnx.ModelProto()
-    described.CopyFrom(model)
-    onnx.helper.set_model_props(described, metadata.properties())
-    content: bytes = described.SerializeToString(deterministic=True)
-    return content
 
 
 def outside_layers(model: onnx.ModelProto) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +14,44 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from stages.export.graph import outside_layers
-from stages.export.stem import on_pixel_blocks
+from serving.expected import ExpectedError
+from stages.convert.graph import outside_layers
+from stages.convert.stem import on_pixel_blocks
 
 Images = NDArray[np.uint8]
+
+
+class ConversionError(ExpectedError):
+    """ONNX Runtime's tools cannot make this precision of this network; the message is theirs."""
+
+
+@contextmanager
+def naming(precision: str) -> Iterator[None]:
+    """Turn what those tools raise, which shares no base class, into ConversionError."""
+    try:
+        yield
+    except Exception as error:
+        raise ConversionError(f"{precision} cannot be made of this network: {error}") from error
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]
     """Hands ONNX Runtime's calibrator one image batch `[N, S, S, 3]` after another."""
 
-    def __init__(self, images: Iterator[Images]) -> None:
-        self.images = images
+    def __init__(self, images: Sequence[Images]) -> None:
+        self.images = iter(images)
 
     def get_next(self) -> dict[str, Images] | None:
         batch = next(self.images, None)
         return None if batch is None else {"image": batch}
 
 
-def to_int8(model: onnx.ModelProto, photos: Iterator[Images]) -> onnx.ModelProto:
-    """Static 8-bit quantisation, calibrated on photos.
+def to_int8(model: onnx.ModelProto, photos: Sequence[Images]) -> onnx.ModelProto:
+    """Static 8-bit quantisation, calibrated on batches of photos. Raises ConversionError.
 
     Weights per channel and in 7 bits: without VNNI instructions an x86 core adds two products of 8 bits in 16, which
     can overflow and then gives other verdicts than a core that has them; with 7 bits it cannot.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming("int8"):
         source, prepared, target = (Path(folder, name) for name in ("fp32.onnx", "prepared.onnx", "int8.onnx"))
         onnx.save(model, source)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -45,13 +60,15 @@ def to_int8(model: onnx.ModelProto, photos: Iterator[Images]) -> onnx.ModelProto
             prepared, target, Batches(photos), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=excluded,
         )  # fmt: skip
-        return on_pixel_blocks(onnx.load(target))
+        quantised = onnx.load(target)
+    return on_pixel_blocks(quantised)
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Half precision, for GPUs; input, output and the last operations stay as they are."""
+    """Half precision, for GPUs; input, output and the last operations stay as they are. Raises ConversionError."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     blocked = outside_layers(model)
-    half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, node_block_list=blocked)
+    with naming("fp16"):
+        half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, node_block_list=blocked)
     return half

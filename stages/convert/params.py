@@ -1,4 +1,4 @@
-"""What the export stage reads of params.yaml."""
+"""What the convert stage reads of params.yaml."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from stages.common.params import Data, Positive, Share, strict
 
 
 @strict
-class ExportParams:
-    """The section `export`."""
+class ConvertParams:
+    """The section `convert`."""
 
     target: Literal["cpu", "gpu"]
     precision: Literal["auto", "fp32", "fp16", "int8"]
     calibration_photos: Positive
-    max_flip_share: Share
-    max_precision_loss: Share
-    batch_size: Positive
+    max_auc_loss: Share
 
 
 @strict
@@ -24,4 +22,4 @@ class Params:
     """What this stage reads of params.yaml."""
 
     data: Data
-    export: ExportParams
+    convert: ConvertParams

@@ -1,0 +1,172 @@
+"""`python -m stages.convert`: best.pt -> network.onnx, in the fewest bits that keep the ranking of held-out photos.
+
+Judged on photos that train held out, never on val or test: what is chosen here is calibrated, certified and tested
+afterwards, like any network.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from serving.decision import CLASSES
+from serving.image import RESIZE_RULE
+from serving.onnx_file import ModelError
+from serving.predictor import Metadata
+from stages.common.data import CLEAN, DIRTY, Photo, usable_photos
+from stages.common.errors import StageError, run_stage
+from stages.common.inference import batch_size, outputs
+from stages.common.model import Checkpoint, Normalise
+from stages.common.params import load
+from stages.common.pixels import PhotoSet
+from stages.common.reports import json_bytes, sha256, write_all
+from stages.common.scoring import pick_device, score
+from stages.convert import candidates
+from stages.convert.candidates import Candidate
+from stages.convert.graph import to_onnx
+from stages.convert.params import Params
+from stages.convert.precision import ConversionError, to_fp16, to_int8
+from stages.convert.ranking import Floats
+
+CHECKPOINT, HOLDOUT = Path("artifacts/best.pt"), Path("artifacts/holdout.csv")
+NETWORK, REPORT = Path("artifacts/network.onnx"), Path("reports/convert.json")
+
+# What to try, in order: CPUs have kernels for int8, GPUs for fp16.
+IN_ORDER = {"cpu": ("int8", "fp32"), "gpu": ("fp16", "fp32")}
+
+
+def split_held_out(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
+    """The train photos that train held out, and the others. Raises StageError: HOLDOUT damaged, stale or too small."""
+    try:
+        with HOLDOUT.open(newline="") as file:
+            names = {row["path"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise StageError(f"cannot read {HOLDOUT}: {error!r}; run `dvc repro train`") from error
+    if unknown := names - {photo.name for photo in photos}:
+        raise StageError(f"{HOLDOUT} names {min(unknown)}, which is not among the train photos; run `dvc repro train`")
+    held_out = [photo for photo in photos if photo.name in names]
+    for label, name in enumerate(CLASSES):
+        if not any(photo.label == label for photo in held_out):
+            raise StageError(f"{HOLDOUT} has no {name} photo to judge a conversion by; raise train.holdout")
+    return held_out, [photo for photo in photos if photo.name not in names]
+
+
+def calibration_photos(photos: list[Photo], count: int) -> list[Photo]:
+    """`count` photos, as many of either class as there are, evenly spread over the list."""
+    picked = []
+    for label in (DIRTY, CLEAN):
+        members = [photo for photo in photos if photo.label == label]
+        take = min(len(members), -(-count // 2))
+        picked += [members[i * len(members) // take] for i in range(take)]
+    return picked
+
+
+def checkpoint_scores(checkpoint: Checkpoint, photos: PhotoSet) -> Floats:
+    """The checkpoint's own logits, in torch, `[N]`."""
+    device = pick_device()
+    network, normalise = checkpoint.network().to(device), Normalise(checkpoint.mean, checkpoint.std).to(device)
+    return score(network, normalise, photos, batch_size=batch_size(photos.size), num_workers=0)
+
+
+def build(precision: str, fp32: onnx.ModelProto, calibration: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
+    """The network in one precision; `calibration` are batches `[N, S, S, 3]`. Raises ConversionError."""
+    if precision == "int8":
+        return to_int8(fp32, calibration)
+    return to_fp16(fp32) if precision == "fp16" else fp32
+
+
+def contents(model: onnx.ModelProto, metadata: Metadata) -> bytes:
+    """The file: the graph with its metadata."""
+    described = onnx.ModelProto()
+    described.CopyFrom(model)
+    onnx.helper.set_model_props(described, metadata.properties())
+    content: bytes = described.SerializeToString(deterministic=True)
+    return content
+
+
+class Trial:
+    """What all candidates are made of and judged by."""
+
+    def __init__(self, checkpoint: Checkpoint, params: Params) -> None:
+        """Raises StageError, also for a network that ONNX cannot express."""
+        held_out, others = split_held_out(usable_photos(Path(params.data.root), "train"))
+        chosen = calibration_photos(others, params.convert.calibration_photos)
+        size = checkpoint.img_size
+        self.calibration = list(PhotoSet(params.data, chosen, size).batches(batch_size(size)))
+        self.photos = PhotoSet(params.data, held_out, size)
+        self.is_clean = self.photos.labels == CLEAN
+        self.reference = checkpoint_scores(checkpoint, self.photos)
+        self.params, self.fp32 = params.convert, to_onnx(checkpoint)
+        self.metadata = Metadata(
+            model=checkpoint.model, precision="fp32", target=params.convert.target, image_size=str(size),
+            resize=RESIZE_RULE, classes=",".join(CLASSES), data_version=checkpoint.data_version,
+            checkpoint_sha256=sha256(CHECKPOINT),
+        )  # fmt: skip
+
+    def candidate(self, precision: str) -> Candidate:
+        """Make and judge a candidate. Raises ConversionError or ModelError where ONNX Runtime cannot make or load it;
+        whatever else goes wrong is no reason to serve another precision."""
+        graph = build(precision, self.fp32, self.calibration)
+        content = contents(graph, replace(self.metadata, precision=precision))
+        network = candidates.load(content)
+        answers = outputs(network, self.photos)
+        judged = candidates.judge(self.is_clean, self.reference, answers, self.params.max_auc_loss)
+        return Candidate(content, network, judged)
+
+
+def try_all(trial: Trial, wanted: Sequence[str]) -> dict[str, Candidate | str]:
+    """Every wanted candidate, or why it could not be made. fp32 always, since the others are read beside it."""
+    tried: dict[str, Candidate | str] = {}
+    for precision in dict.fromkeys((*wanted, "fp32")):
+        try:
+            tried[precision] = trial.candidate(precision)
+        except (ConversionError, ModelError) as error:
+            tried[precision] = str(error)
+    return tried
+
+
+def describe(trial: Trial, tried: dict[str, Candidate | str], taken: str | None) -> dict[str, Any]:
+    """The report: all candidates side by side. Their speed is this machine's, at this moment."""
+    loaded = {name: found for name, found in tried.items() if isinstance(found, Candidate)}
+    pixels = trial.photos.pixels(range(min(8, len(trial.photos))))
+    rates = candidates.photos_per_second({name: found.network for name, found in loaded.items()}, pixels)
+    rows = {
+        name: {"taken": name == taken}
+        | ({"passed": False, "why": found} if isinstance(found, str) else found.row() | {"photos_per_s": rates[name]})
+        for name, found in tried.items()
+    }
+    return {
+        "precision": taken,
+        "held_out": {"clean": int(trial.is_clean.sum()), "dirty": int((~trial.is_clean).sum())},
+        "checkpoint_roc_auc": float(roc_auc_score(trial.is_clean, trial.reference)),
+        "candidates": rows,
+    }
+
+
+def main() -> None:
+    """Write the first candidate that keeps the ranking."""
+    params = load(Params)
+    trial = Trial(Checkpoint.load(CHECKPOINT), params)
+    wanted = IN_ORDER[params.convert.target] if params.convert.precision == "auto" else (params.convert.precision,)
+    tried = try_all(trial, wanted)
+    passed = [name for name in wanted if isinstance(found := tried[name], Candidate) and found.judged.passed]
+    report = describe(trial, tried, passed[0] if passed else None)
+    for name, row in report["candidates"].items():
+        print(f"{'->' if row['taken'] else '  '} {name}: {row.get('photos_per_s', 0):.0f} photos/s, {row['why']}")
+    if not passed:
+        raise StageError(f"{' and '.join(wanted)} did not pass; see `convert` in params.yaml")
+    chosen = tried[passed[0]]
+    assert isinstance(chosen, Candidate)
+    write_all({NETWORK: chosen.content, REPORT: json_bytes(report)})
+
+
+if __name__ == "__main__":
+    run_stage("convert", main)
