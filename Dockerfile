@@ -1,7 +1,8 @@
 # The service: serving/ and the artifacts of the pipeline, no training library.
 #   docker build -t dirtycar .                              for NVIDIA GPUs (falls back to the CPU)
 #   docker build -t dirtycar --build-arg DEVICE=cpu .       for CPUs, several GB smaller
-# Add --build-arg GIT_COMMIT=$(git rev-parse HEAD) to see it in /model.
+# Add --build-arg GIT_COMMIT=$(git rev-parse HEAD) to see it in /model, and --build-arg PYTHON=NAME@sha256:DIGEST for a base
+# that no one can replace: `docker buildx imagetools inspect NAME` tells the digest of today.
 
 ARG PYTHON=python:3.11.14-slim-bookworm
 
@@ -19,7 +20,6 @@ RUN if [ "$DEVICE" = cpu ]; then \
 RUN /opt/venv/bin/pip install --no-cache-dir -r requirements.txt -c constraints.txt
 
 FROM ${PYTHON}
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin dirtycar
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY serving/ serving/
@@ -33,7 +33,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     HEALTH_PORT=8001 \
     REQUIRE_CERTIFIED=1 \
     GIT_COMMIT=${GIT_COMMIT}
-USER dirtycar
+USER 10001
 EXPOSE 8000
 # Only /tmp is written to: run with --read-only --tmpfs /tmp.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \

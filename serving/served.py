@@ -78,7 +78,8 @@ def load(settings: Settings, model: Path, threshold: Path | None) -> Served:
     if settings.require_gpu and not predictor.on_gpu:
         raise ModelError(f"REQUIRE_GPU=1, but {model} runs on {predictor.provider}: see convert.target in params.yaml")
     if settings.require_certified and not served.certified:
-        raise ModelError(f"REQUIRE_CERTIFIED=1, but {_not_certified(served, settings, model)}")
+        reason = _not_certified(served, settings, model)
+        raise ModelError(f"REQUIRE_CERTIFIED=1, but {reason}; REQUIRE_CERTIFIED=0 serves it all the same")
     image = decode(builtin_photo(), predictor.image_size)
     for batch in (1, max_batch):  # the shapes at both ends, so that no request pays for their set-up
         try:
