@@ -40,8 +40,9 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 
 from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
-from serving import logs, metrics  # noqa: E402
+from serving import cards, logs, metrics  # noqa: E402
 from serving.listener import refuse_handshakes  # noqa: E402
+from serving.near_misses import near_misses  # noqa: E402
 from serving.pair import PairError, Store  # noqa: E402
 from serving.settings import Settings, SettingsError  # noqa: E402
 
@@ -57,6 +58,7 @@ try:
 except SettingsError as error:
     _stop(error)
 _store = Store(_shared)
+os.environ["WORKERS"] = str(_settings.workers)  # a worker, which sees one card, must not count anew
 
 _host = f"[{_settings.host.strip('[]')}]" if ":" in _settings.host else _settings.host  # IPv6 goes in brackets
 bind = [f"{_host}:{port}" for port in (_settings.port, _settings.health_port) if port is not None]
@@ -72,6 +74,8 @@ logconfig_dict = logs.config(_settings.log_level)
 
 def on_starting(server: Any) -> None:
     """Start with a pair that was tried, or not at all."""
+    for warning in near_misses(os.environ):
+        _log.warning(warning)
     try:
         metrics.reserve()
         _store.publish(_settings.model_path, _settings.threshold_path)
@@ -100,9 +104,16 @@ def _reload() -> None:
         _log.error("reload refused, the old model and threshold stay in service: %s", error)
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Choose a worker's card: the one that the fewest have."""
+    worker.card = cards.least_used(cards.visible(), (other.card for other in server.WORKERS.values()))
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Set up what is a process's own. Without room for its metrics a worker ends and is tried again."""
     logs.relay_libraries()
+    if worker.card is not None:
+        os.environ[cards.VISIBLE] = worker.card  # before it initialises CUDA
     try:
         metrics.reserve()
     except OSError as error:

@@ -141,19 +141,19 @@ class Predictor(Network):
         return [self.threshold.rule.decide(float(p)) for p in p_clean]
 
 
-def gpu_present() -> bool:
-    """Whether an NVIDIA driver with at least one GPU answers. ONNX Runtime lists CUDA even where there is none."""
+def gpu_count() -> int:
+    """How many GPUs an NVIDIA driver shows this process. ONNX Runtime lists CUDA even where there is none."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int()
-    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def default_providers(target: str) -> list[str]:
     """For the target `gpu`, CUDA then CPU where a GPU is at hand; else CPU."""
-    if target == "gpu" and gpu_present() and "CUDAExecutionProvider" in ort.get_available_providers():
+    if target == "gpu" and gpu_count() and "CUDAExecutionProvider" in ort.get_available_providers():
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 

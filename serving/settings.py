@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic import model_validator as check
 
+from serving import cards
 from serving.cores import usable_cores
 from serving.decision import Rule, Threshold, ThresholdError
 from serving.expected import ExpectedError
@@ -35,6 +36,12 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 def _split(value: object) -> object:
     return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _workers() -> int:
+    """One for each card, for two would only wait for each other there; without a card, one for some cores."""
+    gpus, cores = len(cards.visible()), usable_cores()
+    return min(gpus, cores) or -(-cores // CORES_PER_WORKER)
 
 
 def _bearer(token: str) -> str:
@@ -70,7 +77,7 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    workers: PositiveInt = Field(default_factory=lambda: -(-usable_cores() // CORES_PER_WORKER))
+    workers: PositiveInt = Field(default_factory=_workers)
     threads: PositiveInt = Field(default_factory=lambda data: max(1, usable_cores() // data.get("workers", 1)))
     max_batch: PositiveInt | None = None
     queue: PositiveInt = 256

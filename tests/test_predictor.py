@@ -49,7 +49,7 @@ def test_an_unusable_decision_or_golden_answers_are_named(tmp_path: Path, key: s
 
 
 def test_a_model_for_cpus_never_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "gpu_present", lambda: True)
+    monkeypatch.setattr(predictor, "gpu_count", lambda: 1)
     monkeypatch.setattr(predictor.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert predictor.default_providers("gpu")[0] == "CUDAExecutionProvider"
     assert predictor.default_providers("cpu") == ["CPUExecutionProvider"]
