@@ -22,7 +22,7 @@ from pathlib import Path
 import requests
 from PIL import Image
 
-from benchmarks import fault_http, fault_photos
+from benchmarks import fault_front, fault_http, fault_photos
 from benchmarks.fault_row import Row
 from serving.cores import usable_cores
 from tests.live import ROOT, Live, Traffic, photo, running, wait_until
@@ -311,6 +311,9 @@ Scenario = Callable[[Bench], list[Row]]
 SCENARIOS: tuple[Scenario, ...] = (
     mutated_photos,
     malformed_http,
+    fault_front.slow_clients,
+    fault_front.slow_phones,
+    fault_front.stopped_servers,
     killed_workers,
     spoiled_models,
     changed_models,

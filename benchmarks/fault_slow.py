@@ -10,14 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 
+import numpy as np
 import requests
+from PIL import Image
 
 from benchmarks.fault_http import FORM, PART, request
-from tests.live import Live
+from benchmarks.fault_photos import encode
 
 TICK = 0.05  # seconds between two pieces of an upload
 _ANNOUNCED = b"POST /predict/files HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" + FORM + b"\r\n"
@@ -92,45 +94,10 @@ def crowd(port: int, name: str, photo: bytes, count: int) -> Iterator[None]:
         process.join()
 
 
-@dataclass
-class Waits:
-    """Seconds that an ordinary client waited for its answers, and how many it was refused or lost."""
-
-    health: list[float] = field(default_factory=list)
-    verdict: list[float] = field(default_factory=list)
-    failed: Counter[str] = field(default_factory=Counter)
-
-    def p99(self, name: str) -> float:
-        """In seconds."""
-        waits = sorted(getattr(self, name))
-        return waits[min(len(waits) - 1, int(0.99 * len(waits)))]
-
-
-def watch(live: Live, photo: bytes, seconds: float, health: str | None = None) -> Waits:
-    """An ordinary client and a probe, each asking ten times a second on connections of its own."""
-    waits, stop = Waits(), time.monotonic() + seconds
-
-    def ask(what: list[float], send: Callable[[], requests.Response]) -> None:
-        while time.monotonic() < stop:
-            began = time.monotonic()
-            try:
-                status = str(send().status_code)
-            except requests.RequestException as error:
-                status = type(error).__name__
-            what.append(time.monotonic() - began)
-            if status != "200":
-                waits.failed[status] += 1
-            time.sleep(max(0.0, 0.1 + began - time.monotonic()))
-
-    session = requests.Session()
-    verdict = lambda: session.post(live.url + "/predict/file", files={"file": ("a", photo)}, timeout=60)  # noqa: E731
-    probe = lambda: requests.get((health or live.url) + "/healthz", timeout=60)  # noqa: E731
-    threads = [threading.Thread(target=ask, args=pair) for pair in ((waits.health, probe), (waits.verdict, verdict))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return waits
+def phone_photo() -> bytes:
+    """12 megapixels in 3 MB."""
+    grain = np.random.default_rng(0).integers(0, 256, (500, 667, 3), np.uint8)
+    return encode(Image.fromarray(grain).resize((4000, 3000)), "JPEG", quality=80)
 
 
 def phones(port: int, photo: bytes, count: int, rate: float) -> Counter[str]:
@@ -144,9 +111,8 @@ def phones(port: int, photo: bytes, count: int, rate: float) -> Counter[str]:
         began = time.monotonic()
         for connection, done in list(sent.items()):
             try:
-                sent[connection] = (
-                    min(0, done + piece) if done < 0 else done + connection.send(message[done : done + piece])
-                )
+                went = connection.send(message[done : done + piece]) if done >= 0 else min(piece, -done)
+                sent[connection] += went
                 answer = connection.recv(4096)
                 ends[answer[9:12].decode() or "closed"] += 1
                 del sent[connection]
@@ -157,3 +123,17 @@ def phones(port: int, photo: bytes, count: int, rate: float) -> Counter[str]:
                 del sent[connection]
         time.sleep(max(0.0, TICK + began - time.monotonic()))
     return ends
+
+
+def retrying(url: str, photo: bytes, stopped: threading.Event, ends: Counter[str]) -> None:
+    """A client that sends photos until it is refused a connection, which it would ask for elsewhere."""
+    session = requests.Session()
+    while True:
+        try:
+            ends[str(session.post(url, files={"file": ("a", photo)}, timeout=60).status_code)] += 1
+        except requests.ConnectionError as error:
+            if "refused" in str(error):
+                return
+            ends["lost"] += 1
+        if stopped.is_set():  # an answer after SIGTERM closes its connection, and the next one is refused
+            session = requests.Session()

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_photos, fault_service
+from benchmarks import fault_front, fault_photos, fault_service
 from benchmarks.fault_row import Row, table
 
-# Of killed workers and of good models, tests/test_service.py has as much as a short version would.
-ELSEWHERE = (fault_service.killed_workers, fault_service.changed_models)
+# Of these, tests/test_service.py and tests/test_front.py have as much as a short version would.
+ELSEWHERE = (
+    fault_service.killed_workers,
+    fault_service.changed_models,
+    fault_front.slow_phones,
+    fault_front.stopped_servers,
+)
 SCENARIOS = [scenario for scenario in fault_service.SCENARIOS if scenario not in ELSEWHERE]
 
 
