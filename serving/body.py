@@ -12,7 +12,7 @@ from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
 
 HEAD_BYTES = 64 * 1024  # of a head, or of the trailers behind the last chunk
 _BLOCK = 256 * 1024
-_SMALL_CHUNKS, _MEAN_CHUNK = 1024, 512  # a client may send so many small chunks; beyond them this is the least mean
+_SMALL_CHUNKS, _MEAN_CHUNK = 256, 512  # a client may send so many small chunks; beyond them this is the least mean
 
 
 class IncompleteError(Exception):

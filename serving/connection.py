@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import IO, Any, NamedTuple
 
@@ -116,12 +117,6 @@ class Connection:
         """Whether the whole request is here."""
         return self.body is not None and self.body.complete
 
-    @property
-    def ready(self) -> bool:
-        """Whether as much of it is here as is needed for an answer."""
-        assert self.body is not None
-        return self.complete or self.body_limit is None or self.body.size > self.body_limit
-
     def enter(self, state: State) -> None:
         """Begin to wait for something."""
         self.state = state
@@ -141,8 +136,23 @@ class Connection:
             self.since = self.progress  # a head is timed from its first byte
         self.moved += count
 
-    def parse(self, cfg: Any) -> bool:
-        """Whether the head is complete, which gunicorn's parser decides. Raises what it raises about a wrong one."""
+    def advance(self, cfg: Any, body_limit: Callable[[Connection], int | None]) -> bool:
+        """Whether as much of a request has arrived as is needed for an answer. `body_limit` tells how many bytes of a
+        body are read, None for none. Raises gunicorn's ParseException, and OSError when the client is gone."""
+        if self.body is not None:
+            self.body.feed(self.received)
+        elif not self._parse(cfg):
+            return False
+        elif not self.complete:
+            self.body_limit = body_limit(self)
+            if self.body_limit is not None:
+                self._invite()
+                self.enter(State.BODY)
+        assert self.body is not None
+        return self.complete or self.body_limit is None or self.body.size > self.body_limit
+
+    def _parse(self, cfg: Any) -> bool:
+        """Whether the head is complete, which gunicorn's parser decides."""
         source = Received(self.received)
         try:
             request = Request(cfg, source, self.client, self.requests + 1)
@@ -159,7 +169,7 @@ class Connection:
         self.body.feed(self.received)
         return True
 
-    def invite(self) -> None:
+    def _invite(self) -> None:
         """Tell a client that waits for it to go on with its body."""
         if self._awaits_invitation and self.body is not None and not self.body.size:
             self.sock.sendall(_CONTINUE)

@@ -30,7 +30,7 @@ ACCEPT_SECONDS = 0.5  # for handshakes that are under way when a server stops
 LINGER_BYTES = 16 * 1024 * 1024  # that are thrown away for a client to see its answer
 _PIECE = 256 * 1024
 _SWEEP_SECONDS = 0.25
-_SILENT = (Overdue.IDLE, Overdue.LINGER)  # nothing is wrong with these clients
+_ANSWERS = {Overdue.HEAD: Kind.TOO_SLOW, Overdue.BODY: Kind.TOO_SLOW, Overdue.ROOM: Kind.OVERLOADED}  # else none
 
 
 class Front:
@@ -42,13 +42,12 @@ class Front:
         self._cfg, self._handler, self._limits = cfg, handler, limits
         self._connections, self._room = Connections(limits), Room(budget)
         self._loop = Loop()
-        full = lambda: self._make_place(self._connections.stalest())  # noqa: E731
-        self._listeners = Listeners(self._loop, listeners, self._admit, full)
+        self._listeners = Listeners(self._loop, listeners, self._admit, self._make_place)
         self._swept = time.monotonic()
         self._stopping: float | None = None
 
     def step(self) -> None:
-        """Wait until something happens, for less than a second, and do what it asks for."""
+        """Wait for something to do, for less than a second, and do it."""
         self._loop.step(_SWEEP_SECONDS)
         if time.monotonic() - self._swept > _SWEEP_SECONDS:
             self._swept = time.monotonic()
@@ -72,14 +71,12 @@ class Front:
 
     def _admit(self, sock: socket.socket, client: Any, listener: socket.socket) -> None:
         connection = Connection(sock, client, listener.getsockname())
-        self._make_place(self._connections.add(connection))
+        self._cut(Overdue.CONNECTIONS, self._connections.add(connection))
         if connection.state is not State.CLOSED:
             self._watch(connection, READ)
 
-    def _make_place(self, connection: Connection | None) -> None:
-        if connection is not None:
-            metrics.CUT_OFF.labels("connections").inc()
-            self._close(connection)
+    def _make_place(self) -> None:
+        self._cut(Overdue.CONNECTIONS, self._connections.stalest())
 
     def _watch(self, connection: Connection, event: int) -> None:
         act = self._read if event == READ else self._write
@@ -97,8 +94,14 @@ class Front:
 
     def _read(self, connection: Connection) -> None:
         if not self._room.allows(connection):
-            self._loop.unwatch(connection.real)
-            return
+            stalled = self._connections.stalled_body()
+            if stalled is None:
+                self._room.pause(connection)
+                self._loop.unwatch(connection.real)
+                return
+            self._guarded(partial(self._cut, Overdue.ROOM), stalled)
+            if stalled is connection:
+                return
         try:
             data = connection.real.recv(_PIECE)
         except BlockingIOError:
@@ -106,12 +109,9 @@ class Front:
         connection.moves(len(data))
         if not data and connection.state is State.BODY:  # it may still take an answer
             self._refuse(connection, Kind.BAD_REQUEST)
-        elif not data:
+        elif not data or (connection.state is State.LINGER and connection.moved > LINGER_BYTES):
             self._close(connection)
-        elif connection.state is State.LINGER:
-            if connection.moved > LINGER_BYTES:
-                self._close(connection)
-        else:
+        elif connection.state is not State.LINGER:
             connection.received += data
             self._room.hold(connection, connection.held + len(data))
             self._advance(connection)
@@ -119,38 +119,21 @@ class Front:
     def _advance(self, connection: Connection) -> None:
         """Go on with a request as far as what has arrived of it allows."""
         try:
-            if connection.body is not None:
-                connection.body.feed(connection.received)
-            elif not connection.parse(self._cfg):
-                return
-            elif not connection.complete:
-                connection.body_limit = self._handler.body_limit(connection)
-                if connection.body_limit is not None:
-                    connection.invite()
-                    connection.enter(State.BODY)
+            ready = connection.advance(self._cfg, self._handler.body_limit)
         except OSError:
             raise
         except Exception as error:  # gunicorn's, about what it cannot understand; anything else is answered with 500
             self._refuse(connection, error)
             return
-        if connection.ready:
-            self._submit(connection)
-
-    def _submit(self, connection: Connection) -> None:
+        if not ready:
+            return
         self._loop.unwatch(connection.real)
-        lane = self._handler.lane(connection)
         connection.enter(State.WORK)
-        future = lane.submit(partial(self._work, connection))
+        future = self._handler.start(connection)
         if future is None:
             self._refuse(connection, Kind.OVERLOADED)
         else:
             future.add_done_callback(lambda done: self._loop.call(partial(self._finish, connection, done)))
-
-    def _work(self, connection: Connection) -> bool:
-        """In a thread: answer, and send as much as the client takes at once."""
-        keep = self._handler.serve(connection)
-        connection.sock.flush(connection.real)
-        return keep
 
     def _finish(self, connection: Connection, done: Future[bool]) -> None:
         """The answer is there, as far as it has not been sent yet."""
@@ -211,13 +194,15 @@ class Front:
             self._listeners.close()
         metrics.CONNECTIONS.set(len(self._connections))
 
-    def _cut(self, reason: Overdue, connection: Connection) -> None:
-        if reason not in _SILENT:
-            metrics.CUT_OFF.labels(reason.value).inc()
-        if reason in _SILENT or connection.state is State.ANSWER:
-            self._close(connection)
+    def _cut(self, reason: Overdue, connection: Connection | None) -> None:
+        """End a connection, if there is one, with an answer where the client may still expect it."""
+        if connection is None:
+            return
+        metrics.CUT_OFF.labels(reason.value).inc()
+        if reason in _ANSWERS and connection.state is not State.ANSWER:
+            self._refuse(connection, _ANSWERS[reason])
         else:
-            self._refuse(connection, Kind.OVERLOADED if reason is Overdue.ROOM else Kind.TOO_SLOW)
+            self._close(connection)
 
     def _close(self, connection: Connection) -> None:
         self._connections.remove(connection)

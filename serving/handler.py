@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -54,8 +55,8 @@ class Lane:
 
 
 class Handler:
-    """Answers the requests of one process; `only` those for some paths. All but `serve` is called in the event loop,
-    and is quick."""
+    """Answers the requests of one process; `only` those for some paths. Called in the event loop, all but
+    the work in the threads is quick."""
 
     def __init__(self, cfg: Any, app: Flask, alive: Callable[[], bool], only: frozenset[str] = frozenset()) -> None:
         self._cfg, self._app, self._alive, self._only = cfg, app, alive, only
@@ -77,13 +78,19 @@ class Handler:
         _, environ = wsgi.create(connection.request, connection.sock, connection.client, connection.server, self._cfg)
         return body_limit(self._app, environ)
 
-    def lane(self, connection: Connection) -> Lane:
-        """Photos, pages and probes do not wait for each other."""
+    def start(self, connection: Connection) -> Future[bool] | None:
+        """Have a thread answer; None if there is no place for it. Photos, pages and probes do not wait for each other.
+        The future tells whether the connection may stay open."""
         request = connection.request
         assert request is not None
-        if request.path in STATUS_PATHS:
-            return self._status
-        return self._photos if request.method == "POST" and connection.complete else self._pages
+        lane = self._photos if request.method == "POST" and connection.complete else self._pages
+        return (self._status if request.path in STATUS_PATHS else lane).submit(partial(self._work, connection))
+
+    def _work(self, connection: Connection) -> bool:
+        """Answer, and send as much as the client takes at once."""
+        keep = self._serve(connection)
+        connection.sock.flush(connection.real)
+        return keep
 
     def refuse(self, connection: Connection, reason: Exception | Kind) -> None:
         """Answer what is no request, or comes to nothing."""
@@ -101,8 +108,7 @@ class Handler:
             metrics.UNAVAILABLE.labels("front").inc()
         connection.sock.sendall(raw_response(kind, detail))
 
-    def serve(self, connection: Connection) -> bool:
-        """Write the application's answer to `sock` (in a thread); whether the connection may stay open."""
+    def _serve(self, connection: Connection) -> bool:
         request = connection.request
         assert request is not None
         metrics.RECEIVE_SECONDS.observe(connection.since - connection.began)

@@ -33,6 +33,7 @@ class Overdue(Enum):
     BODY = "body"
     ANSWER = "answer"
     ROOM = "room"
+    CONNECTIONS = "connections"
     LINGER = "linger"
 
 
@@ -97,3 +98,9 @@ class Connections:
         """Of those that wait for their client, the one that has not moved for the longest time."""
         waiting = (c for c in self._open if c.state is not State.WORK and address in (None, c.address))
         return min(waiting, key=lambda c: c.progress, default=None)
+
+    def stalled_body(self) -> Connection | None:
+        """The body that has not moved for the longest time, if that is too long where others need its room."""
+        bodies = (c for c in self._open if c.state is State.BODY and not c.paused)
+        stalest = min(bodies, key=lambda c: c.progress, default=None)
+        return stalest if stalest and time.monotonic() - stalest.progress > STALL_SECONDS else None

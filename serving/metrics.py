@@ -24,7 +24,7 @@ THREAD_WAIT = Histogram("dirtycar_thread_wait_seconds", "From a request's last b
 CONNECTIONS = Gauge("dirtycar_connections", "Open connections of clients", multiprocess_mode="livesum")
 CUT_OFF = Counter(
     "dirtycar_clients_cut_off",
-    "Clients that were too slow with a head, body or answer, or had to make room for bytes or connections",
+    "Connections that were too slow with a head, body or answer, or idle, or had to make room for bytes or others",
     ["reason"],
 )
 QUEUE_WAIT = Histogram(

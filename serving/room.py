@@ -32,12 +32,13 @@ class Room:
         connection.held = count
 
     def allows(self, connection: Connection) -> bool:
-        """Whether a connection may be read; if not, it has to wait until `resume` names it."""
-        if connection.state is not State.BODY or self._budget.free > 0 or connection is self._favoured:
-            return True
+        """Whether a connection may be read."""
+        return connection.state is not State.BODY or self._budget.free > 0 or connection is self._favoured
+
+    def pause(self, connection: Connection) -> None:
+        """Have a connection wait until `resume` names it."""
         connection.paused = True
         self._paused.append(connection)
-        return False
 
     def resume(self, piece: int) -> Iterator[Connection]:
         """Those that may go on, as many as there is room for a piece of each."""

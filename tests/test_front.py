@@ -137,7 +137,10 @@ def test_bodies_wait_for_room_and_one_of_them_goes_on() -> None:
     for body in bodies:
         assert room.allows(body)
         room.hold(body, 400)
-    assert budget.free == -200 and not any(room.allows(body) for body in bodies) and room.short
+    assert budget.free == -200 and not any(room.allows(body) for body in bodies) and not room.short
+    for body in bodies:
+        room.pause(body)
+    assert room.short
     assert list(room.resume(100)) == bodies[:1] and room.allows(bodies[0]) and not list(room.resume(100))
     room.hold(bodies[0], 0)
     bodies[0].close()
