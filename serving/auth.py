@@ -11,30 +11,30 @@ from serving.errors import Kind, Problem
 STATUS_PATHS = ("/metrics", "/model", "/docs", "/openapi.json")
 
 
-def require(token: str | None, *schemes: str) -> None:
-    """Let only those pass who send the token, where there is one. Raises Problem.
+def require(token: str | None, scheme: str = "Bearer") -> None:
+    """Let only those pass who send the token, where there is one: as a bearer's, or as the password of any user.
 
-    `schemes`: `Bearer`, and `Basic` for browsers, which then ask for a password: any name will do, with the token.
+    Raises Problem, with the `scheme` that is asked for: `Basic` has a browser ask its user.
     """
-    if token is not None and not _sends(token, schemes):
-        hint = " or ".join(f"`Authorization: {scheme} ...`" for scheme in schemes)
-        raise Problem(Kind.UNAUTHORIZED, f"send {hint} with the token", {"WWW-Authenticate": ", ".join(schemes)})
+    if token is not None and not _sends(token):
+        raise Problem(Kind.UNAUTHORIZED, "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": scheme})
 
 
 def guard_status(app: Flask, token: str | None) -> None:
     """Ask for the token on STATUS_PATHS."""
 
     def guard() -> None:
-        if f"/{request.path.split('/')[1]}" in STATUS_PATHS:
-            require(token, "Bearer", "Basic")
+        path = f"/{request.path.split('/')[1]}"
+        if path in STATUS_PATHS:
+            require(token, "Basic" if path == "/docs" else "Bearer")
 
     app.before_request(guard)
 
 
-def _sends(token: str, schemes: tuple[str, ...]) -> bool:
+def _sends(token: str) -> bool:
     """Whether the request carries the token, compared in a time that does not tell how much of it was right."""
     offered = request.authorization
-    if offered is None or offered.type.title() not in schemes:
+    if offered is None or offered.type not in ("bearer", "basic"):
         return False
-    given = offered.password if offered.type == "basic" else offered.token
+    given = offered.token if offered.type == "bearer" else offered.password
     return given is not None and hmac.compare_digest(given.encode(), token.encode())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from serving import metrics
 from serving.image import PhotoError
 from serving.predictor import Predictor
+from serving.round_robin import RoundRobin
 
 Pixels = NDArray[np.uint8]
 Decode = Callable[[], Pixels]
@@ -22,6 +23,9 @@ Decode = Callable[[], Pixels]
 
 class Stuck(RuntimeError):
     """Nothing moves in this process any more."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing moves in this process any more; another takes its place")
 
 
 @dataclass
@@ -33,34 +37,6 @@ class _Job:
     result: Future[float] = field(default_factory=Future)
     since: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
-
-
-class _RoundRobin:
-    """Photos that wait to be decoded: every request gives one in turn, so that many of one hold up none of another."""
-
-    def __init__(self) -> None:
-        self._requests: deque[deque[_Job]] = deque()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._requests))
-
-    def add(self, request: Sequence[_Job], *, first: bool) -> None:
-        """Append a request's photos, or put them before all others."""
-        if request:
-            (self._requests.appendleft if first else self._requests.append)(deque(request))
-
-    def take(self) -> _Job:
-        """The next photo; its request goes to the end of the line with what it has left."""
-        request = self._requests.popleft()
-        job = request.popleft()
-        if request:
-            self._requests.append(request)
-        return job
-
-    def forget_cancelled(self) -> None:
-        """Let go of photos that nobody waits for any more."""
-        left = (deque(job for job in request if not job.result.cancelled()) for request in self._requests)
-        self._requests = deque(request for request in left if request)
 
 
 class Batcher:
@@ -79,7 +55,7 @@ class Batcher:
         self._gather = calls >= threads
         self._decoding: dict[int, float] = {}  # since when a thread decodes a photo, by its id
         self._calling: dict[int, float] = {}  # since when a thread is in a model call
-        self._raw = _RoundRobin()
+        self._raw: RoundRobin[_Job] = RoundRobin()
         self._decoded: deque[tuple[_Job, Pixels]] = deque()
         self._change = threading.Condition()
         self._closed = False
@@ -105,7 +81,7 @@ class Batcher:
         dropped = [result.cancel() for result in results]
         if any(dropped):
             with self._change:
-                self._raw.forget_cancelled()
+                self._raw.remove(lambda job: job.result.cancelled())
 
     def busy_since(self) -> float | None:
         """Since when, by the monotonic clock, no thread was free for a photo, or no model call for a batch, and none of

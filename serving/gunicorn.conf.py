@@ -30,7 +30,8 @@ def _leave_nothing() -> None:
         shutil.rmtree(_shared, ignore_errors=True)
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped while starting"))  # until gunicorn sets its own
+for _number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # until gunicorn sets its own
+    signal.signal(_number, lambda *_: sys.exit("stopped while starting"))
 (_shared / "metrics").mkdir()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_shared / "metrics")  # read when prometheus_client is first imported
 os.environ["DIRTYCAR_STORE"] = str(_shared)

@@ -79,7 +79,7 @@ def _guard(mimetype: str, most: int) -> None:
     """Before a body is read: the token, the body's type and its size."""
     if request.method == "OPTIONS":
         return
-    auth.require(current().settings.api_token, "Bearer")
+    auth.require(current().settings.api_token)
     if request.mimetype != mimetype:
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, f"send {mimetype}")
     if (request.content_length or 0) > most:
