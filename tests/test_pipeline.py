@@ -17,8 +17,8 @@ from stages.common.params import TOP_LEVEL, keys, load
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = ["split_check", "backbone", "train", "convert", "eval", "threshold", "export", "benchmark"]
-PARAMS_MODULE = {name: f"stages.{name}.__main__" for name in ("eval", "threshold", "export")}
-PARAMS_MODULE |= {name: f"stages.{name}.params" for name in ("split_check", "train", "convert")}
+PARAMS_MODULE = {name: f"stages.{name}.__main__" for name in ("eval", "export")}
+PARAMS_MODULE |= {name: f"stages.{name}.params" for name in ("split_check", "train", "convert", "threshold")}
 
 
 def module_file(name: str) -> Path | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Workspace
+import yaml
+from conftest import ROOT, Workspace
 
 from serving.decision import read_threshold
+from stages.common.errors import StageError
 from stages.threshold.__main__ import main
 
 
@@ -53,7 +56,7 @@ def test_cars_that_leave_no_photo_of_a_class_are_named(workspace: Workspace) -> 
     rows = [row.split(",") for row in groups.read_text().splitlines()[1:]]
     one = {f"val/{i}.jpg" for i in (*range(30), 60, 61, 62)}
     groups.write_text("path,group\n" + "".join(f"{name},{'one' if name in one else group}\n" for name, group in rows))
-    workspace.refuses("threshold", "31 cars or sessions in val", "none of them is dirty", "split_check.group_regex")
+    workspace.refuses("threshold", "val has 31 cars or sessions", "none of them is dirty", "split_check.group_regex")
 
 
 def test_a_poor_model_is_said_not_to_be_certified(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
@@ -67,9 +70,50 @@ def test_a_poor_model_is_said_not_to_be_certified(workspace: Workspace, caplog: 
     assert not Path("artifacts/threshold.json").exists()
 
 
-def test_a_trivial_target_is_said_to_be_one(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+def production_settings() -> dict[str, object]:
+    """The threshold's keys in README's command for production."""
+    section = (ROOT / "README.md").read_text().split("## Production settings")[1]
+    return {key: yaml.safe_load(value) for key, value in re.findall(r"-S (threshold\.\w+)=(\S+)", section)}
+
+
+def test_few_dirty_cars_want_a_limit_on_what_passes(workspace: Workspace) -> None:
+    """15 % of 69,000 clean and 2,300 dirty photos, AUC 0.98: no certificate by default, a real one in production."""
+    predictions(workspace.folder, 10_350, 345, 2.9)
+    with pytest.raises(StageError, match=r"TRIVIAL") as refused:
+        main()
+    assert not Path("artifacts/threshold.json").exists()
+    said = re.findall(r"threshold\.(\w+): (\S+) +T_clean (\S+), recall (\S+), (.+)", str(refused.value))
+    assert {key for key, *_ in said} == {"max_false_clean_rate", "dirty_share"}
+    ((t_clean, recall),) = ((t, r) for key, value, t, r, _ in said if (key, value) == ("max_false_clean_rate", "0.05"))
+    workspace.set(**production_settings())
+    found = result()
+    assert found["certified"] and not found["trivial"]
+    assert f"{found['T_clean']:.4f}" == t_clean and f"{found['promise']['clean']['recall']:.3f}" == recall
+    test = json.loads(Path("reports/threshold.json").read_text())["test"]
+    assert test["false_clean_rate"] <= 0.05 and test["recall_clean"] > 0.7
+
+
+def test_a_trivial_promise_can_be_accepted_and_is_not_certified(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
     predictions(workspace.folder, 970, 30, 3.0)
-    assert result()["trivial"] and "TRIVIAL" in caplog.text and "max_false_clean_rate" in caplog.text
+    workspace.set(**{"threshold.on_trivial": "accept", "threshold.on_unreachable": "fail"})
+    found = result()
+    assert found["trivial"] and not found["certified"] and found["T_clean"] == 0
+    assert "NOT CERTIFIED" in caplog.text
+
+
+def test_tries_and_both_promises_divide_the_level(workspace: Workspace) -> None:
+    predictions(workspace.folder, 600, 300, 3.0)
+    thresholds = []
+    for tries, low, level in ((1, None, 0.05), (8, None, 0.05 / 8), (8, 0.9, 0.05 / 16)):
+        workspace.set(**{"threshold.tries": tries, "threshold.target_precision_dirty": low})
+        found = result()
+        assert (found["confidence"], found["tries"]) == (0.95, tries)
+        promises = [one for one in found["promise"].values() if one]
+        assert [1 - one["confidence"] for one in promises] == pytest.approx([level] * len(promises))
+        thresholds.append(found["T_clean"])
+    assert thresholds == sorted(set(thresholds))
 
 
 def test_the_review_zone(workspace: Workspace) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,34 +15,17 @@ from serving.decision import Rule
 from stages.common.data import read_groups
 from stages.common.errors import StageError, run_stage
 from stages.common.outcome import outcome, verdicts
-from stages.common.params import OpenShare, load, strict
+from stages.common.params import load
 from stages.common.reports import csv_bytes, json_bytes, write_all
 from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
 from stages.threshold.choose import one_per_car
+from stages.threshold.params import Params, ThresholdParams
 
 PREDICTIONS, THRESHOLD = Path("artifacts/predictions"), Path("artifacts/threshold.json")
 REPORT, PLOTS = Path("reports/threshold.json"), Path("reports/threshold")
+LIMITS, SHARES = (0.02, 0.05, 0.1), (0.1, 0.2)  # that a trivial promise is answered with
 
 log = logging.getLogger(__name__)
-
-
-@strict
-class ThresholdParams:
-    """The section `threshold`."""
-
-    target_precision_clean: OpenShare
-    target_precision_dirty: OpenShare | None
-    confidence: OpenShare
-    dirty_share: OpenShare | None
-    max_false_clean_rate: OpenShare | None
-    on_unreachable: Literal["best_effort", "fail"]
-
-
-@strict
-class Params:
-    """What this stage reads of params.yaml."""
-
-    threshold: ThresholdParams
 
 
 class Predictions(NamedTuple):
@@ -69,23 +52,52 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(names, np.array(is_clean), np.array(p_clean))
 
 
-def decide(val: Predictions, groups: NDArray[np.str_], params: ThresholdParams) -> list[Decision]:
-    """The decision on T_clean and, where the dirty verdict has a target too, the one on T_low.
+def decide_clean(val: Predictions, groups: NDArray[np.str_], params: ThresholdParams) -> Decision:
+    """The decision on T_clean.
 
     Photos of one group count once: were they taken for so many cars, the promise would be too bold.
     """
-    share, confidence = params.dirty_share, params.confidence
-    clean = choose_threshold(
-        val.is_clean, val.p_clean, target_precision=params.target_precision_clean, confidence=confidence,
-        dirty_share=share, groups=groups, max_false_clean_rate=params.max_false_clean_rate,
+    return choose_threshold(
+        val.is_clean, val.p_clean, target_precision=params.target_precision_clean, confidence=params.confidence_each,
+        dirty_share=params.dirty_share, groups=groups, max_false_clean_rate=params.max_false_clean_rate,
     )  # fmt: skip
+
+
+def decide(val: Predictions, groups: NDArray[np.str_], params: ThresholdParams) -> list[Decision]:
+    """The decision on T_clean and, where the dirty verdict has a target too, the one on T_low."""
+    clean = decide_clean(val, groups, params)
     if params.target_precision_dirty is None:
         return [clean]
     dirty = choose_low_threshold(
-        val.is_clean, val.p_clean, target_precision_dirty=params.target_precision_dirty, confidence=confidence,
-        t_clean=clean.threshold, dirty_share=share, groups=groups,
+        val.is_clean, val.p_clean, target_precision_dirty=params.target_precision_dirty,
+        confidence=params.confidence_each, t_clean=clean.threshold, dirty_share=params.dirty_share, groups=groups,
     )  # fmt: skip
     return [clean, dirty]
+
+
+def refuse_trivial(
+    decisions: list[Decision], val: Predictions, groups: NDArray[np.str_], params: ThresholdParams
+) -> None:
+    """Raises StageError with what to set, and what T_clean it gives on val, unless a trivial promise is accepted."""
+    trivial = [name for name, one in zip(("clean", "dirty"), decisions, strict=False) if one.trivial]
+    if not trivial or params.on_trivial == "accept":
+        return
+    share = params.dirty_share or decisions[0].n_dirty / (decisions[0].n_clean + decisions[0].n_dirty)
+    lines = [
+        f"the precision of {' and '.join(trivial)} is TRIVIAL where {share:.1%} of the cars are dirty: calling every "
+        "car the same meets it, so it says nothing of the model. Set one of these; on val it gives:"
+    ]
+    if "clean" in trivial:
+        options = {f"max_false_clean_rate: {x}": replace(params, max_false_clean_rate=x) for x in LIMITS}
+        options |= {f"dirty_share: {x}": replace(params, dirty_share=x) for x in SHARES}
+        for option, changed in options.items():
+            one = decide_clean(val, groups, changed)
+            gives = "certified" if one.certified else "trivial as well" if one.trivial else "not certified"
+            lines.append(f"  threshold.{option:<27}T_clean {one.threshold:.4f}, recall {one.recall:.3f}, {gives}")
+    if "dirty" in trivial:
+        lines.append("  threshold.target_precision_dirty: a higher one, or null")
+    lines.append("  threshold.on_trivial: accept   goes on, not certified")
+    raise StageError("\n".join(lines))
 
 
 def speak_up(decisions: list[Decision], params: ThresholdParams) -> None:
@@ -93,15 +105,9 @@ def speak_up(decisions: list[Decision], params: ThresholdParams) -> None:
     for name, decision in zip(("clean", "dirty"), decisions, strict=False):
         if not decision.certified:
             message = f"the precision of {name} >= {decision.target_precision} is NOT CERTIFIED: {decision.reason}"
-            if params.on_unreachable == "fail":
+            if params.on_unreachable == "fail" and not decision.trivial:
                 raise StageError(f"{message}\nSet threshold.on_unreachable: best_effort to go on without the promise.")
             log.warning(message)
-    if decisions[0].trivial:
-        log.warning(
-            "the target is TRIVIAL: passing every car as clean meets precision %s at this share of dirty cars; set "
-            "threshold.max_false_clean_rate, or threshold.dirty_share to a share where it matters",
-            decisions[0].target_precision,
-        )
 
 
 def plots(tables: Scenarios) -> dict[Path, bytes]:
@@ -112,13 +118,18 @@ def plots(tables: Scenarios) -> dict[Path, bytes]:
     }
 
 
-def describe(rule: Rule, decisions: list[Decision]) -> dict[str, Any]:
-    """The content of threshold.json: the rule, whether it is certified, and all that is known of the promise."""
+def describe(rule: Rule, decisions: list[Decision], params: ThresholdParams) -> dict[str, Any]:
+    """The content of threshold.json: the rule, whether it is certified, and all that is known of the promise.
+
+    `confidence` is that of all promises of all `tries` together; each promise has its own, higher one.
+    """
     return {
         "T_clean": rule.t_clean,
         "T_low": rule.t_low,
         "certified": all(decision.certified for decision in decisions),
-        "trivial": decisions[0].trivial,
+        "trivial": any(decision.trivial for decision in decisions),
+        "confidence": params.confidence,
+        "tries": params.tries,
         "promise": {"clean": asdict(decisions[0]), "dirty": asdict(decisions[1]) if len(decisions) > 1 else None},
     }
 
@@ -131,14 +142,15 @@ def main() -> None:
     counted = val.is_clean[one_per_car(groups, len(groups))]
     if counted.all() or not counted.any():
         raise StageError(
-            f"one photo of each of the {len(counted)} cars or sessions in val is counted, and none of them is "
+            f"val has {len(counted)} cars or sessions (one photo each is used) and none of them is "
             f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend split_check.group_regex"
         )
     decisions = decide(val, groups, params)
+    refuse_trivial(decisions, val, groups, params)
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
     rule = Rule(clean.threshold, low.threshold if low else None)
-    found, turned_out = describe(rule, decisions), outcome(test.is_clean, verdicts(rule, test.p_clean))
+    found, turned_out = describe(rule, decisions, params), outcome(test.is_clean, verdicts(rule, test.p_clean))
     tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=groups)
     report = found | {"test": turned_out, "at_dirty_shares": tables.shares, "at_targets": tables.targets}
     write_all({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})

@@ -1,14 +1,15 @@
-"""The thresholds of both verdicts: arguments checked, one unit per car, then `certify.decide`."""
+"""The thresholds of both verdicts: arguments checked, one unit per car, then the cut and what is to be said of it."""
 
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stages.threshold.bounds import Floats
-from stages.threshold.certify import decide
+from stages.threshold.bounds import Floats, rate_high
+from stages.threshold.certify import choose_cut, precise, reachable_precision, within_limit
 from stages.threshold.cuts import Cuts
 from stages.threshold.decision import Decision, Promise, describe
+from stages.threshold.forecast import CHANCE, Forecast, more_units
 
 
 def choose_threshold(
@@ -23,25 +24,26 @@ def choose_threshold(
 ) -> Decision:
     """Choose the lowest T such that precision(p_clean >= T) >= target with probability >= confidence.
 
-    Method and assumptions: see `walk`. is_clean: bool [N]. p_clean: float [N] in [0, 1], higher meaning likelier
-    clean; only its order counts, so a strictly monotone calibration fitted on the same photos does no harm.
+    Method and assumptions: see `fixed_sequence`. is_clean: bool [N]. p_clean: float [N] in [0, 1], higher meaning
+    likelier clean; only its order counts, so a strictly monotone calibration fitted on the same photos does no harm.
     dirty_share: the share of dirty cars where T will be used (None: as among these photos). groups: car ids [N]; one
     photo per car is drawn, blind to label and score, so that cars are counted and not photos, each car alike.
     max_false_clean_rate: the share of dirty photos that may pass as clean, to be proven as well.
 
     T lies between the last score accepted and the next; it is 0 if all are accepted. Without a proof, T is where the
     lower bound on precision is highest, `certified` is False and `reason` says what is missing; where one class is
-    missing, T is 1. Raises ValueError naming the argument that is empty, of the wrong length or type, not finite or
-    out of range.
+    missing, T is 1. A promise that accepting every photo keeps is `trivial` and not certified. Raises ValueError naming
+    the argument that is empty, of the wrong length or type, not finite or out of range.
     """
     clean, score = _photos(is_clean, p_clean)
+    units = one_per_car(groups, len(clean))
     promise = Promise(
         _inside("target_precision", target_precision, up_to_one=True),
         _inside("confidence", confidence),
         None if dirty_share is None else _inside("dirty_share", dirty_share),
         None if max_false_clean_rate is None else _inside("max_false_clean_rate", max_false_clean_rate),
+        unit="photos" if len(units) == len(clean) else "cars",
     )
-    units = one_per_car(groups, len(clean))
     return replace(decide(Cuts.of(clean[units], score[units]), promise), n_photos=len(clean))
 
 
@@ -63,21 +65,81 @@ def choose_low_threshold(
     """
     clean, score = _photos(is_clean, p_clean)
     share = None if dirty_share is None else _inside("dirty_share", dirty_share)
+    units = one_per_car(groups, len(clean))
     promise = Promise(
         _inside("target_precision_dirty", target_precision_dirty, up_to_one=True),
         _inside("confidence", confidence),
         None if share is None else 1 - share,
         names=("dirty", "clean"),
+        unit="photos" if len(units) == len(clean) else "cars",
     )
     if not 0 <= t_clean <= 1:
         raise ValueError(f"t_clean must lie in [0, 1], not {t_clean!r}")
-    units = one_per_car(groups, len(clean))
     cuts = Cuts.of(~clean[units], 1 - score[units])
     mirror = decide(cuts, promise)
     low = min(1 - mirror.threshold, float(t_clean))
     if low < 1 - mirror.threshold:  # stricter than what was certified
-        mirror = describe(cuts, int((1 - cuts.score < low).sum()) - 1, promise, mirror.reason)
+        mirror = describe(
+            cuts, int((1 - cuts.score < low).sum()) - 1, promise, certified=mirror.certified, reason=mirror.reason
+        )
     return replace(mirror, threshold=low, dirty_share=share, n_photos=len(clean))
+
+
+def decide(cuts: Cuts, promise: Promise) -> Decision:
+    """The most permissive certified threshold, else the best that can be reached, with the reason in words."""
+    if 0 in (cuts.n_clean, cuts.n_dirty):
+        missing = promise.names[0 if cuts.n_clean == 0 else 1]
+        reason = f"none of the {len(cuts)} {promise.unit} is {missing}: nothing can be said of {missing} ones"
+        return describe(cuts, -1, promise, certified=False, reason=reason)
+    cut, certified = choose_cut(cuts, promise)
+    decision = describe(cuts, cut, promise, certified=certified)
+    if certified:
+        return decision
+    if decision.trivial:
+        accepted, other = promise.names
+        reason = f"trivial: calling every car {accepted} meets it while {promise.other_share(cuts):.3g} are {other}"
+        return replace(decision, reason=reason)
+    if promise.target == 1:
+        reason = "no number of photos can prove a precision of 1: choose a target below it"
+        return replace(decision, reason=reason, reachable_precision=reachable_precision(cuts, promise))
+    return _unproven(decision, cuts, promise)
+
+
+def _unproven(decision: Decision, cuts: Cuts, promise: Promise) -> Decision:
+    """The decision with what is out of reach, what is not, and what it would take."""
+    accepted, other = promise.names
+    missing, precision, limit = [], None, None
+    if precise(cuts, promise) < 0:
+        precision = reachable_precision(cuts, promise)
+        can = "not even 0.5" if precision is None else f"but {precision:g} can be promised"
+        missing.append(f"a precision of {promise.target:g} ({can})")
+    if within_limit(cuts, promise) < 0:
+        limit = float(rate_high(cuts.dirty[0], cuts.n_dirty, promise.alpha))
+        can = f"but {np.ceil(limit * 1000) / 1000:g} can be promised"
+        missing.append(f"at most {promise.max_false_clean_rate:g} of the {other} passing as {accepted} ({can})")
+    more = more_units(cuts, promise)
+    reason = (
+        f"{cuts.n_clean} {accepted} and {cuts.n_dirty} {other} {promise.unit} cannot prove {' and '.join(missing)} "
+        f"with confidence {promise.confidence:g}; {_need(more, promise)}"
+    )
+    return replace(
+        decision,
+        reason=reason,
+        reachable_precision=precision,
+        reachable_false_clean_rate=limit,
+        more_dirty=more and more.more_dirty,
+        recall_with_more=more and more.recall,
+    )
+
+
+def _need(more: Forecast | None, promise: Promise) -> str:
+    accepted, other = promise.names
+    if more is None:
+        return f"even 20 times as many would hardly do: too many {other} ones score like {accepted} ones"
+    return (
+        f"{more.more_dirty} more {other} {promise.unit}, and {accepted} ones in proportion, would do with a chance of "
+        f"{CHANCE:.0%} if they score alike, at a recall of about {more.recall:.2f}"
+    )
 
 
 def one_per_car(groups: ArrayLike | None, n_photos: int) -> NDArray[np.int64]:

@@ -48,13 +48,13 @@ class Cuts:
         return self.clean + self.dirty
 
     @cached_property
-    def soiled(self) -> Ints:
+    def at_dirty(self) -> Ints:
         """The cuts [S] just below a dirty unit, and the first: each begins a clean run."""
         return np.flatnonzero(np.diff(self.dirty, prepend=-1) > 0)
 
-    def run_end(self, cut: Ints) -> Ints:
+    def last_before_next_dirty(self, cut: Ints) -> Ints:
         """The last cut before the next dirty unit."""
-        return np.append(self.soiled, len(self.score))[np.searchsorted(self.soiled, cut, side="right")] - 1
+        return np.append(self.at_dirty, len(self.score))[np.searchsorted(self.at_dirty, cut, side="right")] - 1
 
     def threshold(self, cut: int) -> float:
         """A threshold in (next score, score[cut]], halfway in log-odds, clear of rounding; scores in [0, 1].

@@ -19,7 +19,7 @@ class Decision:
 
     threshold: float  # p_clean >= threshold is clean
     certified: bool
-    trivial: bool  # accepting every photo meets the target at this dirty share: the promise says nothing
+    trivial: bool  # accepting every photo meets all that is asked for: the promise says nothing of the model
     reason: str | None  # in words, where it is not certified
 
     target_precision: float
@@ -41,10 +41,12 @@ class Decision:
     accepted_clean: int
     accepted_dirty: int
 
-    reachable_precision: (
-        float | None
-    )  # where not certified: the highest target that these photos prove, in steps of 0.01
-    more_dirty: int | None  # and about how many more dirty photos, with clean ones in proportion, the target takes
+    # Where not certified: what these photos prove instead (None where that is not what is missing), and how many more
+    # dirty units, with clean ones in proportion, bring an 80 % chance, with the recall to expect then (see `forecast`).
+    reachable_precision: float | None  # in steps of 0.01
+    reachable_false_clean_rate: float | None
+    more_dirty: int | None
+    recall_with_more: float | None
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,33 @@ class Promise:
     dirty_share: float | None
     max_false_clean_rate: float | None = None
     names: tuple[str, str] = ("clean", "dirty")
+    unit: str = "photos"  # what is counted
 
     @property
     def alpha(self) -> float:
         return 1 - self.confidence
 
+    def other_share(self, cuts: Cuts) -> float:
+        """The share of dirty cars at which the precision is meant."""
+        return cuts.n_dirty / len(cuts) if self.dirty_share is None else self.dirty_share
+
+    def met_by_all(self, cuts: Cuts) -> bool:
+        """Whether accepting every unit meets the target precision."""
+        return 1 - self.other_share(cuts) >= self.target
+
     def trivial(self, cuts: Cuts) -> bool:
-        share = cuts.n_dirty / len(cuts) if self.dirty_share is None else self.dirty_share
-        return 1 - share >= self.target
+        """Whether any model, even a random one, would keep the promise."""
+        return self.max_false_clean_rate is None and self.met_by_all(cuts)
 
 
-def describe(cuts: Cuts, cut: int, promise: Promise, reason: str | None = None) -> Decision:
-    """The Decision at this cut, certified unless there is a reason; cut -1: nothing is accepted (short of p = 1)."""
+def describe(cuts: Cuts, cut: int, promise: Promise, *, certified: bool, reason: str | None = None) -> Decision:
+    """The Decision at this cut; cut -1: nothing is accepted (short of p = 1)."""
     clean, dirty = (int(cuts.clean[cut]), int(cuts.dirty[cut])) if cut >= 0 else (0, 0)
     precision, precision_low = _precision(cuts, clean, dirty, promise)
     n_clean, n_dirty, alpha = cuts.n_clean, cuts.n_dirty, promise.alpha
     return Decision(
         threshold=cuts.threshold(cut),
-        certified=reason is None,
+        certified=certified,
         trivial=promise.trivial(cuts),
         reason=reason,
         target_precision=promise.target,
@@ -93,7 +104,9 @@ def describe(cuts: Cuts, cut: int, promise: Promise, reason: str | None = None) 
         accepted_clean=clean,
         accepted_dirty=dirty,
         reachable_precision=None,
+        reachable_false_clean_rate=None,
         more_dirty=None,
+        recall_with_more=None,
     )
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.threshold.bounds import Floats, precision_at_share, rate_high, rate_low, ratio_high
-from stages.threshold.certify import certify, decide
+from stages.threshold.certify import certify, choose_cut
 from stages.threshold.choose import one_per_car
 from stages.threshold.cuts import Cuts
-from stages.threshold.decision import Decision, Promise
+from stages.threshold.decision import Decision, Promise, describe
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 TARGETS = (0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
@@ -108,7 +108,8 @@ def _precision(ratio: float, share: float) -> float | None:
 
 
 def _at_target(cuts: Cuts, promise: Promise) -> Row:
-    decision = decide(cuts, promise)
+    cut, certified = choose_cut(cuts, promise)
+    decision = describe(cuts, cut, promise, certified=certified)
     fields = ("target_precision", "threshold", "certified", "precision", "recall", "false_clean_rate")
     return {name: getattr(decision, name) for name in fields}
 

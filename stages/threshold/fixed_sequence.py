@@ -31,7 +31,7 @@ SPARE = 0.05  # share of the budget for the later starts: where labels are noisy
 CHUNK = 512  # cuts tested at once: most walks end early
 
 
-class Test(Protocol):
+class CutTest(Protocol):
     """Can the precision at a cut be taken for >= target? `rank` [C] counts what a cut accepts."""
 
     @property
@@ -70,7 +70,7 @@ class Pooled:
     def p_value(self, cut: Ints, rank: Ints) -> Floats:
         total, dirty = self.rank[cut], self.cuts.dirty[cut]
         fewer, upto = tail(dirty - 1, total, 1 - self.target), tail(dirty, total, 1 - self.target)
-        return fewer + (upto - fewer) * self.target ** (self.rank[self.cuts.run_end(cut)] - total)
+        return fewer + (upto - fewer) * self.target ** (self.rank[self.cuts.last_before_next_dirty(cut)] - total)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class AtShare:
         return 1 + bisect_left(ranks, True, key=lambda clean: bool(self._tail(clean, 0) <= level))
 
     def p_value(self, cut: Ints, rank: Ints) -> Floats:
-        dirty, end = self.cuts.dirty[cut], self.rank[self.cuts.run_end(cut)]
+        dirty, end = self.cuts.dirty[cut], self.rank[self.cuts.last_before_next_dirty(cut)]
         p = np.ones(len(cut))
         likely = np.flatnonzero(dirty * self.cuts.n_clean < self.odds * rank * self.cuts.n_dirty)
         dirty, rank, end = dirty[likely], rank[likely], end[likely]
@@ -113,7 +113,7 @@ class AtShare:
         return ratio_tail(clean, self.cuts.n_clean, dirty, self.cuts.n_dirty, self.odds)
 
 
-def furthest(test: Test, alpha: float) -> int:
+def most_permissive_cut(test: CutTest, alpha: float) -> int:
     """Index of the most permissive cut that the tests allow, or -1; wrong with probability <= alpha.
 
     Along a clean run the test only gets easier, so that its first cut stands for all.
@@ -130,7 +130,7 @@ def furthest(test: Test, alpha: float) -> int:
     begun = np.flatnonzero(test.p_value(at, np.minimum(starts, rank[at])) <= budget)
     if len(begun) == 0:
         return -1
-    steps = cuts.soiled[cuts.soiled > at[begun[-1]]]
+    steps = cuts.at_dirty[cuts.at_dirty > at[begun[-1]]]
     level = alpha - spare * (len(starts) - np.searchsorted(starts, rank[steps], side="right"))
     for done in range(0, len(steps), CHUNK):
         few = slice(done, done + CHUNK)

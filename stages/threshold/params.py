@@ -1,0 +1,34 @@
+"""What the threshold stage reads of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stages.common.params import OpenShare, Positive, strict
+
+
+@strict
+class ThresholdParams:
+    """The section `threshold`."""
+
+    target_precision_clean: OpenShare
+    target_precision_dirty: OpenShare | None
+    confidence: OpenShare
+    tries: Positive
+    dirty_share: OpenShare | None
+    max_false_clean_rate: OpenShare | None
+    on_trivial: Literal["fail", "accept"]
+    on_unreachable: Literal["best_effort", "fail"]
+
+    @property
+    def confidence_each(self) -> float:
+        """Of each promise of each experiment, such that all hold with `confidence` together (Bonferroni)."""
+        promises = 1 if self.target_precision_dirty is None else 2
+        return 1 - (1 - self.confidence) / (self.tries * promises)
+
+
+@strict
+class Params:
+    """What this stage reads of params.yaml."""
+
+    threshold: ThresholdParams
