@@ -20,7 +20,7 @@ from tools.audit import main
 from tools.features import features
 from tools.suspicion import Labels, out_of_fold, rank_suspects
 
-AUDIT, PAGE = Path("reports/label_audit.csv"), Path("reports/split_check.html")
+AUDIT, BLIND, PAGE = (Path("reports", name) for name in ("label_audit.csv", "blind_sample.csv", "split_check.html"))
 
 
 def listed() -> list[dict[str, str]]:
@@ -89,8 +89,11 @@ def test_the_list_covers_every_split_repeats_and_reaches_the_page(
         assert {row["label"], row["suggested"]} == {"clean", "dirty"}
     assert [float(row["p_label"]) for row in rows] == sorted(float(row["p_label"]) for row in rows)
     assert f'Suspected labels <span class="count">{len(rows)}</span>' in PAGE.read_text()
+    sample = BLIND.read_text().split()[1:]
+    assert len(sample) == 48 == len(set(sample)) and {name.split("/")[0] for name in sample} == {"val", "test"}
+    assert sample != sorted(sample) and 'id="blind"' in PAGE.read_text()
     main()
-    assert AUDIT.read_bytes() == first
+    assert AUDIT.read_bytes() == first and BLIND.read_text().split()[1:] == sample
 
 
 def test_features_follow_the_photos_not_their_order(workspace: Workspace) -> None:

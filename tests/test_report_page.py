@@ -52,7 +52,7 @@ def findings(**changes: Any) -> Findings:
     content: dict[str, Any] = {
         "root": "data_cars", "data_version": "0", "photos": {"train": {"clean": 16, "dirty": 8}},
         "totals": dict.fromkeys(kinds, 0), "unreadable": (), "odd": (), "excluded": (), "groups": (), "shortcuts": (),
-        "drift": (), "poor": (), "warnings": (),
+        "drift": (), "poor": (), "outlook": "", "warnings": (),
     }  # fmt: skip
     return Findings(**(content | changes))
 
@@ -66,6 +66,18 @@ def test_it_is_written_when_the_stage_stops_and_names_are_only_text(workspace: W
         assert words in html
     assert "<img src=x" not in html and "&lt;img src=x onerror=alert(1)&gt; &#34;&amp;&#39;.jpg" in html
     assert "train/clean/gone.jpg" not in html and "1 more have been moved" in html
+
+
+def test_the_blind_sample_shows_no_label(workspace: Workspace) -> None:
+    pages.BLIND.parent.mkdir()
+    pages.BLIND.write_text("path\nval/dirty/000.jpg\ntest/clean/001.jpg\ntest/clean/gone.jpg\n")
+    section = pages.render(findings()).split('<section id="blind"')[1].split("</section>")[0]
+    assert section.count("<figure") == section.count("data:image/jpeg") == 2
+    shown = re.sub(r'data-\w+="[^"]*"', "", section)
+    assert "000.jpg" not in shown and not re.search(r">\s*looks|class=\"tag|checked|href=", shown)
+    pages.BLIND.write_text("photo\nx\n")
+    with pytest.raises(ValueError, match=r"blind_sample\.csv is no blind sample"):
+        pages.render(findings())
 
 
 def test_it_says_what_is_left_out(workspace: Workspace) -> None:
@@ -150,6 +162,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         audit("val/clean/002.jpg", "val/dirty/000.jpg", "test/clean/copy.jpg")
+        pages.BLIND.write_text("path\nval/dirty/001.jpg\ntest/clean/001.jpg\n")
         Workspace(folder).run("split_check")
     finally:
         os.chdir(here)
@@ -191,7 +204,7 @@ def test_choices_are_exported_and_can_be_applied(tab: Any, site: Path, monkeypat
     card(tab, "suspects", "val/dirty/000.jpg").get_by_role("radio", name="clean").check()
     card(tab, "suspects", "val/dirty/000.jpg").get_by_role("radio", name="keep").check()
     assert card(tab, "suspects", "test/clean/copy.jpg").get_attribute("data-choice") == "exclude"  # the same photo
-    assert tab.inner_text("#bar p[role=status]") == "3 corrections"
+    assert tab.inner_text("#bar p[role=status]") == "3 answers"
     content = exported(tab)
     assert list(csv.reader(io.StringIO(content.decode()))) == [
         ["path", "action"],
@@ -204,6 +217,16 @@ def test_choices_are_exported_and_can_be_applied(tab: Any, site: Path, monkeypat
     monkeypatch.chdir(site)
     assert relabel(site / "corrections.csv", site, "data_cars", go=True)
     assert (site / "data_cars/val/dirty/002.jpg").exists() and (site / "removed_photos/train/dirty" / NASTY).exists()
+
+
+def test_the_blind_sample_tells_how_many_labels_are_wrong_once_all_are_judged(tab: Any) -> None:
+    blind = tab.locator("#blind .card")
+    blind.nth(0).get_by_role("radio", name="clean").check()
+    assert tab.inner_text("#agreement") == "" and tab.inner_text("#bar p[role=status]") == "1 answer"
+    blind.nth(1).get_by_role("radio", name="clean").check()
+    assert tab.inner_text("#agreement") == "1 of 2 labels are not what you see."
+    assert exported(tab) == b"path,action\ntest/clean/001.jpg,clean\nval/dirty/001.jpg,clean\n"
+    tab.click("#clear")
 
 
 def test_it_works_by_keyboard_and_a_reload_keeps_the_choices(tab: Any) -> None:

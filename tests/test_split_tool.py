@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,9 @@ def test_it_plans_without_copying_and_keeps_copies_and_cars_together(
 ) -> None:
     workspace.set(**{"split_check.group_regex": r"(clean/car\d+|dirty/car\d+)/"})
     main(["photos", "--to", "new"])
-    assert "Nothing was copied" in capsys.readouterr().out and not Path("new").exists()
+    said = capsys.readouterr().out
+    assert "Nothing was copied" in said and not Path("new").exists()
+    assert re.search(r"val has \d+ dirty cars: .*; 5%: 59 \(too many for 6 in all\)", said)
     split_of = plan()
     assert len(split_of) == 35 and set(split_of.values()) == set(SPLITS)
     together = ("copy.jpg", "mirrored.jpg", "small.png", "car0/0.jpg", "car0/1.jpg")
@@ -172,3 +175,26 @@ def test_the_shares_are_met_as_closely_as_the_groups_allow() -> None:
         total = sum(count[split, label] for split in SPLITS)
         for split, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
             assert count[split, label] / total == pytest.approx(share, abs=0.005)
+
+
+def test_every_split_gets_cars_of_every_size() -> None:
+    """One to 40 photos a car: large cars are as common in val and test as in train, and none is bound for train."""
+    sizes = np.random.default_rng(0).integers(1, 41, 2000).tolist()
+    groups = [tuple(f"{index}-{n}" for n in range(size)) for index, size in enumerate(sizes)]
+    labels = {name: "dirty" if group[0].endswith("7-0") else "clean" for group in groups for name in group}
+    split_of = assign(groups, labels, (0.7, 0.15, 0.15), 0)
+    for label, wrong in (("clean", 0.02), ("dirty", 0.08)):
+        of = {split: [len(g) for g in groups if split_of[g[0]] == split and labels[g[0]] == label] for split in SPLITS}
+        for split, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
+            assert sum(of[split]) / sum(map(sum, of.values())) == pytest.approx(share, abs=0.005)
+            large = [size for size in of[split] if size > 20]
+            assert len(large) / len(of[split]) == pytest.approx(0.5, abs=wrong + 0.04)
+    largest = max(groups, key=len)
+    assert {assign(groups, labels, (0.7, 0.15, 0.15), seed)[largest[0]] for seed in range(20)} == set(SPLITS)
+
+
+def test_a_few_cars_reach_every_split() -> None:
+    groups = [(f"{index}-0", f"{index}-1") for index in range(6)]
+    labels = {name: "dirty" for group in groups for name in group}
+    for seed in range(200):
+        assert set(assign(groups, labels, (0.7, 0.15, 0.15), seed).values()) == set(SPLITS)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from benchmarks import threshold_coverage as coverage
+from benchmarks import threshold_methods as methods
+from benchmarks.threshold_scenarios import BOTH, FIGURES, FLEET, FORETOLD, KNIFE_EDGE, Scenario, describe
+from stages.common.bounds import rate_high, rate_low, ratio_high, ratio_tail, tail, units_for
+from stages.split_check.outlook import dirty_cars, outlook
 from stages.threshold import Decision, choose_low_threshold, choose_threshold, scenarios
-from stages.threshold.bounds import rate_high, rate_low, ratio_high, ratio_tail, tail
 from stages.threshold.cuts import Cuts
 from stages.threshold.fixed_sequence import Pooled, most_permissive_cut
 
@@ -142,7 +145,12 @@ def test_any_photos_give_a_consistent_decision(
     data: list[tuple[bool, int]], target: float, dirty_share: float | None
 ) -> None:
     clean, rank = np.array([c for c, _ in data]), np.array([r for _, r in data])
-    settings_ = {"target_precision": target, "confidence": 0.9, "dirty_share": dirty_share}
+    settings_: dict[str, Any] = {
+        "target_precision": target,
+        "confidence": 0.9,
+        "dirty_share": dirty_share,
+        "foretell": False,
+    }
     one = choose_threshold(clean, rank / 30, **settings_)
     other = choose_threshold(clean[::-1], special.expit(rank[::-1] * 0.7 - 3), **settings_)
     assert (one.certified, one.accepted_clean, one.accepted_dirty) == (
@@ -271,6 +279,19 @@ def test_bounds_are_those_of_scipy() -> None:
     assert tail(-1, total, 0.3) == 0
 
 
+@pytest.mark.parametrize(("limit", "units"), [(0.05, 59), (0.02, 149)])
+def test_the_least_units_are_those_that_the_test_takes(limit: float, units: int) -> None:
+    assert units_for(limit, 0.05) == units
+    assert tail(0, units, limit) <= 0.05 < tail(0, units - 1, limit)
+
+
+def test_what_val_can_prove_is_said_with_shares_that_would_do() -> None:
+    said = outlook(dirty_cars(["a", "b", "c"], {"a": "val", "b": "val", "c": "test"}, {"a": "1", "b": "1", "c": "2"}))
+    assert said.startswith("val has 1 dirty cars: ") and "below 95 %" in said
+    said = outlook({"train": 200, "val": 45, "test": 45})
+    assert "10%: 29;" in said and "5%: 59 (SHARES=58/21/21);" in said and "2%: 149 (too many for 290 in all)" in said
+
+
 @pytest.mark.parametrize(
     ("clean", "n_clean", "dirty", "n_dirty"), [(60, 250, 0, 120), (3, 40, 1, 9), (580, 600, 22, 120)]
 )
@@ -325,18 +346,19 @@ def test_a_noisy_start_does_not_end_the_walk() -> None:
 # --- the promise, simulated ---
 
 SMALL = [
-    coverage.FIGURES[2],
-    *coverage.KNIFE_EDGE[1:],
-    coverage.Scenario("ties", 500, 0.3, 0.9),
-    coverage.Scenario("overconfident", 300, 0.3, 0.9, calibrated=True),
-    coverage.Scenario("skewed", 500, 0.3, 0.9, dirty_share=0.2),
-    coverage.Scenario("mislabelled", 1000, 0.3, 0.95, per_car=4),
-    coverage.Scenario("normal", 1000, 0.05, 0.95, max_false_clean_rate=0.3),
+    FIGURES[2],
+    *KNIFE_EDGE[1:],
+    Scenario("ties", 500, 0.3, 0.9),
+    Scenario("overconfident", 300, 0.3, 0.9, calibrated=True),
+    Scenario("skewed", 500, 0.3, 0.9, dirty_share=0.2),
+    Scenario("mislabelled", 1000, 0.3, 0.95, per_car=4),
+    Scenario("normal", 1000, 0.05, 0.95, max_false_clean_rate=0.3),
+    FLEET[0],
 ]
 
 
-@pytest.mark.parametrize("scenario", SMALL, ids=coverage.describe)
-def test_the_promise_is_kept(scenario: coverage.Scenario) -> None:
+@pytest.mark.parametrize("scenario", SMALL, ids=describe)
+def test_the_promise_is_kept(scenario: Scenario) -> None:
     draws = 400
     outcome = coverage.simulate(scenario, draws)
     assert outcome.violations <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
@@ -344,16 +366,34 @@ def test_the_promise_is_kept(scenario: coverage.Scenario) -> None:
 
 @pytest.mark.parametrize(
     ("scenario", "recall", "refused"),
-    list(zip(coverage.FIGURES, (0.97, 0.90, 0.60), (0.01, 0.03, 0.20), strict=True)),
-    ids=[coverage.describe(figure) for figure in coverage.FIGURES],
+    list(zip(FIGURES, (0.97, 0.90, 0.60), (0.01, 0.03, 0.20), strict=True)),
+    ids=[describe(figure) for figure in FIGURES],
 )
-def test_the_promise_costs_little(scenario: coverage.Scenario, recall: float, refused: float) -> None:
+def test_the_promise_costs_little(scenario: Scenario, recall: float, refused: float) -> None:
     draws = 250
     ours = coverage.simulate(scenario, draws)
     assert ours.recall >= recall and ours.refused <= refused
-    for other in (coverage.fixed_sequence, coverage.holm):
+    for other in (methods.fixed_sequence, methods.holm):
         assert ours.recall > coverage.simulate(scenario, draws, other).recall
-    assert coverage.simulate(scenario, draws, coverage.empirical).violations > 0.3
+    assert coverage.simulate(scenario, draws, methods.empirical).violations > 0.3
+
+
+def test_the_best_of_eight_experiments_keeps_the_promise_if_their_number_is_told() -> None:
+    scenario, draws = replace(FIGURES[1], n=300), 100
+    error = np.sqrt(0.05 * 0.95 / draws)
+    assert coverage.best_of(scenario, 8, 1, draws).violations > 0.05 + error
+    assert coverage.best_of(scenario, 8, 8, draws).violations <= 0.05 + 2 * error
+
+
+def test_both_thresholds_keep_their_promises_together() -> None:
+    draws = 200
+    assert coverage.both(BOTH[1], 0.9, True, draws).violations <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
+
+
+def test_what_is_foretold_comes_true() -> None:
+    """A number for a chance of 80 % suffices in about four cases of five."""
+    right = [coverage.foretell(scenario, 6, limit=100).right for scenario in (FORETOLD[1], FORETOLD[4])]
+    assert 0.55 <= np.mean(right) <= 0.95
 
 
 # --- scenarios, and speed ---

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from serving.decision import CLASSES
-from stages.common.data import SPLITS, Photo, list_photos
+from stages.common.data import DIRTY, SPLITS, Photo, list_photos
 from stages.common.errors import StageError, run_stage
 from stages.common.params import load
 from stages.common.reports import write_csv
 from stages.split_check.check import find_links
 from stages.split_check.groups import Group, components, id_of
 from stages.split_check.groups import groups as groups_of
+from stages.split_check.outlook import dirty_cars, outlook
 from stages.split_check.params import Params
 from stages.split_check.scan import Scanned, scan
 from tools.copying import check_target, copy
@@ -128,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     split_of = assign(groups, {one.name: CLASSES[one.photo.label] for one in scanned}, shares, args.seed)
     group_of = {name: members[0] for members in groups for name in members}
     print(table(split_of, group_of))
+    print(outlook(dirty_cars([one.name for one in scanned if one.photo.label == DIRTY], split_of, group_of)))
     write_csv(PLAN, ("path", "split", "group"), ((name, split_of[name], group_of[name]) for name in sorted(split_of)))
     print(f"{PLAN} says where each photo goes.")
     if args.copy:

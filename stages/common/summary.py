@@ -21,6 +21,7 @@ def rows() -> list[tuple[str, str]]:
         ("model", f"{backbone['model']}, weights: {backbone['source']}"),
         ("ROC-AUC on test", f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})"),
         ("T_clean", f"{threshold['T_clean']:.4f}, {'certified' if threshold['certified'] else 'NOT certified'}"),
+        ("experiments to choose among", f"{threshold['tries']} (threshold.tries)"),
         ("precision of clean at T, test", _percent(test["precision_clean"])),
         ("recall of clean at T, test", _percent(test["recall_clean"])),
         ("dirty passed as clean, test", _percent(test["false_clean_rate"])),
@@ -40,6 +41,8 @@ def main() -> None:
         print(f"  {name:32}{value}")
     print(
         "\nNext: dvc exp run -S train.epochs=10, then dvc metrics diff\n"
+        "      to choose among N experiments by these figures: -S threshold.tries=N in each of them; or choose by\n"
+        "      holdout_auc in reports/train.json and certify the best alone\n"
         "      dvc plots show, for the curves\n"
         "      make serve, then open http://localhost:8000"
     )

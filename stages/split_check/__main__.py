@@ -48,6 +48,7 @@ def main() -> None:
             f"the photos in {root} are not fit to train on\n{text}\n{FINDINGS} has all of it. Mend the photos, then "
             f"`dvc add {root}` and `dvc repro`; or see `split_check` in params.yaml."
         )
+    print(findings.outlook)
     for warning in findings.warnings:
         print(f"WARNING: {warning}")
 

@@ -14,12 +14,14 @@ from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from stages.common.data import DIRTY
 from stages.common.errors import StageError
 from stages.common.reports import write_json
 from stages.split_check.check import Checked
 from stages.split_check.drift import Drift
 from stages.split_check.groups import EXACT, Group, Kind
 from stages.split_check.near import CROWD
+from stages.split_check.outlook import dirty_cars, outlook
 from stages.split_check.quality import Poor
 from stages.split_check.report import count_photos, data_version
 from stages.split_check.shortcuts import Shortcut
@@ -52,6 +54,7 @@ class Findings:
     shortcuts: tuple[Shortcut, ...]
     drift: tuple[Drift, ...]
     poor: tuple[Poor, ...]  # the worst photos of each kind of poor quality, worst first
+    outlook: str  # what val can prove at best, in words
     warnings: tuple[str, ...]  # what the stage warned of, in its words
 
     @classmethod
@@ -69,7 +72,7 @@ class Findings:
             excluded=tuple(Note(one.path, one.reason) for one in checked.excluded[:MAX_NOTES]),
             groups=tuple(_bounded(checked.groups)), shortcuts=tuple(checked.shortcuts), drift=tuple(checked.drift),
             poor=tuple(one for photos in checked.poor.values() for one in photos[:WORST]),
-            warnings=tuple(_warnings(checked)),
+            outlook=outlook(_dirty_cars(checked)), warnings=tuple(_warnings(checked)),
         )  # fmt: skip
 
     def write(self, path: Path = FINDINGS) -> None:
@@ -83,6 +86,11 @@ class Findings:
             return TypeAdapter(cls).validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise StageError(f"cannot read {path}: {error}; `dvc repro split_check` makes it") from error
+
+
+def _dirty_cars(checked: Checked) -> dict[str, int]:
+    dirty = [one.name for one in checked.usable if one.photo.label == DIRTY]
+    return dirty_cars(dirty, {one.name: one.split for one in checked.usable}, checked.group_of)
 
 
 def _bounded(groups: Sequence[Group]) -> Iterator[Group]:

@@ -27,6 +27,7 @@ from stages.split_check.groups import Group, Kind
 from stages.split_check.thumbnails import thumbnails
 
 PAGE, AUDIT = Path("reports/split_check.html"), Path("reports/label_audit.csv")
+BLIND = Path("reports/blind_sample.csv")  # beside it: paths of val and test, to be judged without their labels
 AUDIT_HEADER = ("rank", "path", "split", "label", "suggested", "p_label")
 ASSETS = Path(__file__).parent / "assets"
 MAX_GROUPS, MAX_MEMBERS = 40, 6  # shown of each kind of group, and photos of each group
@@ -61,10 +62,11 @@ class Shown:
     more: int  # photos that are not shown
 
 
-def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
-    """The page as HTML, to lie at `page`; with the suspected labels if `audit` has been written."""
+def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT, blind: Path = BLIND) -> str:
+    """The page as HTML, to lie at `page`; with the suspected labels and the blind sample if they have been written."""
     root = Path(findings.root)
     suspects, moved = read_audit(audit, root)
+    sample = read_blind(blind, root)
     groups = {kind: show_groups(findings.groups, kind) for kind in get_args(Kind)}
     poor: dict[str, list[Card]] = {}
     for one in findings.poor:
@@ -74,7 +76,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
         [Card(note.name, note.text) for note in notes[:MAX_NOTES]] for notes in (findings.odd, findings.unreadable)
     )
     cards = [card for found in groups.values() for group in found for card in group.cards]
-    cards += [*suspects[:MAX_SUSPECTS], *(card for found in poor.values() for card in found), *odd]
+    cards += [*suspects[:MAX_SUSPECTS], *sample, *(card for found in poor.values() for card in found), *odd]
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -82,7 +84,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT) -> str:
     )  # fmt: skip
     return environment.get_template("page.html").render(
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:MAX_SUSPECTS],
-        moved=moved, audited=audit.exists(), poor=poor, odd=odd, unreadable=unreadable,
+        moved=moved, audited=audit.exists(), sample=sample, poor=poor, odd=odd, unreadable=unreadable,
         excluded=findings.excluded[:MAX_NOTES],
         thumbnails=thumbnails(root, (card.path for card in cards)), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, page.parent)),
@@ -112,6 +114,18 @@ def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
         raise StageError(f"{path} is no list of suspected labels: {error!r}; remove it or `make audit` anew") from error
     there = [card for card in cards if (root / card.path).exists()]
     return there, len(cards) - len(there)
+
+
+def read_blind(path: Path, root: Path) -> list[Card]:
+    """The blind sample, but photos that are no longer there."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            cards = [Card(row["path"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise StageError(f"{path} is no blind sample: {error!r}; remove it or `make audit` anew") from error
+    return [card for card in cards if (root / card.path).exists()]
 
 
 def write_page() -> None:

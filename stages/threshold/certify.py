@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stages.threshold.bounds import rate_high, rate_low, tail
+from stages.common.bounds import rate_high, rate_low, tail
 from stages.threshold.cuts import Cuts
 from stages.threshold.decision import Promise
 from stages.threshold.fixed_sequence import AtShare, Pooled, most_permissive_cut

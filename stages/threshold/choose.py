@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stages.threshold.bounds import Floats, rate_high
+from stages.common.bounds import Floats, rate_high
 from stages.threshold.certify import choose_cut, precise, reachable_precision, within_limit
 from stages.threshold.cuts import Cuts
 from stages.threshold.decision import Decision, Promise, describe
@@ -21,6 +21,7 @@ def choose_threshold(
     dirty_share: float | None = None,
     groups: ArrayLike | None = None,
     max_false_clean_rate: float | None = None,
+    foretell: bool = True,
 ) -> Decision:
     """Choose the lowest T such that precision(p_clean >= T) >= target with probability >= confidence.
 
@@ -28,7 +29,8 @@ def choose_threshold(
     likelier clean; only its order counts, so a strictly monotone calibration fitted on the same photos does no harm.
     dirty_share: the share of dirty cars where T will be used (None: as among these photos). groups: car ids [N]; one
     photo per car is drawn, blind to label and score, so that cars are counted and not photos, each car alike.
-    max_false_clean_rate: the share of dirty photos that may pass as clean, to be proven as well.
+    max_false_clean_rate: the share of dirty photos that may pass as clean, to be proven as well. foretell: without a
+    proof, also simulate how many photos would do, which takes a second.
 
     T lies between the last score accepted and the next; it is 0 if all are accepted. Without a proof, T is where the
     lower bound on precision is highest, `certified` is False and `reason` says what is missing; where one class is
@@ -44,7 +46,7 @@ def choose_threshold(
         None if max_false_clean_rate is None else _inside("max_false_clean_rate", max_false_clean_rate),
         unit="photos" if len(units) == len(clean) else "cars",
     )
-    return replace(decide(Cuts.of(clean[units], score[units]), promise), n_photos=len(clean))
+    return replace(decide(Cuts.of(clean[units], score[units]), promise, foretell), n_photos=len(clean))
 
 
 def choose_low_threshold(
@@ -56,6 +58,7 @@ def choose_low_threshold(
     t_clean: float,
     dirty_share: float | None = None,
     groups: ArrayLike | None = None,
+    foretell: bool = True,
 ) -> Decision:
     """The mirror image: the highest T_low <= t_clean whose precision of dirty among p_clean < T_low is proven.
 
@@ -76,7 +79,7 @@ def choose_low_threshold(
     if not 0 <= t_clean <= 1:
         raise ValueError(f"t_clean must lie in [0, 1], not {t_clean!r}")
     cuts = Cuts.of(~clean[units], 1 - score[units])
-    mirror = decide(cuts, promise)
+    mirror = decide(cuts, promise, foretell)
     low = min(1 - mirror.threshold, float(t_clean))
     if low < 1 - mirror.threshold:  # stricter than what was certified
         mirror = describe(
@@ -85,7 +88,7 @@ def choose_low_threshold(
     return replace(mirror, threshold=low, dirty_share=share, n_photos=len(clean))
 
 
-def decide(cuts: Cuts, promise: Promise) -> Decision:
+def decide(cuts: Cuts, promise: Promise, foretell: bool) -> Decision:
     """The most permissive certified threshold, else the best that can be reached, with the reason in words."""
     if 0 in (cuts.n_clean, cuts.n_dirty):
         missing = promise.names[0 if cuts.n_clean == 0 else 1]
@@ -102,10 +105,10 @@ def decide(cuts: Cuts, promise: Promise) -> Decision:
     if promise.target == 1:
         reason = "no number of photos can prove a precision of 1: choose a target below it"
         return replace(decision, reason=reason, reachable_precision=reachable_precision(cuts, promise))
-    return _unproven(decision, cuts, promise)
+    return _unproven(decision, cuts, promise, foretell)
 
 
-def _unproven(decision: Decision, cuts: Cuts, promise: Promise) -> Decision:
+def _unproven(decision: Decision, cuts: Cuts, promise: Promise, foretell: bool) -> Decision:
     """The decision with what is out of reach, what is not, and what it would take."""
     accepted, other = promise.names
     missing, precision, limit = [], None, None
@@ -117,10 +120,10 @@ def _unproven(decision: Decision, cuts: Cuts, promise: Promise) -> Decision:
         limit = float(rate_high(cuts.dirty[0], cuts.n_dirty, promise.alpha))
         can = f"but {np.ceil(limit * 1000) / 1000:g} can be promised"
         missing.append(f"at most {promise.max_false_clean_rate:g} of the {other} passing as {accepted} ({can})")
-    more = more_units(cuts, promise)
+    more = more_units(cuts, promise) if foretell else None
     reason = (
         f"{cuts.n_clean} {accepted} and {cuts.n_dirty} {other} {promise.unit} cannot prove {' and '.join(missing)} "
-        f"with confidence {promise.confidence:g}; {_need(more, promise)}"
+        f"with confidence {promise.confidence:g}{_need(more, promise) if foretell else ''}"
     )
     return replace(
         decision,
@@ -135,10 +138,10 @@ def _unproven(decision: Decision, cuts: Cuts, promise: Promise) -> Decision:
 def _need(more: Forecast | None, promise: Promise) -> str:
     accepted, other = promise.names
     if more is None:
-        return f"even 20 times as many would hardly do: too many {other} ones score like {accepted} ones"
+        return f"; even 20 times as many would hardly do: too many {other} ones score like {accepted} ones"
     return (
-        f"{more.more_dirty} more {other} {promise.unit}, and {accepted} ones in proportion, would do with a chance of "
-        f"{CHANCE:.0%} if they score alike, at a recall of about {more.recall:.2f}"
+        f"; {more.more_dirty} more {other} {promise.unit}, and {accepted} ones in proportion, would do with a chance "
+        f"of {CHANCE:.0%} if they score alike, at a recall of about {more.recall:.2f}"
     )
 
 

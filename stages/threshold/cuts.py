@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from stages.threshold.bounds import Floats
+from stages.common.bounds import Floats
 
 Ints = NDArray[np.int64]
 

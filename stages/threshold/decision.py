@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.threshold.bounds import precision_at_share, rate_high, rate_low, ratio_high
+from stages.common.bounds import precision_at_share, rate_high, rate_low, ratio_high
 from stages.threshold.cuts import Cuts
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from stages.threshold.bounds import Floats, ratio_tail, tail
+from stages.common.bounds import Floats, ratio_tail, tail
 from stages.threshold.cuts import Cuts, Ints
 
 SPARE = 0.05  # share of the budget for the later starts: where labels are noisy, little suffices

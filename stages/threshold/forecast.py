@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from stages.threshold.bounds import Floats
+from stages.common.bounds import Floats
 from stages.threshold.certify import certify
 from stages.threshold.cuts import Cuts
 from stages.threshold.decision import Promise

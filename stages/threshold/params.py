@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from stages.common.params import OpenShare, Positive, strict
+from pydantic import Field
+
+from stages.common.params import OpenShare, strict
 
 
 @strict
@@ -14,7 +16,7 @@ class ThresholdParams:
     target_precision_clean: OpenShare
     target_precision_dirty: OpenShare | None
     confidence: OpenShare
-    tries: Positive
+    tries: Annotated[int, Field(ge=1, le=1000)]
     dirty_share: OpenShare | None
     max_false_clean_rate: OpenShare | None
     on_trivial: Literal["fail", "accept"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stages.threshold.bounds import Floats, precision_at_share, rate_high, rate_low, ratio_high
+from stages.common.bounds import Floats, precision_at_share, rate_high, rate_low, ratio_high
 from stages.threshold.certify import certify, choose_cut
 from stages.threshold.choose import one_per_car
 from stages.threshold.cuts import Cuts

@@ -2,6 +2,7 @@
 "use strict";
 const KEY = `split_check ${document.body.dataset.version}`;
 const cards = [...document.querySelectorAll(".card")].filter(card => card.querySelector("input"));
+const blind = cards.filter(card => card.classList.contains("blind"));
 const bar = document.getElementById("bar");
 let choices = new Map();
 try {
@@ -10,13 +11,19 @@ try {
 
 function show() {
   for (const card of cards) {
-    const value = choices.get(card.dataset.path) || "keep";
+    const inputs = [...card.querySelectorAll("input")], choice = choices.get(card.dataset.path);
+    const value = inputs.some(input => input.value === choice) ? choice : "keep"; // a photo may stand here with its label
     card.dataset.choice = value;
-    for (const input of card.querySelectorAll("input")) input.checked = input.value === value;
+    for (const input of inputs) input.checked = input.value === value;
+  }
+  const answers = blind.map(card => [card.dataset.label, choices.get(card.dataset.path)]);
+  if (answers.length && answers.every(([, answer]) => answer)) {
+    const wrong = answers.filter(([label, answer]) => answer !== label).length;
+    document.getElementById("agreement").textContent = `${wrong} of ${answers.length} labels are not what you see.`;
   }
   bar.hidden = choices.size === 0;
   document.getElementById("number").textContent = choices.size;
-  document.getElementById("what").textContent = choices.size === 1 ? "correction" : "corrections";
+  document.getElementById("what").textContent = choices.size === 1 ? "answer" : "answers";
   try {
     localStorage.setItem(KEY, JSON.stringify([...choices]));
   } catch { /* then they last as long as the page is open */ }

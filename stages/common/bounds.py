@@ -27,6 +27,11 @@ def rate_high(hits: ArrayLike, total: ArrayLike, level: ArrayLike) -> Floats:
     return 1.0 - rate_low(total - hits, total, level)
 
 
+def units_for(rate: float, level: float) -> int:
+    """The fewest trials that prove, where none hits, that the rate is at most this: `tail(0, units, rate) <= level`."""
+    return int(np.ceil(np.log(level) / np.log1p(-rate)))
+
+
 def tail(hits: ArrayLike, total: ArrayLike, rate: ArrayLike) -> Floats:
     """P(at most `hits` of `total`) at this rate: the exact p-value against 'the rate is at least this'."""
     hits, total = np.asarray(hits), np.asarray(total)

@@ -1,0 +1,43 @@
+"""What the dirty cars in val can prove at best, said before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from serving.decision import CLASSES
+from stages.common.bounds import rate_high, units_for
+from stages.common.data import DIRTY, SPLITS
+
+LEVEL = 0.05  # 1 - threshold.confidence as it is by default; params.yaml of another stage is not read here
+LIMITS = (0.1, 0.05, 0.02, 0.01)
+MAX_SHARE = 40  # percent of all cars, in val and in test each; beyond it little is left to train on
+
+
+def dirty_cars(dirty: Sequence[str], split_of: Mapping[str, str], group_of: Mapping[str, str]) -> dict[str, int]:
+    """split -> cars (groups) among these dirty photos."""
+    cars = {(split_of[name], group_of[name]) for name in dirty}
+    return {split: sum(where == split for where, _ in cars) for split in SPLITS}
+
+
+def outlook(dirty: Mapping[str, int]) -> str:
+    """In words: the lowest false-clean limit that val's dirty cars prove of a perfect model, and what others take."""
+    best = np.ceil(1000 * float(rate_high(0, dirty["val"], LEVEL))) / 10
+    limits = (_limit(limit, dirty) for limit in LIMITS)
+    return (
+        f"val has {dirty['val']} {CLASSES[DIRTY]} cars: even of a perfect model they prove no false-clean rate below "
+        f"{best:g} % (confidence {1 - LEVEL:g}). Least numbers in val: {'; '.join(limits)}"
+    )
+
+
+def _limit(limit: float, dirty: Mapping[str, int]) -> str:
+    """What a false-clean limit takes, with shares that would do where val has too few."""
+    needed, total = units_for(limit, LEVEL), sum(dirty.values())
+    text = f"{limit:.0%}: {needed}"
+    if dirty["val"] >= needed:
+        return text
+    share = int(np.ceil(100 * needed / max(total, 1)))
+    if share > MAX_SHARE:
+        return f"{text} (too many for {total} in all)"
+    return f"{text} (SHARES={100 - 2 * share}/{share}/{share})"
