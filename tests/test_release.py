@@ -1,0 +1,125 @@
+"""Releases of a small repository: published to its own remote, tagged by GTO's convention, to be had from a clone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from tools import release
+
+DVC_YAML = """
+stages:
+  export:
+    cmd: python export.py
+    deps: [export.py]
+    outs:
+      - artifacts/best.onnx: {remote: samples}
+      - artifacts/threshold.json: {remote: samples}
+artifacts:
+  dirty-car: {path: artifacts/best.onnx, type: model}
+"""
+EXPORT = """
+import json, pathlib
+pathlib.Path("artifacts/best.onnx").write_text("MODEL")
+pathlib.Path("artifacts/threshold.json").write_text(json.dumps({"certified": CERTIFIED}))
+"""
+
+
+class Repository:
+    """A repository whose model is made by one stage, as certified or not."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "artifacts").mkdir(parents=True)
+        (root / "dvc.yaml").write_text(DVC_YAML)
+        (root / ".gitignore").write_text("/artifacts\n/samples/remote\n")
+        self.do("git init -q -b main", "dvc init -q", "dvc remote add -q samples samples/remote")
+
+    def do(self, *commands: str, cwd: Path | None = None) -> str:
+        """Run commands; what the last one printed."""
+        out = ""
+        for command in commands:
+            words = command.split()
+            words = [sys.executable, "-m", *words] if words[0] == "dvc" else words
+            done = subprocess.run(words, cwd=cwd or self.root, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stderr
+            out = done.stdout.strip()
+        return out
+
+    def make(self, model: str, *, certified: bool) -> None:
+        """Another model, committed."""
+        (self.root / "export.py").write_text(EXPORT.replace("MODEL", model).replace("CERTIFIED", str(certified)))
+        self.do("dvc repro -q", "git add -A", f"git commit -qm {model}")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+    """Its first model is released."""
+    folder = tmp_path_factory.mktemp("release")
+    with pytest.MonkeyPatch.context() as patch:
+        for role in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{role}_NAME", "a")
+            patch.setenv(f"GIT_{role}_EMAIL", "a@b")
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+        patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
+        made = Repository(folder / "repository")
+        made.make("first", certified=True)
+        assert release.release(made.root, "1.2.0") == "dirty-car@v1.2.0"
+        yield made
+
+
+def test_a_clone_has_the_released_model_and_nothing_else(repository: Repository, tmp_path: Path) -> None:
+    assert repository.do("git status --porcelain") == ""
+    assert len(repository.do("git ls-files samples/remote").split()) == 2
+    assert repository.do("git cat-file -t dirty-car@v1.2.0") == "tag"
+    repository.do(f"git clone -q {repository.root} clone", f"dvc get clone {release.MODEL} -o got.onnx", cwd=tmp_path)
+    repository.do(f"dvc pull -q {release.MODEL}", cwd=tmp_path / "clone")
+    # After the pull: of a tag, DVC finds a relative remote only where it is the default one, but reads the cache.
+    repository.do("dvc artifacts get clone dirty-car -o artifact.onnx", cwd=tmp_path)
+    for name in ("got.onnx", "artifact.onnx", f"clone/{release.MODEL}"):
+        assert (tmp_path / name).read_text() == "first"
+
+
+def test_a_stage_is_assigned_to_a_certified_version_only(
+    repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert release.promote(repository.root, "1.2.0", "prod") == "dirty-car#prod#1"
+    commits = [repository.do(f"git rev-parse {tag}^{{commit}}") for tag in ("dirty-car#prod#1", "dirty-car@v1.2.0")]
+    assert commits[0] == commits[1]
+    repository.make("second", certified=False)
+    repository.do("git tag -a dirty-car@v1.3.0 -m by_hand")
+    with pytest.raises(release.ReleaseError, match=r"v1\.3\.0 is not certified"):
+        release.promote(repository.root, "1.3.0", "prod")
+    with pytest.raises(release.ReleaseError, match=r"v9\.0\.0 is not released"):
+        release.promote(repository.root, "9.0.0", "prod")
+    with pytest.raises(release.ReleaseError, match="HEAD is not certified"):
+        release.release(repository.root, "1.4.0")
+    monkeypatch.chdir(repository.root)
+    assert release.main(["1.2.0", "--stage", "Prod!"]) == 1
+    assert "STAGE=Prod!" in capsys.readouterr().err
+    assert repository.do("git tag").split() == ["dirty-car#prod#1", "dirty-car@v1.2.0", "dirty-car@v1.3.0"]
+
+
+def test_what_is_not_committed_or_not_current_is_not_released(repository: Repository) -> None:
+    repository.make("third", certified=True)
+    objects, tags = repository.do("git ls-files samples/remote"), repository.do("git tag")
+    with pytest.raises(release.ReleaseError, match="exists already"):
+        release.release(repository.root, "1.2.0")
+    for version in ("v1", "1.2", "01.2.3", "1.2.3-rc"):
+        with pytest.raises(release.ReleaseError, match=f"VERSION={version}"):
+            release.release(repository.root, version)
+    script = repository.root / "export.py"
+    script.write_text(script.read_text() + "# changed")
+    with pytest.raises(release.ReleaseError, match=r"not clean.*\n.*export\.py"):
+        release.release(repository.root, "2.0.0")
+    repository.do("git commit -qam changed")
+    with pytest.raises(release.ReleaseError, match="not current: export"):
+        release.release(repository.root, "2.0.0")
+    assert (repository.do("git ls-files samples/remote"), repository.do("git tag")) == (objects, tags)
