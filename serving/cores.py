@@ -1,9 +1,15 @@
-"""How many cores this process may really use."""
+"""The processor: how many of its cores this process may really use, and what it is."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+# Those that numeric libraries choose their kernels by.
+_VECTORS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -26,3 +32,15 @@ def _quota(cgroup: Path) -> float | None:
     if v1.exists() and int(v1.read_text()) > 0:
         return int(v1.read_text()) / int((v1.parent / "cpu.cfs_period_us").read_text())
     return None
+
+
+def vector_instructions(cpuinfo: Path = CPUINFO) -> list[str]:
+    """The processor's vector instructions from AVX2 on, in the kernel's names; none on other than x86."""
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    return [name for name in _VECTORS if flags and name in flags[1].split()]
+
+
+def processor(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name and vector instructions: hypervisors call several families `Intel Xeon Processor`."""
+    name = re.search(r"^model name\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    return " ".join([name[1].strip() if name else platform.machine(), *vector_instructions(cpuinfo)])

@@ -7,11 +7,8 @@ golden answers is checked against them wherever it is loaded.
 from __future__ import annotations
 
 import json
-import platform
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,15 +71,6 @@ def difference(golden: Golden, p_clean: Sequence[float], rule: Rule) -> str | No
                 f"{expected:.4f} ({verdicts[0]}); {wrong} of {len(pairs)} are off by more than {TOLERANCE}"
             )
     return None
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def pick(p_clean: Sequence[float], thresholds: Collection[float], count: int = COUNT) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serving.decision import Rule
-from serving.golden import CANDIDATES, COUNT, MARGIN, Golden, difference, images, pick, processor
+from serving.golden import CANDIDATES, COUNT, MARGIN, Golden, difference, images, pick
 
 
 def test_the_pictures_are_the_same_on_every_machine() -> None:
@@ -65,7 +65,3 @@ GOLDEN = Golden((7, 8, 9), (0.2, 0.52, 0.9))
 def test_other_answers_are_told_with_the_worst(answers: list[float], words: list[str] | None) -> None:
     told = difference(GOLDEN, answers, Rule(0.51))
     assert told is None if words is None else told is not None and all(word in told for word in words)
-
-
-def test_the_processor_has_a_name() -> None:
-    assert processor()

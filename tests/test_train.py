@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_MODEL, Workspace, full_disk
+from conftest import ROOT, SMALL_MODEL, Workspace, full_disk
 from safetensors.torch import save_file
 from torch import nn
 
+from serving.cores import vector_instructions
 from stages.backbone import without_head
 from stages.common.data import CLEAN, DIRTY, list_photos
 from stages.common.errors import StageError
@@ -20,7 +28,7 @@ from stages.common.loader import loader
 from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.params import Data, load
 from stages.common.reports import write_bytes
-from stages.train import augment
+from stages.train import augment, portable
 from stages.train.distributed import Ranks, launch, process_count, process_group
 from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
 from stages.train.params import Params
@@ -112,9 +120,11 @@ def test_the_precision_rule_on_a_cpu(name: str, mostly_depthwise: bool, monkeypa
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     expected = torch.float32 if mostly_depthwise else torch.bfloat16
-    assert pick_precision(model, 64, cpu, "auto") is expected
-    assert pick_precision(model, 64, cpu, "off") is torch.float32
-    assert pick_precision(model, 64, cpu, "bf16") is torch.bfloat16
+    free = replace(PARAMS, amp="auto", deterministic=False)
+    assert pick_precision(model, 64, cpu, free) is expected
+    assert pick_precision(model, 64, cpu, replace(free, deterministic=True)) is torch.float32
+    assert pick_precision(model, 64, cpu, replace(PARAMS, amp="off")) is torch.float32
+    assert pick_precision(model, 64, cpu, replace(PARAMS, amp="bf16")) is torch.bfloat16
 
 
 def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +152,7 @@ def train(workspace: Workspace, **changes: object) -> bytes:
     return CHECKPOINT.read_bytes()
 
 
-def test_a_run_repeats_to_the_bit(workspace: Workspace) -> None:
+def test_a_run_repeats_to_the_bit_on_fewer_cores(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace.must("split_check", "backbone")
     first = train(workspace)
     report = json.loads(Path("reports/train.json").read_text())
@@ -153,7 +163,46 @@ def test_a_run_repeats_to_the_bit(workspace: Workspace) -> None:
     )
     live = Path("reports/train/plots/metrics/holdout_auc.tsv").read_text().splitlines()
     assert len(live) == 3
-    assert train(workspace) == first
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL")
+    with one_core():
+        assert train(workspace) == first
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """What is started in here sees a single core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes", "limited"),
+    [
+        ("avx2 avx512f", {}, True),
+        ("avx2", {"amp": "off"}, True),
+        ("sse4_2 avx", {}, False),
+        ("avx2", {"deterministic": False}, False),
+        ("avx2 avx512_bf16", {"amp": "bf16"}, False),
+        ("avx2", {"compile": True}, False),
+    ],
+)
+def test_kernels_are_limited_where_bits_shall_be_the_same(
+    flags: str, changes: dict[str, Any], limited: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: A Processor\nflags\t\t: fpu {flags} sse\n")
+    monkeypatch.setattr(portable, "vector_instructions", partial(vector_instructions, tmp_path / "cpuinfo"))
+    monkeypatch.setattr(os, "environ", {})
+    portable.limit_kernels(replace(PARAMS, **changes))
+    assert os.environ == (portable.COMMON_KERNELS if limited else {})
+
+
+def test_kernels_are_limited_before_torch_looks_at_the_processor() -> None:
+    program = "import sys, stages.train.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

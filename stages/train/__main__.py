@@ -7,14 +7,17 @@ from pathlib import Path
 from stages.common.errors import StageError, run_stage
 from stages.common.params import load
 from stages.common.scratch import locked
-from stages.train.distributed import launch, process_count
-from stages.train.loop import run
 from stages.train.params import Params
+from stages.train.portable import limit_kernels
 
 
 def main() -> None:
     """Train on every device asked for; one run at a time in a folder, whose reports two would mix up."""
     params = load(Params)
+    limit_kernels(params.train)
+    from stages.train.distributed import launch, process_count  # with torch, hence only now
+    from stages.train.loop import run
+
     first = int(os.environ.get("RANK", 0)) == 0  # torchrun starts this in every process
     with locked(Path(), wait=False) if first else nullcontext(True) as free:
         if not free:

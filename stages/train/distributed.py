@@ -120,13 +120,14 @@ def _speak_up(worker: Callable[[], None]) -> None:
 
 
 @contextmanager
-def process_group() -> Iterator[Ranks]:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs) for the length of a `with` block, and share the cores."""
+def process_group(threads: int | None = None) -> Iterator[Ranks]:
+    """Join the other processes (NCCL on GPUs, gloo on CPUs) for the length of a `with` block, and share the
+    cores, or on CPUs `threads`, whatever cores there are."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
-    torch.set_num_threads(max(1, usable_cores() // local_world))
+    torch.set_num_threads(max(1, (usable_cores() if gpu or threads is None else threads) // local_world))
     if gpu:
         torch.cuda.set_device(device)
     else:

@@ -24,6 +24,7 @@ from stages.common.scoring import score
 from stages.train.distributed import Ranks, process_group
 from stages.train.log import Log, SilentLog
 from stages.train.params import Params, TrainParams
+from stages.train.portable import is_portable
 from stages.train.progress import Kept, Progress
 from stages.train.resume import RecoveryStore, recovery_store, run_key
 from stages.train.sampling import Batches, Positioned, hold_out
@@ -46,7 +47,7 @@ def run() -> None:
     fit, held = hold_out(photos, groups, params.train.holdout, params.train.seed)
     group_of = dict(zip(photos, groups, strict=True))
     version = read_json(SPLIT_CHECK)["data_version"]
-    with process_group() as ranks:
+    with process_group(params.train.threads if is_portable(params.train) else None) as ranks:
         choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
         key = run_key(params, fit, held, version, BACKBONE, ranks)
         if ranks.first:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stages.common.data import CLEAN, DIRTY
 from stages.train.params import TrainParams
+from stages.train.portable import is_portable
 
 DEPTHWISE_LIMIT = 0.05  # share of the multiplications; see `pick_precision`
 
@@ -52,19 +53,22 @@ def lr_factor(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def pick_precision(model: nn.Module, size: int, device: torch.device, amp: str) -> torch.dtype:
+def pick_precision(model: nn.Module, size: int, device: torch.device, params: TrainParams) -> torch.dtype:
     """What autocast computes in; float32 means off.
 
-    auto, on a GPU: bfloat16 where it has it, else float16. On a CPU: bfloat16 where it has the instructions and
-    depthwise convolutions do less than DEPTHWISE_LIMIT of the work. They are slower in bfloat16 there: measured on a
-    2-core AVX-512 CPU it doubles resnet50's speed and costs tf_efficientnet_lite0 a fifth of its own. The rule
-    counts multiplications, so that it never depends on a timing.
+    auto, on a GPU: bfloat16 where it has it, else float16. On a CPU: float32 where the bits shall be the same on every
+    CPU. Otherwise bfloat16 where the CPU has the instructions and depthwise convolutions do less than DEPTHWISE_LIMIT
+    of the work. They are slower in bfloat16 there: measured on a 2-core AVX-512 CPU it doubles resnet50's speed and
+    costs tf_efficientnet_lite0 a fifth of its own. The rule counts multiplications, so that it never depends on a
+    timing.
     """
     named = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if amp != "auto":
-        return named[amp]
+    if params.amp != "auto":
+        return named[params.amp]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if is_portable(params):
+        return torch.float32
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast and depthwise_share(model, size) < DEPTHWISE_LIMIT else torch.float32
 

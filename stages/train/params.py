@@ -49,6 +49,7 @@ class TrainParams:
     amp: Literal["auto", "off", "bf16", "fp16"]
     compile: bool
     deterministic: Literal["auto"] | bool
+    threads: Positive
     devices: Literal["auto"] | Positive
     num_workers: NonNegative
     holdout: OpenShare

@@ -50,7 +50,7 @@ class Trainer:
         train = params.train
         self.params, self.ranks, self.device = params, ranks, ranks.device
         self.model = build(params, self.device)
-        self.precision = pick_precision(self.model, params.img_size, self.device, train.amp)
+        self.precision = pick_precision(self.model, params.img_size, self.device, train)
         config: Any = self.model.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.normalise = Normalise(self.mean, self.std).to(self.device)
