@@ -119,18 +119,15 @@ class Predictor(Network):
         if missing := [key for key in (THRESHOLD, GOLDEN) if key not in self.properties]:
             raise ModelError(f"{path} is not what the export stage writes: its metadata lacks {', '.join(missing)}")
         try:
-            self.threshold: Threshold = parse_threshold(self.properties[THRESHOLD].encode(), f"{path}: {THRESHOLD}")
+            self.embedded: Threshold = parse_threshold(self.properties[THRESHOLD].encode(), f"{path}: {THRESHOLD}")
             self.golden = Golden.read(self.properties[GOLDEN])
         except ThresholdError:
             raise
         except ValueError as error:
             raise ModelError(f"{path}: {GOLDEN}: {error}") from error
-        self.threshold_replaced = False
-        if threshold is not None:
-            given = read_threshold(threshold)
-            self.threshold_replaced = given.sha256 != self.threshold.sha256
-            if self.threshold_replaced:
-                self.threshold = replace(given, certified=False)
+        given = self.embedded if threshold is None else read_threshold(threshold)
+        self.threshold_replaced = given.sha256 != self.embedded.sha256
+        self.threshold = replace(given, certified=False) if self.threshold_replaced else given
 
     def p_clean(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.image`."""

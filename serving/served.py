@@ -1,4 +1,4 @@
-"""A model in service: loaded, held against the settings, and tried on a photo."""
+"""A model in service: loaded, held against the settings and its golden answers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from serving import golden
+from serving.cores import processor
 from serving.decision import Rule
 from serving.image import PhotoError, decode
 from serving.predictor import ModelError, Predictor
@@ -66,7 +68,7 @@ class Served:
 
 
 def load(settings: Settings, model: Path, threshold: Path | None) -> Served:
-    """Load a model, hold it against the settings and score a photo with it. `threshold`: in place of its own.
+    """Load a model, hold it against the settings and its golden answers. `threshold`: in place of its own.
 
     Raises ModelError or ThresholdError with what is wrong.
     """
@@ -80,20 +82,33 @@ def load(settings: Settings, model: Path, threshold: Path | None) -> Served:
     if settings.require_certified and not served.certified:
         reason = _not_certified(served, settings, model)
         raise ModelError(f"REQUIRE_CERTIFIED=1, but {reason}; REQUIRE_CERTIFIED=0 serves it all the same")
-    image = decode(builtin_photo(), predictor.image_size)
-    for batch in (1, max_batch):  # the shapes at both ends, so that no request pays for their set-up
-        try:
-            p_clean = predictor.p_clean(np.stack([image] * batch))
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise ModelError(f"{model} cannot be run: {error}") from error
-        if p_clean.shape != (batch,) or not ((p_clean >= 0) & (p_clean <= 1)).all():
-            raise ModelError(f"{model} gives {p_clean} for a photo, no probability")
+    _check_answers(predictor, max_batch, model)
     if settings.override:
         log.warning("thresholds replaced by the environment: %s", settings.override)
     if not served.certified:
         reason = _not_certified(served, settings, model)
         log.warning("the precision of clean verdicts is not proven: %s", reason)
     return served
+
+
+def _check_answers(predictor: Predictor, max_batch: int, model: Path) -> None:
+    """Raises ModelError unless the model gives its golden answers here. It is called with one image and with
+    `max_batch`, so that no request pays for the set-up of these shapes."""
+    images = golden.images(predictor.golden.seeds, predictor.image_size)
+    calls = -(-len(images) // max_batch)
+    batches = [images[:1], *np.split(np.resize(images, (calls * max_batch, *images.shape[1:])), calls)]
+    try:
+        answers = [predictor.p_clean(batch) for batch in batches]
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        raise ModelError(f"{model} cannot be run: {error}") from error
+    if [answer.shape for answer in answers] != [(len(batch),) for batch in batches]:
+        raise ModelError(f"{model} gives {answers[0].shape} for one photo, no single p_clean")
+    p_clean = np.concatenate(answers[1:])[: len(images)]
+    if wrong := golden.difference(predictor.golden, p_clean.tolist(), predictor.embedded.rule):
+        raise ModelError(
+            f"{model} answers otherwise than where it was exported: {wrong}. {predictor.provider} on {processor()} "
+            "computes it differently; try another driver, or another convert.precision in params.yaml"
+        )
 
 
 def _not_certified(served: Served, settings: Settings, model: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from serving import predictor
+from serving.cores import processor
 from serving.decision import Rule, ThresholdError, read_threshold
 from serving.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
 from serving.served import load
@@ -161,15 +162,29 @@ def test_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, la
     assert served.lanes(4) == lanes
 
 
-def test_a_model_that_gives_no_probability(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("white", "told"), [(255, None), (253, None), (240, "golden image"), (0, "golden image 0 has p_clean inf")]
+)
+def test_a_model_that_does_not_give_its_golden_answers(tmp_path: Path, white: float, told: str | None) -> None:
+    """White is what p_clean is divided by: that stands for a processor that computes something else."""
     pair = write_pair(tmp_path)
     graph = brightness(32)
     next(c for c in graph.initializer if c.name == "white").CopyFrom(
-        helper.make_tensor("white", TensorProto.FLOAT, [], [0.0])
+        helper.make_tensor("white", TensorProto.FLOAT, [], [float(white)])
     )
     write_model(pair.model, graph, properties(pair.threshold.read_text()))
-    with pytest.raises(ModelError, match="no probability"):
+    if told is None:
+        assert load(settings(pair), *pair).certified
+        return
+    with pytest.raises(ModelError, match=told) as error:
         load(settings(pair), *pair)
+    assert "CPUExecutionProvider" in str(error.value) and processor() in str(error.value)
+
+
+@pytest.mark.parametrize("max_batch", ["1", "3", "16", "40"])
+def test_golden_answers_are_checked_in_batches_of_any_size(tmp_path: Path, max_batch: str) -> None:
+    pair = write_pair(tmp_path)
+    assert load(settings(pair, MAX_BATCH=max_batch), *pair).max_batch == int(max_batch)
 
 
 def test_a_model_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
