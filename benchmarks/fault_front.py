@@ -84,7 +84,7 @@ def slow_clients(bench: Bench) -> list[Row]:
         quiet = watch(live, photo, bench.size(15, 1))
         for name in list(KINDS)[bench.size(0, -1) :]:
             with crowd(port, name, photo, count):
-                seen = watch(live, photo, bench.size(30, 1))
+                seen = watch(live, photo, bench.size(20, 1))
             health, verdict = seen.p99("health"), seen.p99("verdict")
             unharmed = health <= most and (bench.quick or verdict <= 2 * quiet.p99("verdict"))
             note = f"health p99 {1000 * health:.0f} ms, verdict p99 {1000 * verdict:.0f} ms"

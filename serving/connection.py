@@ -186,8 +186,8 @@ def _network(client: Any) -> str:
     """Whose connection it is, for a limit: an IPv4 address, or a customer's IPv6 network (/64)."""
     if not isinstance(client, tuple):
         return ""  # a Unix socket
-    address = ipaddress.ip_address(client[0].partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped or ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
+    host: str = client[0].partition("%")[0]
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))

@@ -1,8 +1,4 @@
-"""The event loop in front of the threads: it reads requests and finishes answers, so that slow clients hold no thread.
-
-A client that waits, or makes us wait, costs a socket and what it has sent. A request goes to the threads when it is
-complete, or at once when it is answered without its body.
-"""
+"""Reads whole requests, and finishes answers, in one loop in front of the threads: slow clients hold none of them."""
 
 from __future__ import annotations
 
@@ -40,18 +36,15 @@ class Front:
         self, cfg: Any, listeners: Sequence[socket.socket], handler: Handler, limits: Limits, budget: Budget
     ) -> None:
         self._cfg, self._handler, self._limits = cfg, handler, limits
-        self._connections, self._room = Connections(limits), Room(budget)
-        self._loop = Loop()
+        self._connections = Connections(limits)
+        self._room = Room(budget, _PIECE, partial(self._watch, event=READ))
+        self._loop = Loop(_SWEEP_SECONDS, self._sweep)
         self._listeners = Listeners(self._loop, listeners, self._admit, self._make_place)
-        self._swept = time.monotonic()
         self._stopping: float | None = None
 
     def step(self) -> None:
         """Wait for something to do, for less than a second, and do it."""
-        self._loop.step(_SWEEP_SECONDS)
-        if time.monotonic() - self._swept > _SWEEP_SECONDS:
-            self._swept = time.monotonic()
-            self._sweep()
+        self._loop.step()
 
     def stop(self) -> None:
         """Take no more connections but those under way, and let all that are there finish. Go on with `step`."""
@@ -145,7 +138,7 @@ class Front:
         connection.body = None
         self._room.hold(connection, len(connection.received) + len(connection.sock))
         self._guarded(self._after if error is None else self._close, connection)
-        self._go_on()
+        self._room.resume()
 
     def _refuse(self, connection: Connection, reason: Exception | Kind) -> None:
         self._loop.unwatch(connection.real)
@@ -178,18 +171,13 @@ class Front:
             self._room.hold(connection, len(connection.received))
             self._after(connection)
 
-    def _go_on(self) -> None:
-        """Read those again that have waited for room, if there is some now."""
-        for connection in self._room.resume(_PIECE):
-            self._watch(connection, READ)
-
     def _sweep(self) -> None:
         """End what is overdue."""
         for connection in self._connections:
             reason = overdue(connection, self._limits, short=self._room.short, stopping=self._stopping)
             if reason is not None:
                 self._guarded(partial(self._cut, reason), connection)
-        self._go_on()
+        self._room.resume()
         if self._stopping is not None and time.monotonic() - self._stopping > ACCEPT_SECONDS:
             self._listeners.close()
         metrics.CONNECTIONS.set(len(self._connections))

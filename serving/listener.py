@@ -81,9 +81,10 @@ class Listeners:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):  # ours; accept(2) has many of clients'
                     raise
                 log.warning("a connection cannot be accepted: %s", error)
-                self._make_place()
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._make_place()
                 return
             self._admit(sock, client, listener)

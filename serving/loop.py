@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -13,9 +14,10 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
 class Loop:
-    """One thread calls `step` again and again; only `call` is for others."""
+    """One thread calls `step` again and again; only `call` is for others. `sweep` is done every so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float, sweep: Callable[[], None]) -> None:
+        self._seconds, self._sweep, self._swept = seconds, sweep, time.monotonic()
         self._poller = selectors.DefaultSelector()
         self._calls = PollableMethodQueue()
         self._calls.init()
@@ -34,10 +36,13 @@ class Loop:
         """Do something once, soon."""
         self._calls.defer(act)
 
-    def step(self, seconds: float) -> None:
-        """Wait for something to do, for so long at most, and do it."""
-        for key, _ in self._poller.select(seconds):
+    def step(self) -> None:
+        """Wait for something to do, no longer than until the next sweep, and do it."""
+        for key, _ in self._poller.select(self._seconds):
             key.data()
+        if time.monotonic() - self._swept > self._seconds:
+            self._swept = time.monotonic()
+            self._sweep()
 
     def close(self) -> None:
         """Let go of everything."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from serving.connection import Connection, State
 from serving.service import Budget
@@ -16,8 +16,9 @@ class Room:
     none would ever end. More than the budget is taken by what it lacks, and by what arrives in one piece.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+    def __init__(self, budget: Budget, piece: int, read: Callable[[Connection], None]) -> None:
+        """`read` begins to read a connection again, by `piece` bytes at once."""
+        self._budget, self._piece, self._read = budget, piece, read
         self._paused: deque[Connection] = deque()
         self._favoured: Connection | None = None
 
@@ -36,15 +37,15 @@ class Room:
         return connection.state is not State.BODY or self._budget.free > 0 or connection is self._favoured
 
     def pause(self, connection: Connection) -> None:
-        """Have a connection wait until `resume` names it."""
+        """Have a connection wait until `resume` lets it go on."""
         connection.paused = True
         self._paused.append(connection)
 
-    def resume(self, piece: int) -> Iterator[Connection]:
-        """Those that may go on, as many as there is room for a piece of each."""
+    def resume(self) -> None:
+        """Let as many go on as there is room for a piece of each."""
         if self._favoured is not None and self._favoured.state is not State.BODY:
             self._favoured = None
-        places = max(0, self._budget.free) // piece
+        places = max(0, self._budget.free) // self._piece
         while self._paused and (places > 0 or self._favoured is None):
             connection = self._paused.popleft()
             if connection.state is not State.BODY:
@@ -54,4 +55,4 @@ class Room:
             places -= 1
             connection.paused = False
             connection.restart()
-            yield connection
+            self._read(connection)

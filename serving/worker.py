@@ -38,7 +38,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection takes one, or two with a file to send
-        sys.setswitchinterval(0.001)
+        sys.setswitchinterval(0.001)  # a fifth of the default: the loop must not wait long for threads that compute
         server = Server(self.cfg, self.wsgi, self.sockets, lambda: self.alive)
         trimmer = Trimmer()
         while self.alive and self.ppid == os.getppid():

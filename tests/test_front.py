@@ -132,19 +132,21 @@ def test_who_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bodies_wait_for_room_and_one_of_them_goes_on() -> None:
-    budget = Budget(1000)
-    room, bodies = Room(budget), [connection() for _ in range(3)]
+    budget, resumed = Budget(1000), []
+    room, bodies = Room(budget, 100, resumed.append), [connection() for _ in range(3)]
     for body in bodies:
         assert room.allows(body)
         room.hold(body, 400)
     assert budget.free == -200 and not any(room.allows(body) for body in bodies) and not room.short
     for body in bodies:
         room.pause(body)
-    assert room.short
-    assert list(room.resume(100)) == bodies[:1] and room.allows(bodies[0]) and not list(room.resume(100))
+    room.resume()
+    room.resume()
+    assert resumed == bodies[:1] and room.allows(bodies[0]) and not room.allows(bodies[1]) and room.short
     room.hold(bodies[0], 0)
     bodies[0].close()
-    assert list(room.resume(100)) == bodies[1:] and not room.short and budget.free == 200
+    room.resume()
+    assert resumed == bodies and not room.short and budget.free == 200
 
 
 def test_one_connection_too_many_takes_the_place_of_the_stalest() -> None:
