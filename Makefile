@@ -6,18 +6,27 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro verify audit relabel split test lint audit-deps serve
+.PHONY: help setup data repro verify audit relabel split test lint audit-deps release promote serve
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/.ready ## .venv with the pinned requirements
 
-.venv/.ready: requirements.txt serving/requirements.txt constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+PIP = python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.venv/.ready: requirements.txt serving/requirements.txt constraints.txt | .venv/bin/python
+	$(PIP) -r requirements.txt
+	touch .venv/.serving $@
+
+# What serving needs, and DVC to pull the model; `setup` adds the rest.
+.venv/.serving: serving/requirements.txt constraints.txt | .venv/bin/python
+	$(PIP) -r serving/requirements.txt $(shell grep -o '^dvc==[^ ]*' requirements.txt)
 	touch $@
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
 
 data: setup ## the photos that data_cars.dvc names
 	@test -d data_cars || dvc pull --quiet data_cars.dvc || { rm -rf data_cars; exit 1; }
@@ -52,5 +61,14 @@ audit-deps: ## known vulnerabilities in the pinned packages, but those explained
 	test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install -q pip-audit==2.10.1; }
 	.venv/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt $$(sed -nE 's/^([A-Z][^ ]+) .*/--ignore-vuln \1/p' audit-ignore.txt)
 
-serve: setup ## the service on port 8000, with the pipeline's artifacts
+release: setup ## publish the certified model of HEAD as VERSION=1.2.0: push it, and tag dirty-car@v1.2.0
+	python -m tools.release '$(VERSION)'
+
+promote: setup ## assign STAGE=prod to the released VERSION=1.2.0, by a tag
+	python -m tools.release '$(VERSION)' --stage '$(STAGE)'
+
+serve: .venv/.serving artifacts/best.onnx ## the service on port 8000, with the model of dvc.lock; needs no training
 	gunicorn -c serving/gunicorn.conf.py 'serving.app:create_app()'
+
+artifacts/best.onnx: | .venv/.serving
+	dvc pull --quiet $@ || { echo 'no model of this dvc.lock was released; `make repro` trains one'; exit 1; }

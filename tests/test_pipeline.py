@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from stages.common.params import TOP_LEVEL, keys, load
+from tools import release
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -93,7 +94,9 @@ def test_metrics_and_plots_are_in_git_and_artifacts_are_not() -> None:
                 ((path, options),) = entry.items()
                 assert path.startswith("reports/") and options["cache"] is False
         for out in stage.get("outs", []):
-            assert isinstance(out, str) and out.startswith("artifacts/")
+            path, options = (out, {}) if isinstance(out, str) else next(iter(out.items()))
+            assert path.startswith("artifacts/") and "cache" not in options
+            assert (options.get("remote") == "samples") == (path in (release.MODEL, release.THRESHOLD))
 
 
 def test_everything_a_stage_reads_is_written_by_one_before_it() -> None:
@@ -102,7 +105,8 @@ def test_everything_a_stage_reads_is_written_by_one_before_it() -> None:
         for dep in stage["deps"]:
             if dep.startswith(("artifacts/", "reports/")):
                 assert dep in written, dep
-        written |= set(stage.get("outs", [])) | {next(iter(entry)) for entry in stage.get("metrics", [])}
+        outs = [*stage.get("outs", []), *stage.get("metrics", [])]
+        written |= {out if isinstance(out, str) else next(iter(out)) for out in outs}
 
 
 def test_the_lock_file_is_current() -> None:
