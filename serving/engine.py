@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 
 from serving import metrics
 from serving.batcher import Batcher
@@ -20,6 +21,7 @@ from serving.settings import Settings
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0  # a self-check that takes longer has failed
+DECODED_BY = 0.9  # of a request's time, a costly photo must be decoded: the rest is for its model call
 CHECK_AGE = 1.0  # probes may come often, and from anyone: they must not become a load of their own
 
 
@@ -81,14 +83,31 @@ class Engine:
         self.batcher.close()
 
     def _score(self, photos: Sequence[bytes], seconds: float, *, first: bool = False) -> list[Verdict | PhotoError]:
-        """Within so many seconds for all photos together; raises TimeoutError."""
-        served, deadline = self.served, time.monotonic() + seconds
+        """Within so many seconds for all photos together; raises TimeoutError.
+
+        Costly photos are decoded from here, one after the other: other processes do the work, and no lane, which other
+        requests wait for, stands still meanwhile.
+        """
+        served, started = self.served, time.monotonic()
+        light = [served.is_light(photo) for photo in photos]
+        queue = partial(self.batcher.submit, served.predictor, first=first)
         decoders = [partial(served.pixels, photo, self._settings) for photo in photos]
-        futures = self.batcher.submit(served.predictor, decoders, first=first)
+        futures = dict(zip(_where(light), queue(list(compress(decoders, light))), strict=True))
+        errors: dict[int, PhotoError] = {}
         try:
-            return [_verdict(future, deadline, served) for future in futures]
+            for place in _where([not it for it in light]):
+                try:
+                    with metrics.DECODE_SECONDS.time():
+                        pixels = decoders[place](deadline=started + seconds * DECODED_BY)
+                except PhotoError as error:
+                    errors[place] = type(error)(str(error))  # a new one: the traceback of this holds the photo
+                else:
+                    futures[place] = queue([pixels.copy])[0]
+            return [
+                errors.get(place) or _verdict(futures[place], started + seconds, served) for place in range(len(photos))
+            ]
         finally:
-            self.batcher.drop(futures)  # after a failure: what has not begun is not to be worked on for nobody
+            self.batcher.drop(list(futures.values()))  # after a failure: nobody waits for what has not begun
 
     @contextmanager
     def _admit(self, count: int) -> Iterator[None]:
@@ -104,6 +123,10 @@ class Engine:
             metrics.IN_FLIGHT.dec(count)
             with self._lock:
                 self._free += count
+
+
+def _where(flags: Sequence[bool]) -> list[int]:
+    return [place for place, flag in enumerate(flags) if flag]
 
 
 def _verdict(p_clean: Future[float], deadline: float, served: Served) -> Verdict | PhotoError:

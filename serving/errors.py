@@ -16,7 +16,14 @@ from serving import metrics
 from serving.batcher import Stuck
 from serving.engine import Overloaded
 from serving.fetch import UrlTooLarge, UrlUnfetchable
-from serving.image import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
+from serving.photo.errors import (
+    BrokenPhoto,
+    DecodersBusy,
+    NotAPhoto,
+    PhotoTooCostly,
+    PhotoTooLarge,
+    UnsupportedPhoto,
+)
 from serving.served import PhotoTooHeavy
 from serving.urls import UrlRefused
 
@@ -38,6 +45,7 @@ class Kind(Enum):
     METHOD_NOT_ALLOWED = (405, "This path does not answer this method")
     TOO_MANY_BYTES = (413, "Too many bytes")
     TOO_MANY_PIXELS = (413, "Too many pixels")
+    TOO_COSTLY = (413, "Decoding the photo takes too much")
     TOO_MANY_PHOTOS = (413, "Too many photos in one request")
     UNSUPPORTED_PHOTO = (415, "This type of image is not read here")
     UNSUPPORTED_MEDIA_TYPE = (415, "The request's content type is not read here")
@@ -100,6 +108,8 @@ _KINDS: dict[type[Exception], Kind] = {
     NotAPhoto: Kind.NOT_A_PHOTO,
     BrokenPhoto: Kind.BROKEN_PHOTO,
     PhotoTooLarge: Kind.TOO_MANY_PIXELS,
+    PhotoTooCostly: Kind.TOO_COSTLY,
+    DecodersBusy: Kind.OVERLOADED,
     UnsupportedPhoto: Kind.UNSUPPORTED_PHOTO,
     PhotoTooHeavy: Kind.TOO_MANY_BYTES,
     UrlRefused: Kind.URL_REFUSED,

@@ -9,6 +9,7 @@ squashed to a square of `size` pixels: the whole car stays in view, whatever the
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,26 @@ from typing import Any
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
-from serving.expected import ExpectedError
+from serving.cores import usable_cores
+from serving.photo import header, pool
+from serving.photo.errors import (
+    BrokenPhoto,
+    DecodersBusy,
+    NotAPhoto,
+    PhotoError,
+    PhotoTooCostly,
+    PhotoTooLarge,
+    UnsupportedPhoto,
+)
+from serving.photo.header import FORMATS, MAX_PIXELS, Header
+
+__all__ = [
+    "FORMATS", "MAX_PIXELS", "RESIZE_RULE", "BrokenPhoto", "DecodersBusy", "NotAPhoto", "PhotoError", "PhotoTooCostly",
+    "PhotoTooLarge", "UnsupportedPhoto", "decode", "decode_here", "is_light", "open_photo", "upright_rgb",
+]  # fmt: skip
 
 pillow_heif.register_heif_opener(thumbnails=False)
 # Pillow's own bomb check knows one limit per process and warns below it; `decode` applies its caller's limit instead.
@@ -28,25 +45,13 @@ Image.MAX_IMAGE_PIXELS = None
 # Damaged metadata makes Pillow warn; Python keeps every such text for good, and strangers choose the texts.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
 RESIZE_RULE = "squash-bilinear-2"  # recorded in every model: a model is only as good as the pixels it was trained on
-MAX_PIXELS = 120_000_000
 
 _SAMPLE_BITS = (8, 10, 12, 14, 16)  # that cameras and scanners give
 _MAX_SAMPLE_VALUE, _SMAX_SAMPLE_VALUE = 281, 341  # TIFF tags
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
-_OTHER_TYPES = {
-    b"%PDF": "a PDF",
-    b"8BPS": "a Photoshop file",
-    b"<svg": "an SVG drawing",
-    b"<?xm": "an XML or SVG file",
-    b"\x00\x00\x01\x00": "an icon",
-    b"\x00\x00\x00\x0cjP": "JPEG 2000",
-    b"\x00\x00\x00\x0cJXL": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-}
-_VIDEO_BRANDS = (b"ftypmp4", b"ftypisom", b"ftypqt", b"ftypM4V", b"ftyp3gp")
+_END_MARKER = b"\xff\xd9"
+_BAND = 256  # rows that are converted at a time
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,32 +63,30 @@ _UPRIGHT = {
 }
 
 
-class PhotoError(ExpectedError):
-    """A photo that cannot be used; the message says why in words for its sender."""
-
-
-class NotAPhoto(PhotoError):
-    """The bytes are no image at all."""
-
-
-class UnsupportedPhoto(PhotoError):
-    """An image, of a kind that is not read here."""
-
-
-class PhotoTooLarge(PhotoError):
-    """More pixels than allowed, as the file's header declares them."""
-
-
-class BrokenPhoto(PhotoError):
-    """An image of a supported type whose data is damaged or cut short."""
-
-
-def decode(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(
+    data: bytes,
+    size: int,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    memory: int = pool.MEMORY,
+    processes: int | None = None,
+    deadline: float = math.inf,
+) -> NDArray[np.uint8]:
     """Decode a photo to upright RGB, uint8 `[size, size, 3]`.
 
-    Raises NotAPhoto, UnsupportedPhoto, PhotoTooLarge (before any pixel is decoded) or BrokenPhoto.
+    A JPEG of usual size is decoded here; all else by one of a few `processes` (by default one a core) with `memory`
+    bytes for all photos they decode at a time, and no later than a `deadline` by the monotonic clock. Raises NotAPhoto,
+    UnsupportedPhoto, PhotoTooLarge or PhotoTooCostly (before any pixel is decoded), BrokenPhoto or DecodersBusy.
     """
-    image = open_photo(data, max_pixels=max_pixels)
+    found = header.read(data, max_pixels=max_pixels)
+    if found.light(size):
+        return decode_here(data, size, found)
+    return pool.shared(processes or usable_cores(), memory).decode(data, size, max_pixels, found, deadline)
+
+
+def decode_here(data: bytes, size: int, found: Header) -> NDArray[np.uint8]:
+    """`decode` in this process, given the photo's header."""
+    image = _open(data, found)
     with _decoding(image):
         turn = _load(image, size)
         small = _squash(image, (size, size))
@@ -91,15 +94,17 @@ def decode(data: bytes, size: int, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
     return np.array(small if turn is None else small.transpose(turn))
 
 
+def is_light(data: bytes, size: int) -> bool:
+    """Whether `decode` takes a moment: it decodes the photo here, or refuses it."""
+    try:
+        return header.read(data).light(size)
+    except PhotoError:
+        return True
+
+
 def open_photo(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A photo as its header describes it (size, format, metadata); no pixel is decoded yet. Raises as `decode` does."""
-    image = _open(data)
-    # Pillow feeds its decoders 64 KiB at a time and takes Python's lock in between, which costs a busy service 5 %.
-    image.decodermaxblock = len(data)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise PhotoTooLarge(f"the photo has {width} x {height} pixels; at most {max_pixels:,} are accepted")
-    return image
+    return _open(data, header.read(data, max_pixels=max_pixels))
 
 
 def upright_rgb(image: Image.Image, size: int) -> Image.Image:
@@ -141,27 +146,40 @@ def _load(image: Image.Image, size: int) -> Image.Transpose | None:
     return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """Identify a photo from its header; no pixel is decoded yet."""
-    if not data:
-        raise NotAPhoto("the file is empty")
+def _open(data: bytes, found: Header) -> Image.Image:
+    """Have Pillow read the header; no pixel is decoded yet."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data if found.layout.complete else _mended(data)), formats=found.formats)
+    except (PhotoError, MemoryError):
+        raise
     except Exception as error:  # UnidentifiedImageError, and whatever a damaged header makes a plugin raise
-        kind = next((name for magic, name in _OTHER_TYPES.items() if data.startswith(magic)), None)
-        if kind is None and data[4:12].startswith(_VIDEO_BRANDS):
-            kind = "a video"
-        if kind is not None:
-            raise UnsupportedPhoto(f"this is {kind}; send one of {', '.join(FORMATS)}") from error
-        if data.startswith(_MAGIC):
-            raise BrokenPhoto("the photo's header is damaged or cut short") from error
-        raise NotAPhoto(f"the bytes are not a photo of a known type ({', '.join(FORMATS)})") from error
+        raise BrokenPhoto("the photo's header is damaged or cut short") from error
+    if isinstance(image, JpegImageFile):
+        # Pillow feeds its decoders 64 KiB at a time and takes Python's lock in between, which costs a busy service 5 %.
+        image.decodermaxblock = len(data)
+    return image
+
+
+def _mended(data: bytes) -> bytes:
+    """A JPEG in one scan that lacks its end marker, with one. Raises BrokenPhoto where pixels are missing too.
+
+    If they are, what comes instead of them changes the picture; behind the last pixel it does not.
+    """
+    kinds = []
+    for filler in (b"", bytes(range(1, 251)) * 4):
+        image = Image.open(io.BytesIO(data + filler + _END_MARKER), formats=("JPEG",))
+        with _decoding(image):
+            image.draft(image.mode, (1, 1))
+            kinds.append(image.tobytes())
+    if kinds[0] != kinds[1]:
+        raise BrokenPhoto("the JPEG photo is damaged or cut short: its last pixels are missing")
+    return data + _END_MARKER
 
 
 def _squash(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A loaded image as RGB of another size. White goes under it at the end: then it takes half as much memory."""
     if not image.has_transparency_data:
-        return _to_rgb(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        return _to_8_bit(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0).convert("RGB")
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     # Pillow weighs the colours with their alpha meanwhile.
     return _on_white(rgba.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
@@ -169,14 +187,19 @@ def _squash(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode to 8-bit RGB; transparency becomes white."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _high_byte(image).convert("RGB")
-    if image.mode in ("F", "LAB"):
-        raise UnsupportedPhoto(f"{image.format} with {image.mode} pixels is not read; save it as 8-bit RGB")
     if image.has_transparency_data:
         return _on_white(image.convert("RGBA"))
+    return _to_8_bit(image).convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Any Pillow mode without transparency to L or RGB."""
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _high_byte(image)
+    if image.mode in ("F", "LAB"):
+        raise UnsupportedPhoto(f"{image.format} with {image.mode} pixels is not read; save it as 8-bit RGB")
     return image.convert("RGB")
 
 
@@ -193,11 +216,12 @@ def _on_white(rgba: Image.Image) -> Image.Image:
 
 def _high_byte(image: Image.Image) -> Image.Image:
     """The eight highest bits in use of grey samples of more than eight."""
-    wide = np.asarray(image)  # uint16 in the file's byte order, or int32: a large photo has no room for more
+    wide = np.asarray(image)  # uint16 in the file's byte order, or int32
     bits = _bits_in_use(image, wide)
-    if image.mode == "I" or bits < 16:
-        wide = wide.clip(0, (1 << bits) - 1)
-    return Image.fromarray((wide >> (bits - 8)).astype(np.uint8))
+    grey = np.empty(wide.shape, np.uint8)
+    for top in range(0, len(wide), _BAND):  # a large photo has no room for copies of all of it
+        grey[top : top + _BAND] = wide[top : top + _BAND].clip(0, (1 << bits) - 1) >> (bits - 8)
+    return Image.fromarray(grey)
 
 
 def _bits_in_use(image: Image.Image, wide: NDArray[Any]) -> int:

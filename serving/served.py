@@ -15,7 +15,8 @@ from PIL import Image
 from serving import golden
 from serving.cores import processor
 from serving.decision import Rule
-from serving.image import PhotoError, decode
+from serving.image import PhotoError, decode, is_light
+from serving.photo.errors import DecodersBusy
 from serving.predictor import ModelError, Predictor
 from serving.settings import Settings
 
@@ -54,11 +55,23 @@ class Served:
         # On a CPU a model call keeps its core busy; on a GPU one call at a time, and every core decodes beside it.
         return (cores + 1, 1) if self.predictor.on_gpu else (cores, cores)
 
-    def pixels(self, photo: bytes, settings: Settings) -> NDArray[np.uint8]:
-        """What the model is to see of a photo, uint8 `[S, S, 3]`. Raises PhotoError, also for what is over a limit."""
+    def pixels(self, photo: bytes, settings: Settings, *, deadline: float = math.inf) -> NDArray[np.uint8]:
+        """What the model is to see of a photo, uint8 `[S, S, 3]`. Raises PhotoError, also for what is over a limit, and
+        for want of memory, or of a decoder before the deadline by the monotonic clock."""
         if len(photo) > settings.max_bytes:
             raise PhotoTooHeavy(f"the photo has {len(photo):,} bytes; at most {settings.max_bytes:,} are accepted")
-        return decode(photo, self.predictor.image_size, max_pixels=settings.max_pixels)
+        try:
+            return decode(
+                photo, self.predictor.image_size,
+                max_pixels=settings.max_pixels, memory=settings.decode_memory, processes=settings.threads,
+                deadline=deadline,
+            )  # fmt: skip
+        except MemoryError:
+            raise DecodersBusy("there is too little memory to decode the photo now; try again") from None
+
+    def is_light(self, photo: bytes) -> bool:
+        """Whether `pixels` takes a moment, and no other process."""
+        return is_light(photo, self.predictor.image_size)
 
     def label(self, p_clean: float) -> str:
         """The verdict at the rule in force. Raises ArithmeticError for what is no number: the model is then broken."""

@@ -29,6 +29,7 @@ from serving.image import MAX_PIXELS
 from serving.urls import host_name, host_pattern
 
 MIB = 1024 * 1024
+MEMORY_PER_CORE = 768 * MIB
 CORES_PER_WORKER = 4  # past about four cores, one process is held back by Python's lock rather than by the model
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -94,7 +95,8 @@ class Settings(BaseModel):
 
     max_bytes: PositiveInt = 25 * MIB
     max_request_bytes: PositiveInt = 100 * MIB
-    max_bytes_in_flight: PositiveInt = 512 * MIB
+    max_memory: PositiveInt = Field(default_factory=lambda data: MEMORY_PER_CORE * max(2, data.get("threads", 1)))
+    max_bytes_in_flight: PositiveInt = Field(default_factory=lambda data: data.get("max_memory", 0) // 6)
     max_pixels: PositiveInt = MAX_PIXELS
     max_photos: PositiveInt = 32
 
@@ -150,6 +152,12 @@ class Settings(BaseModel):
             # A default that waits for another, wrong value is no second mistake.
             problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
             raise SettingsError("; ".join(_sentence(problem) for problem in problems)) from None
+
+    @property
+    def decode_memory(self) -> int:
+        """Bytes for the photos that decoders have at a time: half of the whole. Bodies are held up to twice and take a
+        third, which leaves a sixth for the process and its model."""
+        return self.max_memory // 2
 
     @property
     def override(self) -> dict[str, float]:

@@ -84,8 +84,6 @@ def look_at(root: Path, photo: Photo) -> Scanned:
     try:
         look = look_of(content)
     except PhotoError as error:
-        if isinstance(error.__cause__, MemoryError):  # the photo is not damaged, and must not be left out as if it were
-            raise _no_memory(root, photo) from None
         return Scanned(photo, split, len(content), digest, str(error), (), None)
     except MemoryError:
         raise _no_memory(root, photo) from None

@@ -1,0 +1,63 @@
+"""`python -m serving.photo.decoder FD`: decodes the photos that come over a socket; started by serving.photo.pool."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pillow_heif
+from PIL import AvifImagePlugin
+
+from serving.image import decode_here
+from serving.photo import header, protocol
+from serving.photo.errors import PhotoError, PhotoTooCostly
+from serving.photo.header import MIB
+
+NICENESS = 5  # what waits for these processes is costly anyway; the photos that are not go first
+SLACK = 32 * MIB  # of address space, beside what a photo needs
+
+
+def main() -> None:
+    """Serve until the line is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal
+    os.nice(NICENESS)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    pillow_heif.options.DECODE_THREADS = 1
+    line = socket.socket(fileno=int(sys.argv[1]))
+    while True:
+        try:
+            order, data = protocol.receive_order(line)
+        except EOFError:
+            return
+        _answer(line, order, data)
+
+
+def _answer(line: socket.socket, order: protocol.Order, data: bytes) -> None:
+    _limit(order)
+    try:
+        pixels = decode_here(data, order.size, header.read(data, max_pixels=order.max_pixels)).tobytes()
+    except PhotoError as error:
+        protocol.send_error(line, error)
+    except MemoryError:
+        protocol.send_error(line, PhotoTooCostly("decoding takes more memory than the photo's declared size needs"))
+    else:
+        protocol.send_pixels(line, pixels)
+
+
+def _limit(order: protocol.Order) -> None:
+    """Let this process have what a photo may take, beyond what it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + order.memory + SLACK
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = int(used.ru_utime + used.ru_stime)
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + order.cpu_seconds, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()
