@@ -1,8 +1,9 @@
 """How many more units would do: the search for T, simulated on larger validation sets.
 
 The sets are smoothed bootstrap samples (Silverman and Young, "The bootstrap: to smooth or not to smooth?", Biometrika
-74, 1987): log-odds of each class drawn with replacement, plus normal noise of Silverman's bandwidth. Seeded, and
-bounded: the larger the sets, the fewer are drawn. How often the answer is right: benchmarks/threshold_coverage.py.
+74, 1987): log-odds of each class drawn with replacement, plus normal noise of Silverman's bandwidth, at the same
+variance. Seeded, and bounded: the larger the sets, the fewer are drawn. How often the answer is right:
+benchmarks/threshold_coverage.py.
 """
 
 from bisect import bisect_left
@@ -55,11 +56,13 @@ def _chance(classes: list[Floats], promise: Promise, growth: float) -> tuple[flo
 
 
 def _sample(scores: Floats, size: int, rng: np.random.Generator) -> Floats:
-    """`size` draws from the smoothed scores."""
+    """`size` draws from the smoothed scores, shrunk to the mean so that smoothing does not spread them."""
     spread = scores.std()
     middle = np.subtract(*np.quantile(scores, [0.75, 0.25])) / 1.349
     bandwidth = 0.9 * (min(spread, middle) or spread) * len(scores) ** -0.2
-    return np.asarray(rng.choice(scores, size) + rng.normal(0, bandwidth, size), dtype=np.float64)
+    noisy = rng.choice(scores, size) + rng.normal(0, bandwidth, size)
+    shrink = spread / np.hypot(spread, bandwidth) if spread else 1.0
+    return np.asarray(scores.mean() + (noisy - scores.mean()) * shrink, dtype=np.float64)
 
 
 def _log_odds(cuts: Cuts, count: NDArray[np.int64]) -> Floats:
