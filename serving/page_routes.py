@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, send_from_directory
 
+from serving import service
 from serving.middleware import CSP
 
 SWAGGER = str(files("flask_openapi3_swagger") / "templates" / "swagger")
+
+_PAGE = (Path(__file__).parent / "static/index.html").read_text()
 
 pages = Blueprint("pages", __name__)
 
 
 @pages.get("/")
 def index() -> Response:
-    """The page that shows verdicts to people."""
-    return current_app.send_static_file("index.html")
+    """The page that shows verdicts to people; it says first where the model in service knows drawn cars alone."""
+    drawn = service.current().engine.served.predictor.metadata.trained_on_drawings
+    return Response(_PAGE.replace('id="drawn" hidden', 'id="drawn"') if drawn else _PAGE)
 
 
 @pages.get("/docs")

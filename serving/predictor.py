@@ -23,6 +23,7 @@ from serving.onnx_file import ModelError, read_model
 log = logging.getLogger(__name__)
 
 PREFIX = "dirtycar."  # of every metadata key
+SAMPLE_PHOTOS = "d6e754c0f1850e1b20da8349fa18511078b64e6d666532dcd967e370e6a264f6"  # data_version of the drawn photos
 THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 
 
@@ -54,6 +55,11 @@ class Metadata:
         if found.target not in ("cpu", "gpu"):
             raise ModelError(f"{path} is meant for {found.target!r}, expected cpu or gpu")
         return found
+
+    @property
+    def trained_on_drawings(self) -> bool:
+        """Whether the model learnt from the sample photos, which are drawn: what it says of real ones means nothing."""
+        return self.data_version == SAMPLE_PHOTOS
 
     def properties(self) -> dict[str, str]:
         """The metadata as ONNX properties."""

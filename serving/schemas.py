@@ -100,6 +100,7 @@ class ModelAnswer(BaseModel):
     model_sha256: str
     threshold_sha256: str
     data_version: str
+    trained_on_drawings: bool = Field(description="From the sample photos: what it says of real ones means nothing")
     checkpoint_sha256: str
     git_commit: str | None
     reload_refused: str | None = Field(description="Why the last reload kept the old model, if it did")

@@ -61,6 +61,7 @@ def model() -> Response:
         model_sha256=predictor.sha256,
         threshold_sha256=predictor.threshold.sha256,
         data_version=metadata.data_version,
+        trained_on_drawings=metadata.trained_on_drawings,
         checkpoint_sha256=metadata.checkpoint_sha256,
         git_commit=settings.git_commit,
         reload_refused=service.store.refused if service.store else None,

@@ -469,6 +469,14 @@ def test_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
     assert client.get("/").headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
+def test_a_model_of_drawn_cars_says_so(client: FlaskClient, tmp_path: Path) -> None:
+    report = json.loads((ROOT / "reports/split_check.json").read_text())
+    drawn = make_app(write_pair(tmp_path, data_version=report["data_version"])).test_client()
+    for served, says in ((drawn, True), (client, False)):
+        assert ('id="drawn" hidden' in served.get("/").text) != says
+        assert served.get("/model").json["trained_on_drawings"] == says
+
+
 def test_uploads_stay_in_memory(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_file(*_: object, **__: object) -> None:
         raise AssertionError("a temporary file was made")
