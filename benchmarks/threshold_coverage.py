@@ -162,7 +162,7 @@ def report(draws: int, seconds: float) -> Iterator[str]:
         for split in (False, True):
             name = "level split" if split else "each at the whole level"
             yield line(f"  {describe(scenario)}, {name}", both(scenario, 0.9, split, draws))
-    cases = min(draws, 24)
+    cases = min(draws, 20)
     yield f"\nphotos foretold for a chance of 80 %: {cases} refused draws each, 5 new val sets for each number"
     yield f"{'':<60}{'certified':>10}{'no number':>10}{'right':>7}{'more / had':>11}{'recall off by':>14}"
     totals = []

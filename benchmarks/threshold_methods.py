@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from benchmarks.threshold_scenarios import CONFIDENCE, Bools, Floats, Scenario
+from benchmarks.threshold_populations import Bools, Floats
+from benchmarks.threshold_scenarios import CONFIDENCE, Scenario
 from stages.common.bounds import tail
 from stages.threshold import Decision, choose_threshold
 from stages.threshold.cuts import Cuts
