@@ -10,11 +10,11 @@ from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 from flask_openapi3.models import SecurityScheme
 
-from serving import auth, errors, middleware, pair, predict_routes, service, watchdog
+from serving import auth, errors, middleware, predict_routes, reload, service, watchdog
 from serving.engine import Engine
 from serving.fetch import Fetcher
 from serving.page_routes import pages
-from serving.pair import Store
+from serving.reload import Store
 from serving.schemas import ProblemAnswer
 from serving.served import load
 from serving.service import Budget, Service
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def _start(settings: Settings) -> Service:
-    store = pair.store_from_env()
+    store = reload.store_from_env()
     policy = Policy(
         settings.url_ports,
         settings.url_allow_hosts,
@@ -79,16 +79,16 @@ def _start(settings: Settings) -> Service:
 
 
 def _start_engine(settings: Settings, store: Store | None) -> Engine:
-    """An engine on the server's current pair, which it then follows; outside of a server, on the configured files."""
+    """An engine on the server's current model, which it then follows; outside of a server, on the configured files."""
     if store is None:
         return Engine(settings, load(settings, settings.model_path, settings.threshold_path))
     current = store.current
-    engine = Engine(settings, load(settings, *pair.files(current)))
+    engine = Engine(settings, load(settings, *reload.files(current)))
 
-    def reload(folder: Path) -> None:
-        engine.served = load(settings, *pair.files(folder))
+    def change(folder: Path) -> None:
+        engine.served = load(settings, *reload.files(folder))
         log.info("now serving %s", engine.served.version)
 
-    pair.follow(store, current, reload)
+    reload.follow(store, current, change)
     watchdog.watch(engine.batcher, settings.stuck_seconds)
     return engine

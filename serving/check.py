@@ -1,4 +1,4 @@
-"""`python -m serving.check FOLDER`: can this pair be served here and under these settings?"""
+"""`python -m serving.check FOLDER`: can this copy of a model be served here and under these settings?"""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import sys
 from pathlib import Path
 
 from serving.expected import ExpectedError
-from serving.pair import files
+from serving.reload import CAN_BE_SERVED, files
 from serving.served import load
 from serving.settings import Settings
 
 
 def main() -> int:
-    """0 when the pair of best.onnx and threshold.json in the folder can be served, else 1 with why in the last line."""
+    """Says CAN_BE_SERVED of best.onnx, with the threshold.json beside it if any, else why not, in the last line."""
     folder = Path(sys.argv[1])
     try:
         load(Settings.from_env(), *files(folder))
     except ExpectedError as error:
         print(str(error).replace("\n", " "), file=sys.stderr)
         return 1
+    print(CAN_BE_SERVED)
     return 0
 
 

@@ -1,7 +1,7 @@
 """gunicorn's configuration: `gunicorn -c serving/gunicorn.conf.py 'serving.app:create_app()'`.
 
 SIGHUP reloads model and threshold without restarting a worker; other settings need a restart. What the workers share
-lies in a temporary folder: copies of the pair in service, and the files their metrics are added up from.
+lies in a temporary folder: copies of the model in service, and the files their metrics are added up from.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 from serving import cards, logs, metrics  # noqa: E402
 from serving.listener import refuse_handshakes  # noqa: E402
 from serving.near_misses import near_misses  # noqa: E402
-from serving.pair import PairError, Store  # noqa: E402
+from serving.reload import Reloader, ReloadError, Store  # noqa: E402
 from serving.settings import Settings, SettingsError  # noqa: E402
 
 _log = logging.getLogger("serving.server")
@@ -59,6 +59,19 @@ try:
 except SettingsError as error:
     _stop(error)
 _store = Store(_shared)
+
+
+@atexit.register
+def _end_trial() -> None:
+    """Leave no process behind that tries a model."""
+    if os.getpid() == _server:
+        _store.stop()
+
+
+def _publish() -> None:
+    _store.publish(_settings.model_path, _settings.threshold_path)
+
+
 os.environ["WORKERS"] = str(_settings.workers)  # a worker, which sees one card, must not count anew
 
 _host = f"[{_settings.host.strip('[]')}]" if ":" in _settings.host else _settings.host  # IPv6 goes in brackets
@@ -74,20 +87,20 @@ logconfig_dict = logs.config(_settings.log_level)
 
 
 def on_starting(server: Any) -> None:
-    """Start with a pair that was tried, or not at all."""
+    """Start with a model that was tried, or not at all."""
     for warning in near_misses(os.environ):
         _log.warning(warning)
     try:
         metrics.reserve()
-        _store.publish(_settings.model_path, _settings.threshold_path)
-    except (PairError, OSError) as error:
+        _publish()
+    except (ReloadError, OSError) as error:
         _stop(error)
 
 
 def when_ready(server: Any) -> None:
-    """Let SIGHUP change the pair; gunicorn's own way of restarting every worker drops connections that are kept.
+    """Let SIGHUP change the model; gunicorn's own way of restarting every worker drops connections that are kept.
     And let SIGTERM refuse connections before anything else."""
-    server.handle_hup = _reload
+    server.handle_hup = Reloader(_publish).ask
     server.handle_term = lambda: _term(server)
 
 
@@ -95,14 +108,6 @@ def _term(server: Any) -> None:
     for listener in server.LISTENERS:
         refuse_handshakes(listener.sock)
     raise StopIteration  # as gunicorn's own: stop the workers, then end
-
-
-def _reload() -> None:
-    try:
-        _store.publish(_settings.model_path, _settings.threshold_path)
-    except (PairError, OSError) as error:  # OSError: no room for a copy
-        metrics.RELOADS.labels("refused").inc()
-        _log.error("reload refused, the old model and threshold stay in service: %s", error)
 
 
 def pre_fork(server: Any, worker: Any) -> None:

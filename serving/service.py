@@ -9,7 +9,7 @@ from flask import Flask, current_app
 
 from serving.engine import Engine
 from serving.fetch import Fetcher
-from serving.pair import Store
+from serving.reload import Store
 from serving.settings import Settings
 
 _KEY = "dirtycar"

@@ -309,6 +309,30 @@ def test_reload_under_load(tmp_path: Path) -> None:
     assert any(line["level"] == "ERROR" and "reload refused" in line["message"] for line in lines)
 
 
+def test_a_slow_load_holds_up_neither_a_new_worker_nor_the_end(tmp_path: Path) -> None:
+    """While a model is tried that takes some ten seconds; one SIGHUP more asks for nothing twice."""
+    pair = write_pair(tmp_path / "pair")
+    with running(pair, tmp_path, WORKERS="1", THREADS="1") as live:
+
+        def trials() -> set[str]:
+            """Children of other threads than the one that forks workers."""
+            lists = Path(f"/proc/{live.pid}/task").glob("*/children")
+            return {pid for found in lists for pid in found.read_text().split()} - set(map(str, live.workers()))
+
+        (first,) = live.workers()
+        write_pair(tmp_path / "pair", t_clean=0.7, work=200)
+        for _ in range(3):
+            os.kill(live.pid, signal.SIGHUP)
+        wait_until(lambda: len(trials()) == 1, 10)
+        (trial,) = trials()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: live.workers() not in ([first], []) and answers(live), 20)
+        assert trials() == {trial}
+        os.kill(live.pid, signal.SIGTERM)
+        wait_until(lambda: not Path(f"/proc/{trial}").exists(), 5)
+    assert "refused" not in live.log.read_text()
+
+
 def test_a_worker_that_cannot_start_stops_no_other(tmp_path: Path) -> None:
     """Its pair cannot be read now: it is tried again, the other workers serve on, and it comes back."""
     pair = write_pair(tmp_path / "pair")

@@ -1,4 +1,4 @@
-"""The pair in service, as a worker follows it."""
+"""The model in service, as a worker follows it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving import onnx_file, pair
+from serving import onnx_file, reload
 from serving.metrics import RELOADS
 
 
 def point(store: Path, name: str) -> Path:
-    """Make a pair's folder the current one, as the server does."""
+    """Make a copy's folder the current one, as the server does."""
     (store / name).mkdir()
     (store / "next").symlink_to(name)
     (store / "next").replace(store / "current")
@@ -23,42 +23,42 @@ def point(store: Path, name: str) -> Path:
 
 def test_what_is_too_large_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor a device, which has no end."""
-    monkeypatch.setattr(pair.shutil, "copyfile", lambda *_: pytest.fail("it was copied"))
+    monkeypatch.setattr(reload.shutil, "copyfile", lambda *_: pytest.fail("it was copied"))
     large = tmp_path / "best.onnx"
     with large.open("wb") as file:
         file.truncate(onnx_file.MAX_BYTES + 1)  # without taking any room
     for model, reason in ((large, "larger than"), (Path("/dev/zero"), "not a file")):
-        with pytest.raises(pair.PairError, match=f"{model} is {reason}"):
-            pair.Store(tmp_path).publish(model, large)
-    assert not list(tmp_path.glob("pair-*"))
+        with pytest.raises(reload.ReloadError, match=f"{model} is {reason}"):
+            reload.Store(tmp_path).publish(model, large)
+    assert not list(tmp_path.glob("model-*"))
 
 
 def test_a_failed_reload_is_tried_again_with_growing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(pair, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(reload, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(reload, "LONGEST_PAUSE", 0.05)
     pauses: list[float] = []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         time.sleep(seconds)
 
-    monkeypatch.setattr(pair, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(reload, "time", SimpleNamespace(sleep=sleep))
     failed = RELOADS.labels("failed")._value.get()
     tried: list[Path] = []
     done = threading.Event()
 
-    def reload(folder: Path) -> None:
+    def change(folder: Path) -> None:
         tried.append(folder)
         if len(tried) < 5:
             raise RuntimeError("no kind of error that this project knows")
         done.set()
 
-    loaded = point(tmp_path, "pair-1")
-    new = point(tmp_path, "pair-2")
-    pair.follow(pair.Store(tmp_path), loaded, reload)
+    loaded = point(tmp_path, "model-1")
+    new = point(tmp_path, "model-2")
+    reload.follow(reload.Store(tmp_path), loaded, change)
     assert done.wait(10)
     assert tried == [new] * 5 and RELOADS.labels("failed")._value.get() == failed + 4
     assert pauses[:5] == [0.01, 0.02, 0.04, 0.05, 0.05]
     done.clear()
-    newest = point(tmp_path, "pair-3")
+    newest = point(tmp_path, "model-3")
     assert done.wait(10) and tried[5:] == [newest]  # once: what is loaded is not loaded again
