@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from stages.common.outcome import outcome, verdicts
+from stages.common.summary import rows
 from stages.eval.calibration import Calibration, cross_fitted, fit
 from stages.eval.metrics import expected_calibration_error, point_metrics, reliability, with_intervals
 
@@ -149,6 +150,13 @@ def test_what_the_stage_writes(pipeline: Workspace) -> None:
         assert [float(row["p_clean"]) for row in rows] == calibration.p_clean(logit).tolist()
         auc = roc_auc_score([row["label"] == "clean" for row in rows], logit)
         assert report[split]["roc_auc"]["value"] == pytest.approx(auc, abs=1e-6)
+
+
+def test_the_summary_tells_how_many_experiments_may_be_chosen_among(
+    pipeline: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pipeline.folder)
+    assert ("experiments to choose among", "1 (threshold.tries)") in rows()
 
 
 def test_a_damaged_checkpoint_is_named(workspace: Workspace) -> None:

@@ -24,7 +24,7 @@ from stages.common.errors import StageError, run_stage
 from stages.common.reports import write_bytes
 from stages.split_check.findings import Findings
 from stages.split_check.groups import Group, Kind
-from stages.split_check.thumbnails import thumbnails
+from stages.split_check.thumbnails import LARGE, thumbnails
 
 PAGE, AUDIT = Path("reports/split_check.html"), Path("reports/label_audit.csv")
 BLIND = Path("reports/blind_sample.csv")  # beside it: paths of val and test, to be judged without their labels
@@ -76,7 +76,7 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT, blind: Pa
         [Card(note.name, note.text) for note in notes[:MAX_NOTES]] for notes in (findings.odd, findings.unreadable)
     )
     cards = [card for found in groups.values() for group in found for card in group.cards]
-    cards += [*suspects[:MAX_SUSPECTS], *sample, *(card for found in poor.values() for card in found), *odd]
+    cards += [*suspects[:MAX_SUSPECTS], *(card for found in poor.values() for card in found), *odd]
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -86,7 +86,8 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT, blind: Pa
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:MAX_SUSPECTS],
         moved=moved, audited=audit.exists(), sample=sample, poor=poor, odd=odd, unreadable=unreadable,
         excluded=findings.excluded[:MAX_NOTES],
-        thumbnails=thumbnails(root, (card.path for card in cards)), number=itertools.count().__next__,
+        thumbnails=thumbnails(root, (card.path for card in cards)),
+        large=thumbnails(root, (card.path for card in sample), LARGE), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, page.parent)),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"), script=script,
         # Nothing but this very script runs on the page, whatever the names of the photos hold.
