@@ -119,7 +119,6 @@ KNIFE_EDGE = [
 
 def catalogue() -> Iterator[Scenario]:
     yield from FIGURES
-    yield from FLEET
     yield from (replace(figure, fixed_counts=True) for figure in FIGURES)
     sizes = [
         (100, 0.2, 0.9),
