@@ -22,7 +22,7 @@ from pathlib import Path
 import requests
 from PIL import Image
 
-from benchmarks import fault_front, fault_http, fault_photos
+from benchmarks import fault_front, fault_http, fault_photos, fault_stuck
 from benchmarks.fault_row import Row
 from serving.cores import usable_cores
 from tests.live import ROOT, Live, Traffic, photo, running, wait_until
@@ -315,6 +315,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     fault_front.slow_phones,
     fault_front.stopped_servers,
     killed_workers,
+    fault_stuck.stuck_workers,
+    fault_stuck.silent_names,
     spoiled_models,
     changed_models,
     logs_nowhere,

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_front, fault_photos, fault_service
+from benchmarks import fault_front, fault_photos, fault_service, fault_stuck
 from benchmarks.fault_row import Row, table
 
-# Of these, tests/test_service.py and tests/test_front.py have as much as a short version would.
+# Of these, tests/test_service.py, tests/test_front.py and tests/test_urls.py have as much as a short version would.
 ELSEWHERE = (
     fault_service.killed_workers,
     fault_service.changed_models,
     fault_front.slow_phones,
     fault_front.stopped_servers,
+    fault_stuck.stuck_workers,
+    fault_stuck.silent_names,
 )
 SCENARIOS = [scenario for scenario in fault_service.SCENARIOS if scenario not in ELSEWHERE]
 
