@@ -20,9 +20,12 @@ from tqdm import tqdm
 
 from serving.decision import Rule
 from serving.expected import ExpectedError
+from serving.near_misses import near_misses
 from serving.scorer import Row, Scorer
 from serving.served import load
 from serving.settings import Settings
+
+log = logging.getLogger(__name__)
 
 CHECKED = 3  # rows whose photos are scored again before a CSV is gone on with
 SAME = 1e-3  # p_clean of one model and photo on two machines differ by less
@@ -134,6 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there and add the missing ones")
     args = parser.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s")
+    for warning in near_misses(os.environ):
+        log.warning(warning)
     if not args.folder.is_dir():
         parser.error(f"{args.folder} is not a folder")
     try:

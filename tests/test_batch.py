@@ -61,6 +61,14 @@ def test_every_photo_has_a_row_in_order(pair: Pair, folder: Path, tmp_path: Path
         assert label == ("clean" if float(p_clean) >= 0.75 else "uncertain" if float(p_clean) >= 0.5 else "dirty")
 
 
+def test_a_misspelt_setting_is_told(
+    pair: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("THRESHOLD", "0.9")
+    assert batch.main([str(folder / "0"), "--out", str(tmp_path / "out.csv")]) == 0
+    assert any("THRESHOLD" in line and "THRESH meant" in line for line in caplog.messages)
+
+
 def test_bad_files_are_recorded_and_the_rest_finished(
     pair: Pair, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
