@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 from sklearn.metrics import roc_auc_score
 
-from serving.cores import usable_cores
+from serving.cores import processor, usable_cores
 from serving.image import decode
 from serving.onnx_file import read_model
 from serving.predictor import Metadata, Predictor, default_providers
@@ -131,7 +131,8 @@ def main() -> None:
     photos = usable_photos(root, "test")
     contents = [(root / photo.name).read_bytes() for photo in photos[:: max(1, len(photos) // 64)]]
     target = Metadata.read(read_model(MODEL).properties, MODEL).target
-    report: dict[str, Any] = {"speed": {}, "threads": usable_cores(), "size_mb": MODEL.stat().st_size / 1e6}
+    machine = {"processor": processor(), "threads": usable_cores()}
+    report: dict[str, Any] = {"speed": {}, **machine, "size_mb": MODEL.stat().st_size / 1e6}
     for provider in reversed(default_providers(target)):
         predictor = Predictor(MODEL, providers=[provider])
         found: dict[str, Any] = dict(speed(predictor, contents, params.benchmark.seconds))

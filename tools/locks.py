@@ -1,10 +1,8 @@
-"""Two dvc.lock files of one pipeline side by side, and the metrics they belong to."""
+"""Two dvc.lock files of one pipeline side by side."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +10,6 @@ Lock = Mapping[str, Any]
 Verdict = Literal["same", "DIFFERENT", "input changed", "not in dvc.lock", "not compared"]
 
 FINE: tuple[Verdict, ...] = ("same", "not compared")
-_DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
 
 @dataclass(frozen=True)
@@ -55,38 +52,6 @@ def table(rows: Collection[Compared]) -> str:
     return "\n".join(f"{a:{stage}}  {b:{path}}  {c}".rstrip() for a, b, c in cells)
 
 
-def metrics_apart(before: str, after: str, tolerance: float) -> list[str]:
-    """Where two JSON metrics files are apart: a line for each number beyond the tolerance, and all else that differs.
-
-    Numbers may differ by tolerance * max(1, their size): absolutely for rates, relatively for counts and sizes.
-    Digests, which differ with every bit, are not compared.
-    """
-    was, now = dict(_leaves(json.loads(before))), dict(_leaves(json.loads(after)))
-    return [
-        f"{key}: {was.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        for key in {**was, **now}
-        if key not in was or key not in now or not _close(was[key], now[key], tolerance)
-    ]
-
-
 def _digests(stage: Lock, kind: str) -> dict[str, str]:
     """Path -> md5 of a stage's `deps` or `outs`."""
     return {entry["path"]: entry[entry.get("hash", "md5")] for entry in stage.get(kind, [])}
-
-
-def _leaves(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else None
-    if items is None:
-        yield key, content
-        return
-    for name, value in items:
-        yield from _leaves(value, f"{key}.{name}" if key else str(name))
-
-
-def _close(a: Any, b: Any, tolerance: float) -> bool:
-    numbers = [isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b)]
-    if all(numbers):
-        return bool(abs(a - b) <= tolerance * max(1, abs(a), abs(b)))
-    if isinstance(a, str) and isinstance(b, str) and _DIGEST.fullmatch(a) and _DIGEST.fullmatch(b):
-        return True
-    return bool(a == b)

@@ -1,19 +1,20 @@
-"""`python -m tools.verify [--keep] [--tolerance 0.01]`: does the pipeline still make what dvc.lock says?
+"""`python -m tools.verify [--keep]`: does the pipeline still make what dvc.lock says?
 
 Clones HEAD into a temporary folder (below TMPDIR), runs every stage there with the Python that runs this, and compares
 the md5 of every output with dvc.lock. Nothing here is changed: neither files nor git nor DVC's cache. Outputs that hold
-times, which a stage lists in dvc.yaml under `meta: {timings: [...]}`, are made but not compared.
+times, which a stage lists in dvc.yaml under `meta: {timings: [...]}`, are made but not compared. Where bits differ from
+a dvc.lock that was made on another processor, all runs once more, and the two runs here are compared instead.
 
 Exit code:
   0  every output is the same to the bit
   1  outputs differ, or dvc.lock belongs to other code, params or photos
   2  it could not be verified: a stage failed, the photos cannot be had, this is no DVC repository
-  3  outputs differ in bits, and all metrics agree within the tolerance, as on a CPU of another family
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -21,23 +22,28 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from serving.cores import processor
 from serving.expected import ExpectedError
-from tools.locks import FINE, Compared, compare, metrics_apart, table
+from tools.locks import FINE, Lock, compare, table
+from tools.shell import DVC, CommandError, ask
 
-TOLERANCE = 0.01
-DVC = (sys.executable, "-m", "dvc")
+MEASURED = "reports/benchmark.json"  # names the processor that made dvc.lock; holds times, so it is not compared
 _RUNS = re.compile(r"Running stage '(.+)':")
 
 
 class VerifyError(ExpectedError):
     """It could not be verified; the message says what stands in the way."""
+
+
+class StaleError(ExpectedError):
+    """dvc.lock is not of HEAD's code, params and photos."""
 
 
 @contextmanager
@@ -60,14 +66,6 @@ def environment(folder: Path) -> dict[str, str]:
     return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site")}
 
 
-def ask(command: Sequence[str], cwd: Path, env: dict[str, str]) -> str:
-    """What a command prints. Raises VerifyError with what it complains of."""
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise VerifyError(f"`{' '.join(command[-3:])}` failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
 def clone(root: Path, folder: Path, env: dict[str, str]) -> Path:
     """HEAD of a repository, cloned, with its photos: from the repository's own DVC cache, else from the remote."""
     target = folder / "clone"
@@ -79,16 +77,16 @@ def clone(root: Path, folder: Path, env: dict[str, str]) -> Path:
         ask([*DVC, "config", "--local", "cache.dir", ask([*DVC, "cache", "dir"], root, env)], target, env)
         try:
             ask([*DVC, "checkout", *tracked], target, env)
-        except VerifyError:  # not all of it is there; what is missing must not be fetched into somebody else's cache
+        except CommandError:  # not all of it is there; what is missing must not be fetched into somebody else's cache
             ask([*DVC, "config", "--local", "--unset", "cache.dir"], target, env)
             ask([*DVC, "pull", *tracked], target, env)
     return target
 
 
-def reproduce(target: Path, env: dict[str, str]) -> set[str]:
-    """Run every stage, without the run-cache and without a cache for the outputs; the names of those that ran.
+def reproduce(target: Path, env: dict[str, str]) -> Lock:
+    """Run every stage, without the run-cache and without a cache for the outputs; the stages of dvc.lock afterwards.
 
-    Raises VerifyError when one fails. Stopped, it stops them too.
+    Raises VerifyError when one fails or does not run. Stopped, it stops them too.
     """
     command = [*DVC, "repro", "--force", "--no-run-cache", "--no-commit"]
     ran = set()
@@ -104,55 +102,54 @@ def reproduce(target: Path, env: dict[str, str]) -> set[str]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return ran
+    lock: Lock = locked(target)
+    if idle := set(lock) - ran:
+        raise VerifyError(f"{', '.join(sorted(idle))} did not run")
+    return lock
 
 
-def metrics_of(pipeline: dict[str, Any], timings: set[str]) -> list[str]:
-    """The metrics files that dvc.yaml declares, but for those that hold times."""
-    entries = [entry for stage in pipeline.values() for entry in stage.get("metrics", [])]
-    paths = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-    return [path for path in paths if path not in timings]
+def locked(target: Path) -> Lock:
+    """The stages of dvc.lock."""
+    lock: Lock = yaml.safe_load((target / "dvc.lock").read_text())["stages"]
+    return lock
 
 
-def verdict(target: Path, rows: list[Compared], metrics: list[str], tolerance: float, env: dict[str, str]) -> int:
-    """Say how it turned out; the exit code."""
+def made_on(target: Path) -> str | None:
+    """The processor that HEAD's reports name, or None where they do not."""
+    path = target / MEASURED
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return report.get("processor")
+
+
+def same(before: Lock, after: Lock, timings: set[str]) -> bool:
+    """Show how two runs compare; whether every output is the same."""
+    rows = compare(before, after, timings)
     wrong = [row for row in rows if row.verdict not in FINE]
-    same = sum(row.verdict == "same" for row in rows)
-    if not wrong:
-        print(f"\n{same} outputs, every one the same to the bit")
-        return 0
-    print(f"\n{same} outputs the same, {sum(row.verdict == 'DIFFERENT' for row in wrong)} DIFFERENT")
+    equal = sum(row.verdict == "same" for row in rows)
+    print(f"\n{table(rows)}\n\n{equal} outputs the same, {sum(row.verdict == 'DIFFERENT' for row in wrong)} DIFFERENT")
     if any(row.verdict != "DIFFERENT" for row in wrong):
-        print("dvc.lock was made from other inputs than HEAD's: `dvc repro`, commit dvc.lock and reports/")
-        return 1
-    apart = []
-    for path in metrics:
-        before = ask(["git", "show", f"HEAD:{path}"], target, env)
-        apart += [f"  {path}: {line}" for line in metrics_apart(before, (target / path).read_text(), tolerance)]
-    if apart:
-        print("\n".join([f"metrics beyond the tolerance of {tolerance:g}:", *apart]))
-        return 1
-    print(f"all metrics agree within {tolerance:g}: another CPU, GPU or library may well differ in the last bits")
-    return 3
+        raise StaleError("dvc.lock was made from other inputs than HEAD's: `dvc repro`, commit dvc.lock and reports/")
+    return not wrong
 
 
-def verify(root: Path, *, keep: bool, tolerance: float) -> int:
-    """Verify the repository at `root`; the exit code. Raises VerifyError."""
+def verify(root: Path, *, keep: bool) -> int:
+    """Verify the repository at `root`; the exit code. Raises VerifyError, StaleError or CommandError."""
     with scratch(keep) as folder:
         env = environment(folder)
         if changes := ask(["git", "--no-optional-locks", "status", "--porcelain"], root, env):
             print(f"WARNING: HEAD is verified, without what is not committed:\n{changes}\n", file=sys.stderr)
         target = clone(root, folder, env)
         pipeline = yaml.safe_load((target / "dvc.yaml").read_text())["stages"]
-        before = yaml.safe_load((target / "dvc.lock").read_text())["stages"]
-        ran = reproduce(target, env)
-        after = yaml.safe_load((target / "dvc.lock").read_text())["stages"]
-        if idle := set(after) - ran:
-            raise VerifyError(f"{', '.join(sorted(idle))} did not run")
         timings = {path for stage in pipeline.values() for path in stage.get("meta", {}).get("timings", [])}
-        rows = compare(before, after, timings)
-        print(f"\n{table(rows)}")
-        return verdict(target, rows, metrics_of(pipeline, timings), tolerance, env)
+        before, there, here = locked(target), made_on(target), processor()
+        once = reproduce(target, env)
+        if same(before, once, timings):
+            print("every output is the same to the bit")
+            return 0
+        if there in (None, here):
+            return 1
+        print(f"dvc.lock was made elsewhere, on {there}; this is {here}. Do two runs here agree?")
+        return 0 if same(once, reproduce(target, env), timings) else 1
 
 
 def main() -> int:
@@ -160,11 +157,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.verify", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep the clone, to look into it")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="of metrics, where bits differ")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it cleans up
     try:
-        return verify(Path.cwd(), keep=arguments.keep, tolerance=arguments.tolerance)
+        return verify(Path.cwd(), keep=arguments.keep)
+    except StaleError as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return 1
     except (ExpectedError, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 2
