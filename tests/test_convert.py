@@ -253,3 +253,47 @@ def test_too_few_photos_are_said_with_how_many_it_takes() -> None:
     separable = judge(is_clean, before + 50 * is_clean, after + 50 * is_clean, 0.002)
     assert separable.passed and separable.ranking.dirty_photos_needed is None and "tells little" in separable.why
     assert not judge(is_clean, before, np.zeros(60), 0.002).passed
+
+
+def sums(channels: int, group: int, kernel: int, limit: int) -> np.ndarray:
+    """A convolution of the largest activations with the largest weights, per output; 1 is the right sum."""
+    weights = np.full((channels, channels // group, kernel, kernel), limit, np.int8)
+    total = 255 * limit * weights[0].size
+    constants = {
+        "w": weights, "w_scale": np.ones(channels, np.float32), "w_zero": np.zeros(channels, np.int8),
+        "scale": np.float32(1), "zero": np.uint8(0), "y_scale": np.float32(total / 200),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"]),
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["dw"], axis=0),
+        helper.make_node("Conv", ["dq", "dw"], ["sum"], kernel_shape=[kernel] * 2, group=group),
+        helper.make_node("QuantizeLinear", ["sum", "y_scale", "zero"], ["qy"]),
+        helper.make_node("DequantizeLinear", ["qy", "y_scale", "zero"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, channels, 8, 8])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "layer", [x], [y], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": np.full((1, channels, 8, 8), 255, np.float32)})[0] / total
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_no_kernel_overflows_on_this_processor(kernel: int) -> None:
+    """Without VNNI, 8-bit weights would halve these sums in all but depthwise layers."""
+    assert np.allclose(sums(32, 1, kernel, 64), 1)
+    for channels in (19, 32):
+        assert np.allclose(sums(channels, channels, kernel, 127), 1)
+
+
+def test_depthwise_weights_alone_have_8_bits() -> None:
+    images = RNG.integers(0, 256, (4, 64, 64, 3), np.uint8)
+    model = to_int8(to_onnx(small_checkpoint("mobilenetv3_small_050")), [images])
+    weights = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 4]
+    largest = [
+        (weight.shape[1], int(np.abs(weight.astype(int)).max())) for weight in weights if weight.dtype == np.int8
+    ]
+    assert {peak for channels, peak in largest if channels == 1} == {127}
+    assert {peak for channels, peak in largest if channels > 1} == {64}
