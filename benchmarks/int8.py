@@ -1,4 +1,4 @@
-"""What ways of quantising cost in ranking: `python benchmarks/int8.py [best.pt]`, on the val photos.
+"""What ways of quantising cost in ranking: `python -m benchmarks.int8 [best.pt]`, on the val photos.
 
 For each way: the AUC lost against fp32 with its 95 % interval (DeLong, paired), the rank correlation with fp32, and the
 noise of the logits, as a share of their standard deviation. Not for choosing: that is the convert stage's, on train.
