@@ -109,6 +109,36 @@ def test_everything_a_stage_reads_is_written_by_one_before_it() -> None:
         written |= {out if isinstance(out, str) else next(iter(out)) for out in outs}
 
 
+def written_by(stage: str) -> set[str]:
+    """What a stage declares to write."""
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in PIPELINE["stages"][stage].get(kind, [])]
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+
+
+@pytest.mark.parametrize(
+    ("section", "stages"),
+    [
+        ("threshold", ["threshold", "export", "benchmark"]),
+        ("convert", ["convert", "eval", "threshold", "export", "benchmark"]),
+        ("benchmark", ["benchmark"]),
+    ],
+)
+def test_a_changed_section_reruns_what_follows_from_it_alone(section: str, stages: list[str]) -> None:
+    stale: list[str] = []
+    for name, stage in PIPELINE["stages"].items():
+        changed = {path for earlier in stale for path in written_by(earlier)}
+        if section in stage.get("params", []) or changed & set(stage["deps"]):
+            stale.append(name)
+    assert stale == stages
+
+
+def test_outputs_that_hold_times_are_outputs_that_no_stage_reads() -> None:
+    read = {dep for stage in PIPELINE["stages"].values() for dep in stage["deps"]}
+    for name, stage in PIPELINE["stages"].items():
+        timings = set(stage.get("meta", {}).get("timings", []))
+        assert timings <= written_by(name) and not timings & read
+
+
 def test_the_lock_file_is_current() -> None:
     """On a fresh clone nothing has to run: code, params, photos and outputs are those of dvc.lock."""
     command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
