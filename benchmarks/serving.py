@@ -2,8 +2,9 @@
 
     python benchmarks/serving.py [--seconds 8] [--rounds 3] [--memory]
 
-Both serve a resnet50 at 256 pixels (random weights: speed does not depend on them) to 8 connections that send
-1600 x 1200 JPEGs. All measurements take turns in every round, on the same cores, and medians are shown.
+Both serve tf_efficientnet_lite0 at 224 pixels, then resnet50 at 256 (random weights: speed does not depend on them), to
+8 connections that send 1600 x 1200 JPEGs. All measurements take turns in every round, on the same cores, and medians
+are shown.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from serving.cores import usable_cores  # noqa: E402
 from serving.image import decode  # noqa: E402
 from serving.predictor import Predictor  # noqa: E402
 
-SIZE, CONNECTIONS = 256, 8
+SIZES, CONNECTIONS = {"tf_efficientnet_lite0": 224, "resnet50": 256}, 8
 
 BASELINE = """
 import io
@@ -46,10 +47,11 @@ from PIL import Image
 
 app = FastAPI()
 session = ort.InferenceSession("fp32/best.onnx", providers=["CPUExecutionProvider"])
+size = session.get_inputs()[0].shape[1]
 
 @app.post("/predict/file")
 def predict(file: UploadFile):
-    image = Image.open(io.BytesIO(file.file.read())).convert("RGB").resize((256, 256))
+    image = Image.open(io.BytesIO(file.file.read())).convert("RGB").resize((size, size))
     p = float(session.run(["p_clean"], {"image": np.asarray(image)[None]})[0][0])
     return {"label": "clean" if p >= 0.9 else "dirty", "p_clean": p, "threshold": 0.9}
 """
@@ -185,9 +187,9 @@ def load(server: Server, requests: list[bytes], seconds: float, limit: int = 1_0
     return Load(count / wall, centiles[49], centiles[98], (cpu_seconds(server.pid) - cpu) / count, client_cpu / count)
 
 
-def full_decode(photo: bytes) -> object:
+def full_decode(photo: bytes, size: int) -> object:
     """As the baseline does it."""
-    return Image.open(io.BytesIO(photo)).convert("RGB").resize((SIZE, SIZE))
+    return Image.open(io.BytesIO(photo)).convert("RGB").resize((size, size))
 
 
 def measure(
@@ -196,10 +198,11 @@ def measure(
     """Everything in turns: rates of decoding and of the models alone, and the three services under load."""
     requests = [request_bytes(photo) for photo in photos]
     models = {name: Predictor(folder / name / "best.onnx", threads=1) for name in ("int8", "fp32")}
-    images = [decode(photo, SIZE)[None] for photo in photos[:4]]
+    size = models["fp32"].image_size
+    images = [decode(photo, size)[None] for photo in photos[:4]]
     works: dict[str, Callable[[int], object]] = {
-        "decode, scaled": lambda i: decode(photos[i % len(photos)], SIZE),
-        "decode, full": lambda i: full_decode(photos[i % len(photos)]),
+        "decode, scaled": lambda i: decode(photos[i % len(photos)], size),
+        "decode, full": lambda i: full_decode(photos[i % len(photos)], size),
         **{f"model, {name}": lambda i, m=m: m.p_clean(images[i % 4]) for name, m in models.items()},
     }
     rates: dict[str, list[float]] = {name: [] for name in works}
@@ -260,19 +263,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8, help="length of each run under load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also send 20,000 requests and compare memory")
+    parser.add_argument("--only", choices=SIZES, help="one of the networks")
     parser.add_argument("--models", type=Path, help="keep the models here, and use those that are there")
     args = parser.parse_args()
     photos = make_photos()
     sizes = sorted(len(photo) // 1024 for photo in photos)
     print(f"photos: {len(photos)} JPEGs of 1600 x 1200, {sizes[0]} to {sizes[-1]} KiB; {CONNECTIONS} connections")
     with tempfile.TemporaryDirectory(prefix="dirtycar-benchmark-") as scratch:
-        folder = args.models or Path(scratch)
-        if not (folder / "int8" / "best.onnx").exists():
-            folder.mkdir(exist_ok=True)
-            make_models(folder, photos, "resnet50", SIZE)
-        report(*measure(folder, photos, args.seconds, args.rounds))
-        if args.memory:
-            memory(folder, photos)
+        for name in [args.only] if args.only else SIZES:
+            print(f"\n{name} at {SIZES[name]}")
+            folder = (args.models or Path(scratch)) / name
+            if not (folder / "int8" / "best.onnx").exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                make_models(folder, photos, name, SIZES[name])
+            report(*measure(folder, photos, args.seconds, args.rounds))
+            if args.memory:
+                memory(folder, photos)
 
 
 if __name__ == "__main__":
