@@ -22,7 +22,7 @@ from pathlib import Path
 import requests
 from PIL import Image
 
-from benchmarks import fault_front, fault_http, fault_photos, fault_stuck
+from benchmarks import fault_decoding, fault_front, fault_http, fault_photos, fault_stuck
 from benchmarks.fault_row import Row
 from serving.cores import usable_cores
 from tests.live import ROOT, Live, Traffic, photo, running, wait_until
@@ -110,6 +110,11 @@ def mutated_photos(bench: Bench) -> list[Row]:
     note = f"memory {early:.0f} MiB after a third of {len(photos):,} photos, {late:.0f} MiB at the end"
     grown = late > 1.25 * early and not bench.quick  # a few photos are not enough to reach a plateau
     return [*rows, Row("photos: workers lost, memory grown", WORKERS, WORKERS - restarts, restarts + grown, note)]
+
+
+def costly_photos(bench: Bench) -> list[Row]:
+    """Small photos that cost much, at the default settings: an ordinary client is served, memory is bounded."""
+    return list(fault_decoding.costly_photos(bench.folder, quick=bench.quick))
 
 
 def malformed_http(bench: Bench) -> list[Row]:
@@ -310,6 +315,7 @@ def clock_jumps(bench: Bench) -> list[Row]:
 Scenario = Callable[[Bench], list[Row]]
 SCENARIOS: tuple[Scenario, ...] = (
     mutated_photos,
+    costly_photos,
     malformed_http,
     fault_front.slow_clients,
     fault_front.slow_phones,

@@ -21,7 +21,9 @@ from serving.settings import Settings
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0  # a self-check that takes longer has failed
-DECODED_BY = 0.9  # of a request's time, a costly photo must be decoded: the rest is for its model call
+BEGUN_BY = (
+    0.5  # of a request's time, a costly photo must get its decoder: decoding takes seconds, and the model follows
+)
 CHECK_AGE = 1.0  # probes may come often, and from anyone: they must not become a load of their own
 
 
@@ -98,7 +100,7 @@ class Engine:
             for place in _where([not it for it in light]):
                 try:
                     with metrics.DECODE_SECONDS.time():
-                        pixels = decoders[place](deadline=started + seconds * DECODED_BY)
+                        pixels = decoders[place](deadline=started + seconds * BEGUN_BY)
                 except PhotoError as error:
                     errors[place] = type(error)(str(error))  # a new one: the traceback of this holds the photo
                 else:

@@ -27,6 +27,7 @@ from serving.errors import TYPE_PREFIX
 from serving.fetch import UrlUnfetchable
 from serving.image import BrokenPhoto
 from serving.logs import JsonFormatter
+from serving.photo import pool
 from serving.predictor import Predictor
 from serving.service import Service
 from serving.settings import Settings
@@ -494,3 +495,42 @@ def test_the_service_needs_no_training_library() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in ("torch", "torchvision", "timm", "dvc", "stages"):
         assert f"'{name}'" not in loaded
+
+
+def test_a_photo_for_which_there_is_no_memory_costs_only_its_own_answer(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong with it: it is to be sent again."""
+
+    def decode(data: bytes, size: int, **_: object) -> np.ndarray:
+        if data.startswith(b"\x89PNG"):
+            raise MemoryError
+        return np.zeros((size, size, 3), np.uint8)
+
+    client = make_app(pair).test_client()
+    monkeypatch.setattr("serving.served.decode", decode)
+    answers = post(client, photo(), photo(kind="PNG"), photo(), path="/predict/files").get_json()
+    assert [answer.get("status", 200) for answer in answers] == [200, 503, 200]
+    assert_problem(post(client, photo(kind="PNG")), 503, "overloaded")
+
+
+def test_costly_photos_hold_up_no_others(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for decoders; a request's ordinary photos, and other requests, do not."""
+    app = make_app(pair, REQUEST_SECONDS="4", STUCK_SECONDS="4")
+    slots = [pool.shared(service_of(app).settings.threads, service_of(app).settings.decode_memory)._slots] * 64
+    held = [slot for slot in slots if slot.acquire(blocking=False)]
+    waiting = threading.Thread(target=lambda: answers.extend(send()))
+    answers: list[dict[str, object]] = []
+
+    def send() -> list[dict[str, object]]:
+        return list(post(app.test_client(), photo(kind="PNG"), photo(), path="/predict/files").get_json())
+
+    waiting.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    assert post(app.test_client(), photo()).status_code == 200
+    assert time.monotonic() - began < 1 and waiting.is_alive()
+    waiting.join(10)
+    assert [answer.get("status", 200) for answer in answers] == [503, 200]
+    for slot in held:
+        slot.release()

@@ -1,0 +1,122 @@
+"""Small photos that cost much, against the service at its default settings: eight at once, then 32 in one request."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import requests
+
+from benchmarks.fault_row import Row
+from serving.settings import Settings
+from tests.live import Live, photo, running
+from tests.onnx_models import write_pair
+from tests.photos_hostile import CASES
+
+AT_ONCE, IN_REQUEST = 8, 32
+LONGEST_GAP = 2.0  # seconds without an answer to an ordinary client
+# Cases of the quick version: one of each way to be stopped, by structure, by declared memory, by work done elsewhere.
+QUICK = ("JPEG, 1 million Exif segments", "HEIC 64 x 64 with 3000 x 3000 inside", "TIFF, 20,000 strips")
+
+
+class Watch:
+    """What an ordinary client and the system see of a service meanwhile."""
+
+    def __init__(self, live: Live) -> None:
+        self._live, self._server = live, psutil.Process(live.pid)
+        self._stop = threading.Event()
+        self.peak, self.gap, self.failed = 0, 0.0, 0
+        self._threads = [threading.Thread(target=self._ordinary), threading.Thread(target=self._memory)]
+
+    def __enter__(self) -> Watch:
+        self._cpu = self._spent()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.cpu = self._spent() - self._cpu
+
+    def _processes(self) -> list[psutil.Process]:
+        return [self._server, *self._server.children(recursive=True)]
+
+    def _spent(self) -> float:
+        times = [process.cpu_times() for process in self._processes()]
+        return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+
+    def _ordinary(self) -> None:
+        session, good, last = requests.Session(), {"file": ("a", photo(255))}, time.monotonic()
+        while not self._stop.is_set():
+            try:
+                served = session.post(self._live.url + "/predict/file", files=good, timeout=60).ok
+            except requests.RequestException:
+                served = False
+            self.failed += not served
+            self.gap, last = max(self.gap, time.monotonic() - last), time.monotonic()
+
+    def _memory(self) -> None:
+        while not self._stop.wait(0.02):
+            rss = 0
+            for process in self._processes()[1:]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rss += process.memory_info().rss
+            self.peak = max(self.peak, rss)
+
+
+def costly_photos(folder: Path, *, quick: bool) -> Iterator[Row]:
+    """A row for each case: its size, its answers, and what the service took for them."""
+    pair = write_pair(folder / "pair", t_clean=0.6)
+    most = Settings.from_env({}).max_memory
+    with running(pair, folder) as live:
+        workers = live.workers()
+        for name, make in CASES.items():
+            if quick and name not in QUICK:
+                continue
+            data = make()
+            with Watch(live) as watch:
+                answers = _alone(live, data) + _together(live, data)
+            counts = Counter(answers)
+            bad = counts["lost"] + counts["500"] + (watch.gap > LONGEST_GAP) + (watch.peak > most) + watch.failed
+            note = (
+                f"{len(data):,} bytes: {', '.join(f'{count} x {status}' for status, count in counts.most_common())}; "
+                f"{watch.cpu:.1f} s CPU, {watch.peak / 2**20:,.0f} MiB, longest gap {watch.gap:.2f} s"
+            )
+            yield Row(f"costly: {name}", len(answers), len(answers) - counts["lost"], bad, note)
+        yield Row("costly: workers lost", len(workers), len(set(workers) & set(live.workers())), 0)
+
+
+def _alone(live: Live, data: bytes) -> list[str]:
+    """The statuses of eight at once."""
+
+    def send(_: int) -> str:
+        try:
+            answer = requests.post(live.url + "/predict/file", files={"file": ("a", data)}, timeout=90)
+        except requests.RequestException:
+            return "lost"
+        return str(answer.status_code)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(send, range(AT_ONCE)))
+
+
+def _together(live: Live, data: bytes) -> list[str]:
+    """The statuses of as many as fit into one request, with an ordinary one in front and behind."""
+    count = min(IN_REQUEST, 90_000_000 // len(data)) - 2
+    parts = [("file", ("a", content)) for content in (photo(255), *[data] * max(1, count), photo(255))]
+    try:
+        answer = requests.post(live.url + "/predict/files", files=parts, timeout=90)
+    except requests.RequestException:
+        return ["lost"]
+    if answer.status_code != 200:
+        return [str(answer.status_code)] * len(parts)
+    statuses = [str(item.get("status", 200)) for item in answer.json()]
+    return [*statuses[1:-1], *("200" if status == "200" else "lost" for status in (statuses[0], statuses[-1]))]
