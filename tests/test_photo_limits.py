@@ -144,6 +144,7 @@ def test_a_decoder_that_does_not_answer_is_ended(
         f"    from PIL import ImageFile\n    def load(self):\n        {hang}\n    ImageFile.ImageFile.load = load\n"
     )
     monkeypatch.setattr("serving.photo.protocol.Order.wall_seconds", wait)
+    monkeypatch.setattr("serving.photo.header.Header.seconds", lambda *_: -0.3)  # so one second of CPU time
     decoders = pool.Pool(1, 100 * MIB)
     with monkeypatch.context() as context:
         context.setenv("PYTHONPATH", str(tmp_path))
@@ -166,8 +167,11 @@ def test_photos_wait_for_memory_and_for_a_decoder() -> None:
         assert waiting.is_alive()
     waiting.join(60)
     assert not waiting.is_alive() and decoders._free == 2 * need
-    with decoders._slot(0), decoders._slot(0), pytest.raises(DecodersBusy, match="too many"):
+    soon = time.monotonic() + 5
+    with decoders._slot(soon), decoders._slot(soon), pytest.raises(DecodersBusy, match="too many"):
         ask(decoders, wait=0.05)
+    with pytest.raises(DecodersBusy):
+        ask(decoders, wait=-1)  # though a decoder is free
     with pytest.raises(PhotoTooCostly, match="MiB"):
         ask(pool.Pool(1, need - 1))
     decoders.close()

@@ -77,7 +77,8 @@ class Pool:
 
     @contextlib.contextmanager
     def _slot(self, deadline: float) -> Iterator[None]:
-        if not self._slots.acquire(timeout=_left(deadline)):
+        left = _left(deadline)
+        if not left or not self._slots.acquire(timeout=left):  # after the deadline not even a free one is taken
             raise DecodersBusy("too many photos are being decoded; try again")
         try:
             yield
