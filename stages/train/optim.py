@@ -56,11 +56,11 @@ def lr_factor(step: int, steps: int, warmup: float) -> float:
 def pick_precision(model: nn.Module, size: int, device: torch.device, params: TrainParams) -> torch.dtype:
     """What autocast computes in; float32 means off.
 
-    auto, on a GPU: bfloat16 where it has it, else float16. On a CPU: float32 where the bits shall be the same on every
-    CPU. Otherwise bfloat16 where the CPU has the instructions and depthwise convolutions do less than DEPTHWISE_LIMIT
-    of the work. They are slower in bfloat16 there: measured on a 2-core AVX-512 CPU it doubles resnet50's speed and
-    costs tf_efficientnet_lite0 a fifth of its own. The rule counts multiplications, so that it never depends on a
-    timing.
+    auto, on a GPU: bfloat16 where it has it, else float16. On a CPU: float32 in deterministic training, so that the CPU
+    does not decide. Otherwise bfloat16 where it has the instructions and depthwise convolutions do less than
+    DEPTHWISE_LIMIT of the work. They are slower in bfloat16 there: measured on a 2-core AVX-512 CPU it doubles
+    resnet50's speed and costs tf_efficientnet_lite0 a fifth of its own. The rule counts multiplications, so that it
+    never depends on a timing.
     """
     named = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if params.amp != "auto":

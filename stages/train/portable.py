@@ -1,7 +1,9 @@
-"""The same weights to the bit on every x86-64 processor with AVX2, in deterministic training on a CPU.
+"""Deterministic training on a CPU: the same weights to the bit whatever the number of cores.
 
 Numeric libraries choose kernels by the processor and split sums by the number of threads; the order of a sum decides
-its last bits. No torch here: it asks for the processor when it is imported.
+its last bits. Hence kernels that all x86-64 processors with AVX2 have, and a fixed number of threads. Families of
+processors may differ all the same: an emulated Haswell trained other bits. No torch here: it asks for the processor
+when it is imported.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ COMMON_KERNELS = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "
 
 
 def is_portable(train: TrainParams) -> bool:
-    """Whether these settings give the same bits on every such processor: 16 bits need kernels that few of them have,
-    and torch.compile compiles for the processor at hand."""
+    """Whether these settings can do with the common kernels: 16 bits need some that few processors have, and
+    torch.compile compiles for the one at hand."""
     return bool(train.deterministic) and train.amp in ("auto", "off") and not train.compile
 
 
