@@ -29,6 +29,7 @@ _COSTS = {
     "BMP": (50_000_000, 9, 20),
     "TIFF": (50_000_000, 13, 40),
 }
+_PIECE_SECONDS = 60e-6  # for each strip of a TIFF, in Python
 _LIGHT_BYTES, _LIGHT_SECONDS = 64 * MIB, 0.2  # what may be decoded where other work waits for it
 
 _FTYP_FORMATS = ("AVIF", "HEIF")
@@ -72,7 +73,7 @@ class Header:
         """About how long a core takes to decode it."""
         layout = self.layout
         if self.formats != ("JPEG",):
-            return _COSTS[self.formats[0]][2] * layout.pixels * 1e-9
+            return _COSTS[self.formats[0]][2] * layout.pixels * 1e-9 + _PIECE_SECONDS * layout.pieces
         each = 4 + (5 + 0.4 * layout.scans if layout.held else 0)
         once = each * layout.pixels + 20 * layout.scaled_pixels(size) + 10 * self.bytes
         return once * 1e-9 * (1 if layout.complete else 3)

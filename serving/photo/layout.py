@@ -11,11 +11,12 @@ from serving.photo.errors import BrokenPhoto
 
 @dataclass(frozen=True)
 class Layout:
-    """How a photo's pixels are stored. The last four say something of JPEGs, or of TIFFs, alone."""
+    """How a photo's pixels are stored. The last five say something of TIFFs, or of JPEGs, alone."""
 
     width: int
     height: int
     decoded: int | None = None  # pixels that decoding makes, where tiles or frames hold more than width x height
+    pieces: int = 1  # strips or tiles of a TIFF
     piece_bytes: int = 0  # of a TIFF's largest strip or tile, which is decoded in one
     held: float = 0.0  # bytes for each pixel that a JPEG in several scans keeps until the last one
     scans: int = 1

@@ -36,15 +36,16 @@ def read(data: bytes) -> Layout:
             (first[tag],) = unpack(order + _FORMS[kind], data, place)
         if kind not in _SIZES:
             counts[tag] = 0  # text or bytes, kept as they are
-    if sum(counts.values()) > NUMBERS or counts.get(_STRIPS, 0) + counts.get(_TILES, 0) > PIECES:
+    pieces = counts.get(_STRIPS, 0) + counts.get(_TILES, 0)
+    if sum(counts.values()) > NUMBERS or pieces > PIECES:
         raise PhotoTooCostly(f"the TIFF has more than {PIECES:,} strips or tiles, or numbers without end; save it anew")
     if _WIDTH not in first or _HEIGHT not in first:
         raise BrokenPhoto("the TIFF declares no size")
-    return _layout(first)
+    return _layout(first, pieces)
 
 
-def _layout(first: dict[int, int]) -> Layout:
-    """The layout, given the first value of every entry."""
+def _layout(first: dict[int, int], pieces: int) -> Layout:
+    """The layout, given the first value of every entry and the number of strips or tiles."""
     width, height = first[_WIDTH], first[_HEIGHT]
     tiled = _TILES in first
     across = first.get(_TILE_WIDTH, 0) if tiled else width
@@ -53,4 +54,5 @@ def _layout(first: dict[int, int]) -> Layout:
         raise BrokenPhoto("the TIFF declares no pixels")
     samples = 1 if first.get(_PLANAR, 1) == 2 else first.get(_SAMPLES, 1)
     padded = -(-width // across) * across * -(-height // down) * down if tiled else width * height
-    return Layout(width, height, decoded=padded, piece_bytes=across * down * samples * first.get(_BITS, 1) // 8)
+    largest = across * down * samples * first.get(_BITS, 1) // 8
+    return Layout(width, height, decoded=padded, pieces=pieces, piece_bytes=largest)
