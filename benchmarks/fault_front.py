@@ -8,8 +8,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,11 @@ class Waits:
         """In seconds."""
         waits = sorted(getattr(self, name))
         return waits[min(len(waits) - 1, int(0.99 * len(waits)))]
+
+
+def told(counts: Counter[str]) -> str:
+    """Counts of statuses as words."""
+    return ", ".join(f"{count:,} x {name}" for name, count in counts.most_common())
 
 
 def peak_mib(live: Live) -> float:
@@ -98,11 +104,11 @@ def slow_phones(bench: Bench) -> list[Row]:
     photo, count = phone_photo(), bench.size(200, 20)
     with bench.service("phones", **DEFAULTS) as (live, _):
         port = int(live.url.rpartition(":")[2])
-        with ThreadPoolExecutor(1) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             sending = pool.submit(phones, port, photo, count, bench.size(250_000, 2_500_000))
             seen = watch(live, make_photos(1)[0], bench.size(25, 3))
             ends = sending.result()
-        note = f"{dict(ends)}; health p99 {1000 * seen.p99('health'):.0f} ms, memory {peak_mib(live):.0f} MiB at most"
+        note = f"{told(ends)}; health p99 {1000 * seen.p99('health'):.0f} ms, memory {peak_mib(live):.0f} MiB at most"
     return [Row("slow phones, 3 MB at 2 Mbit/s", count, ends["200"], count - ends["200"], note)]
 
 
@@ -119,5 +125,5 @@ def stopped_servers(bench: Bench) -> list[Row]:
             os.kill(live.pid, signal.SIGTERM)
             stopped.set()
         lost = ends.total() - ends["200"]
-        rows.append(Row(f"SIGTERM under {count} clients", count, count if not lost else 0, lost, f"{dict(ends)}"))
+        rows.append(Row(f"SIGTERM under {count} clients", count, count if not lost else 0, lost, told(ends)))
     return rows

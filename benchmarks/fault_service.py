@@ -23,6 +23,7 @@ import requests
 from PIL import Image
 
 from benchmarks import fault_decoding, fault_front, fault_http, fault_photos, fault_stuck
+from benchmarks.fault_front import told
 from benchmarks.fault_row import Row
 from serving.cores import usable_cores
 from tests.live import ROOT, Live, Traffic, photo, running, wait_until
@@ -71,11 +72,6 @@ def memory_mib(live: Live) -> float:
     """What the workers have allocated, without mapped files."""
     texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in live.workers())
     return sum(int(re.findall(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)[0]) for text in texts) / 1024
-
-
-def told(counts: Counter[str]) -> str:
-    """Counts of statuses as words."""
-    return ", ".join(f"{count:,} x {name}" for name, count in counts.most_common())
 
 
 def mutated_photos(bench: Bench) -> list[Row]:

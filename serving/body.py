@@ -46,20 +46,19 @@ class Body(io.RawIOBase):
         """Whether all of it has arrived."""
         return not self._left
 
-    def feed(self, data: bytearray) -> None:
-        """Move what belongs to the body out of `data`; what remains there follows it, or is yet to be understood."""
-        self._left -= self._move(data, self._left)
-
-    def _move(self, data: bytearray, most: int) -> int:
-        count = min(len(data), most)
-        with memoryview(data)[:count] as piece:
-            if self._blocks and len(self._blocks[-1]) + count <= _BLOCK:  # many small pieces would take much memory
-                self._blocks[-1] += piece
-            elif count:
-                self._blocks.append(bytearray(piece))
-        del data[:count]
-        self.size += count
-        return count
+    def feed(self, data: bytearray) -> bytearray:
+        """Take what belongs to the body; what is left of `data` follows it, or is yet to be understood."""
+        piece, rest = data, bytearray()
+        if len(data) > self._left:
+            piece, rest = data[: self._left], data
+            del rest[: self._left]
+        if self._blocks and len(self._blocks[-1]) + len(piece) <= _BLOCK:  # many small pieces would take much memory
+            self._blocks[-1] += piece
+        elif piece:
+            self._blocks.append(piece)
+        self._left -= len(piece)
+        self.size += len(piece)
+        return rest
 
     def readable(self) -> bool:
         """As files that can be read say."""
@@ -71,7 +70,8 @@ class Body(io.RawIOBase):
             return 0
         block = self._blocks[0]
         count = min(len(buffer), len(block) - self._read)
-        buffer[:count] = block[self._read : self._read + count]
+        with memoryview(block) as view:
+            buffer[:count] = view[self._read : self._read + count]
         self._read += count
         if self._read == len(block):
             self._blocks.popleft()
@@ -93,21 +93,22 @@ class ChunkedBody(Body):
         """Whether the last chunk and the trailers have arrived."""
         return self._ended
 
-    def feed(self, data: bytearray) -> None:
+    def feed(self, data: bytearray) -> bytearray:
         """As Body; raises gunicorn's ParseException where chunks are not as they must be."""
         while data and not self._ended:
             if self._left:
-                super().feed(data)
+                data = super().feed(data)
             elif not self._in_chunk:
                 if not self._begin_chunk(data):
-                    return
+                    break
             elif len(data) < 2:
-                return
+                break
             else:
                 if data[:2] != b"\r\n":
                     raise ChunkMissingTerminator(bytes(data[:2]))
                 del data[:2]
                 self._in_chunk = False
+        return data
 
     def _begin_chunk(self, data: bytearray) -> bool:
         """Read a size, and the trailers behind the last; False as long as they have not arrived."""

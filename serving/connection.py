@@ -140,7 +140,7 @@ class Connection:
         """Whether as much of a request has arrived as is needed for an answer. `body_limit` tells how many bytes of a
         body are read, None for none. Raises gunicorn's ParseException, and OSError when the client is gone."""
         if self.body is not None:
-            self.body.feed(self.received)
+            self.received = self.body.feed(self.received)
         elif not self._parse(cfg):
             return False
         elif not self.complete:
@@ -160,13 +160,12 @@ class Connection:
             if len(self.received) > HEAD_BYTES:
                 raise LimitRequestHeaders("the head is too long") from None
             return False
-        self.received = bytearray(source.take_buffered())
         self.requests += 1
         self.request, self.began = request, self.since
         reader = request.body.reader
         self.body = request.body = ChunkedBody(request) if isinstance(reader, ChunkedReader) else Body(reader.length)
         self._awaits_invitation, request._expected_100_continue = request._expected_100_continue, False
-        self.body.feed(self.received)
+        self.received = self.body.feed(bytearray(source.take_buffered()))
         return True
 
     def _invite(self) -> None:

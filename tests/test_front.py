@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -20,6 +21,7 @@ import requests
 from gunicorn.config import Config
 from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
 
 from benchmarks.fault_http import FORM, PART, read, request
 from serving.body import Body, ChunkedBody, Received
@@ -31,6 +33,7 @@ from serving.service import Budget
 from tests.live import ROOT, Live, photo, running, wait_until
 from tests.onnx_models import Pair, write_pair
 
+CFG = Config()
 LIMITS = Limits(seconds=10, idle=30, connections=4, per_address=3)
 
 
@@ -67,7 +70,7 @@ def ask(live: Live, data: bytes) -> bytes:
 
 def chunked_body() -> ChunkedBody:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return ChunkedBody(Request(Config(), Received(head), ("127.0.0.1", 1)))
+    return ChunkedBody(Request(CFG, Received(head), ("127.0.0.1", 1)))
 
 
 def connection(address: str = "10.0.0.1", state: State = State.BODY) -> Connection:
@@ -86,8 +89,7 @@ def test_chunks_in_pieces_of_any_size_are_the_same_body(piece: int) -> None:
     body, data = chunked_body(), bytearray()
     for start in range(0, len(CHUNKS + b"GET"), piece):
         assert not body.complete or start >= len(CHUNKS)
-        data += (CHUNKS + b"GET")[start : start + piece]
-        body.feed(data)
+        data = body.feed(data + (CHUNKS + b"GET")[start : start + piece])
     assert body.complete and data == b"GET" and body.read() == b"hello, and more." == body.read() + b"hello, and more."
 
 
@@ -284,3 +286,72 @@ def test_a_stopping_server_loses_no_request_of_clients_that_retry_on_refusal(pai
         for thread in threads:
             thread.join()
     assert set(ends) == {"200"}
+
+
+MESSAGES = (
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+    b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX: y\r\nZ: 1\r\n\r\n",
+    b"POST /c HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"\r\n",
+    b"GET /d HTTP/1.0\r\n\r\n",
+)
+INSERTS = (b"\r\n", b"\n", b"0", b"\r\n\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n")
+
+
+def mutant(rng: random.Random) -> bytes:
+    """Messages behind each other, some of them spoiled where it matters for their lengths."""
+    data = bytearray(b"".join(rng.choice(MESSAGES) for _ in range(rng.randrange(1, 4))))
+    for _ in range(rng.choice((0, 1, 2, 5))):
+        at = rng.randrange(len(data) + 1)
+        data[at : at + rng.choice((0, 0, 1, 3))] = rng.choice(
+            (*INSERTS, b"", rng.choice(b"\r\n 0123;:,aA\0\xff").to_bytes())
+        )
+    return bytes(data)
+
+
+def by_gunicorn(data: bytes) -> list[object]:
+    """The requests that gunicorn finds in a stream, and `wrong` where it stops for one that is none."""
+    found: list[object] = []
+    try:
+        for message in RequestParser(CFG, iter([data]), ("127.0.0.1", 1)):
+            found.append((message.method, message.path, message.body.read()))
+    except (ParseException, OSError):  # its NoMoreData is an OSError
+        found.append("wrong")
+    return found
+
+
+def in_pieces(data: bytes, rng: random.Random) -> list[object]:
+    """The same by a Connection that gets a few bytes at a time."""
+    found: list[object] = []
+    one = connection(state=State.HEAD)
+    try:
+        while data or one.received:
+            ready = bool(one.received) and one.advance(CFG, lambda _: 10**9)
+            while not ready:
+                if not data:
+                    return found
+                count = rng.choice((1, 2, 5, 50, 1000))
+                one.received += data[:count]
+                data = data[count:]
+                ready = one.advance(CFG, lambda _: 10**9)
+            assert one.request is not None and one.body is not None
+            found.append((one.request.method, one.request.path, one.body.read()))
+            if one.request.should_close():
+                break
+            one.enter(State.HEAD)
+    except ParseException:
+        found.append("wrong")
+    finally:
+        one.close()
+    return found
+
+
+def test_requests_begin_and_end_where_gunicorn_says() -> None:
+    """However they arrive: nothing that one calls a body is a request to the other."""
+    rng = random.Random(0)
+    for _ in range(2000):
+        data = mutant(rng)
+        found, expected = in_pieces(data, rng), by_gunicorn(data)
+        assert found == expected[: len(found)], data  # what is cut short is waited for
+        assert len(found) >= len(expected) - 1, data
