@@ -31,7 +31,7 @@ class Ranking:
     auc_loss: Interval
     rank_correlation: float  # Spearman's, of the scores
     max_logit_difference: float
-    dirty_photos_needed: int | None  # to show that the loss is within the limit; None: no telling
+    dirty_photos_needed: int | None  # for an interval of no more than the limit to either side; None: no telling
 
 
 def compare(is_clean: Bools, checkpoint: Floats, candidate: Floats, max_auc_loss: float) -> Ranking:
@@ -46,13 +46,13 @@ def compare(is_clean: Bools, checkpoint: Floats, candidate: Floats, max_auc_loss
     loss = float(lost[0].mean())
     error = float(np.sqrt(sum(part.var(ddof=1) / len(part) if len(part) > 1 else 0.25 for part in lost)))
     spread = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
-    room = max_auc_loss - loss
+    needed = int(np.ceil(len(lost[1]) * (spread / max_auc_loss) ** 2)) if max_auc_loss else None
     return Ranking(
         roc_auc=float(clean_after.mean()),
         auc_loss=Interval(loss, loss - spread, loss + spread),
         rank_correlation=float(spearmanr(checkpoint, candidate).statistic) if np.ptp(candidate) else 0.0,
         max_logit_difference=float(np.abs(candidate - checkpoint).max()),
-        dirty_photos_needed=int(np.ceil(len(lost[1]) * (spread / room) ** 2)) if spread > 0 and room > 0 else None,
+        dirty_photos_needed=needed if spread else None,
     )
 
 
