@@ -32,7 +32,7 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from stages.backbone import without_head  # noqa: E402
+from stages.backbone.fit import without_head  # noqa: E402
 from stages.common.data import list_photos  # noqa: E402
 from stages.common.loader import loader  # noqa: E402
 from stages.common.model import Normalise, create  # noqa: E402

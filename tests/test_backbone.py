@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
 from conftest import Workspace
 from safetensors.torch import load_file, save_file
 
-from stages import backbone
-from stages.backbone import from_file, from_package, without_head
+from stages.backbone import sources
+from stages.backbone.__main__ import BackboneParams, find_weights, main
+from stages.backbone.fit import without_head
+from stages.backbone.sources import Unavailable, from_file, from_hub, from_package
+from stages.common import summary
 from stages.common.errors import StageError
 from stages.common.model import Checkpoint, create
 
@@ -34,41 +39,94 @@ def test_the_packages_weights_load_strictly_and_see_like_imagenet() -> None:
 
 def test_lite0_comes_from_the_package(workspace: Workspace) -> None:
     workspace.set(**{"model": "tf_efficientnet_lite0", "backbone.source": "auto"})
-    workspace.must("backbone")
+    main()
     assert json.loads(REPORT.read_text())["source"] == "package"
     first = WEIGHTS.read_bytes()
-    workspace.must("backbone")
+    main()
     assert WEIGHTS.read_bytes() == first
     assert not any(key.startswith("classifier") for key in load_file(WEIGHTS))
 
 
-def test_without_network_auto_is_random_and_loud(workspace: Workspace) -> None:
-    workspace.set(**{"backbone.source": "auto"})
-    # A port nobody listens on, so that the test is the same with and without a network.
-    done = workspace.run("backbone", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_CACHE=str(workspace.folder / "hub"))
-    assert done.returncode == 0, done.stderr
-    assert "NO PRETRAINED WEIGHTS" in done.stderr
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub at a port where nobody listens, and an empty cache: the same with and without a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(sources, "RETRY_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_network_auto_takes_what_fits_of_a_packaged_relative(workspace: Workspace) -> None:
+    workspace.set(**{"model": "efficientnet_b0", "backbone.source": "auto"})
+    main()
     report = json.loads(REPORT.read_text())
-    assert report["source"] == "random" and report["pretrained"] is False
+    assert (report["source"], report["relative"]) == ("partial", "tf_efficientnet_lite0")
+    assert report["tensors"] < report["of_tensors"] and 0.8 < report["parameter_share"] < 0.9
+    ours, theirs = load_file(WEIGHTS), from_package("tf_efficientnet_lite0")
+    own = {key for key in create("efficientnet_b0").state_dict() if not key.startswith("classifier")}
+    assert set(ours) == own
+    assert {key for key in own if key not in theirs} == {key for key in own if ".se." in key}
+    assert all(torch.equal(ours[key], theirs[key]) for key in own & set(theirs) if ours[key].shape == theirs[key].shape)
+    assert "84.1 %" in summary.weights(report) and "tf_efficientnet_lite0" in summary.weights(report)
 
 
-def test_a_source_that_was_asked_for_must_answer(workspace: Workspace) -> None:
-    workspace.set(**{"backbone.source": "package"})
-    workspace.refuses("backbone", "backbone.source: package", "no installed package")
-    workspace.set(**{"backbone.source": "file"})
-    workspace.refuses("backbone", "backbone.file")
+@pytest.mark.usefixtures("no_network")
+def test_too_little_that_fits_is_refused_with_the_remedy() -> None:
+    start = time.monotonic()
+    with pytest.raises(StageError, match=r"resnet18.*backbone\.source: file.*backbone\.source: random"):
+        find_weights("resnet18", BackboneParams("auto", None, 0))
+    assert time.monotonic() - start < 20
+
+
+class Hub:
+    """A hub that answers, and gives weights after so many failures."""
+
+    def __init__(self, failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failures, self.asked = failures, 0
+        monkeypatch.setattr(sources, "_hub_answers", lambda: True)
+        monkeypatch.setattr(sources, "RETRY_SECONDS", 0.0)
+        monkeypatch.setattr(timm, "create_model", self.create)
+
+    def create(self, name: str, pretrained: bool) -> torch.nn.Module:
+        assert name == "resnet18" and pretrained
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise ConnectionError("reset by peer")
+        return torch.nn.Linear(1, 1)
+
+
+def test_the_hub_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(failures=2, monkeypatch=monkeypatch)
+    assert set(from_hub("resnet18")) == {"weight", "bias"} and hub.asked == 3
+
+
+def test_the_hub_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(failures=99, monkeypatch=monkeypatch)
+    with pytest.raises(Unavailable, match="reset by peer"):
+        from_hub("resnet18")
+    assert hub.asked == sources.HUB_TRIES
+
+
+def test_a_source_that_was_asked_for_must_answer() -> None:
+    with pytest.raises(StageError, match=r"backbone\.source: package.*no installed package"):
+        find_weights("resnet18", BackboneParams("package", None, 0))
+    with pytest.raises(StageError, match=r"backbone\.file"):
+        find_weights("resnet18", BackboneParams("file", None, 0))
 
 
 def test_a_file(workspace: Workspace) -> None:
     model = create("resnet18")
     save_file(dict(model.state_dict()), "mine.safetensors")
     workspace.set(**{"model": "resnet18", "backbone.source": "file", "backbone.file": "mine.safetensors"})
-    workspace.must("backbone")
+    main()
     assert torch.equal(load_file(WEIGHTS)["conv1.weight"], model.state_dict()["conv1.weight"])
     workspace.set(model="resnet34")
-    workspace.refuses("backbone", "the weights do not fit resnet34")
+    with pytest.raises(StageError, match="the weights do not fit resnet34"):
+        main()
     Path("mine.safetensors").write_bytes(b"junk")
-    workspace.refuses("backbone", "mine.safetensors is not a state dict")
+    with pytest.raises(StageError, match=r"mine\.safetensors is not a state dict"):
+        main()
 
 
 def test_weights_of_another_shape_are_refused() -> None:
@@ -81,7 +139,8 @@ def test_weights_of_another_shape_are_refused() -> None:
 
 def test_an_unknown_model_is_named(workspace: Workspace) -> None:
     workspace.set(model="efficientnt_b0")
-    workspace.refuses("backbone", "efficientnt_b0", "did you mean", "efficientnet_b0")
+    with pytest.raises(StageError, match=r"efficientnt_b0.*did you mean.*efficientnet_b0"):
+        main()
 
 
 class Bomb:
@@ -112,6 +171,6 @@ def test_a_file_of_something_else_is_named(tmp_path: Path, content: object) -> N
 
 
 def test_a_package_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "LITE0_SHA256", "0" * 64)
+    monkeypatch.setattr(sources, "LITE0_SHA256", "0" * 64)
     with pytest.raises(StageError, match=r"is not the published file"):
         from_package("tf_efficientnet_lite0")

@@ -18,7 +18,7 @@ from tools import release
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = ["split_check", "backbone", "train", "convert", "eval", "threshold", "export", "benchmark"]
-PARAMS_MODULE = {name: f"stages.{name}.__main__" for name in ("eval", "export")}
+PARAMS_MODULE = {name: f"stages.{name}.__main__" for name in ("backbone", "eval", "export")}
 PARAMS_MODULE |= {name: f"stages.{name}.params" for name in ("split_check", "train", "convert", "threshold")}
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from serving.cores import vector_instructions
-from stages.backbone import without_head
+from stages.backbone.fit import without_head
 from stages.common.data import CLEAN, DIRTY, list_photos
 from stages.common.errors import StageError
 from stages.common.loader import loader

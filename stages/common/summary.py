@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stages.common.errors import run_stage
 from stages.common.reports import read_json
@@ -18,7 +19,7 @@ def rows() -> list[tuple[str, str]]:
     provider, speed = next(iter(benchmark["speed"].items()))
     rate = speed["photo_to_verdict_batch_8"]["images_per_s"]
     return [
-        ("model", f"{backbone['model']}, weights: {backbone['source']}"),
+        ("model", f"{backbone['model']}, weights: {weights(backbone)}"),
         ("ROC-AUC on test", f"{auc['value']:.4f} ({auc['low']:.4f} to {auc['high']:.4f})"),
         ("T_clean", f"{threshold['T_clean']:.4f}, {'certified' if threshold['certified'] else 'NOT certified'}"),
         ("experiments to choose among", f"{threshold['tries']} (threshold.tries)"),
@@ -28,6 +29,15 @@ def rows() -> list[tuple[str, str]]:
         ("ONNX model", f"{export['precision']}, {export['size_bytes'] / 1e6:.1f} MB"),
         ("photo to verdict, batches of 8", f"{rate:.0f} images/s ({provider.removesuffix('ExecutionProvider')})"),
     ]
+
+
+def weights(backbone: dict[str, Any]) -> str:
+    """Where the pretrained weights came from; where they are not a whole network's, how much is random."""
+    if backbone["source"] == "random":
+        return "RANDOM"
+    if backbone["source"] != "partial":
+        return str(backbone["source"])
+    return f"PARTIAL, {_percent(backbone['parameter_share'])} from {backbone['relative']}, the others random"
 
 
 def _percent(share: float | None) -> str:

