@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +30,7 @@ from stages.common.loader import loader
 from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.params import Data, load
 from stages.common.reports import write_bytes
-from stages.train import augment, portable
+from stages.train import augment, devices, portable
 from stages.train.distributed import Ranks, launch, process_count, process_group
 from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
 from stages.train.params import Params
@@ -230,6 +232,64 @@ def test_a_failing_process_ends_the_run_with_its_error(workspace: Workspace) -> 
     assert done.returncode == 1
     assert "the file is empty" in done.stderr
     assert not CHECKPOINT.exists()
+
+
+def fail_in_one_process() -> None:
+    """One process fails in the group while the other waits for it."""
+    with process_group() as ranks:
+        if not ranks.first:
+            raise ValueError("the second process fails")
+        ranks.wait()
+
+
+def test_one_failing_process_neither_hangs_nor_hides_its_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: "no.such.host.invalid")  # and a host name that does not resolve
+    monkeypatch.setattr(socket, "gethostname", lambda: "no.such.host.invalid")
+    start = time.monotonic()
+    with pytest.raises(StageError, match="a training process failed"):
+        launch(fail_in_one_process, 2)
+    assert time.monotonic() - start < 60
+    assert "the second process fails" in capfd.readouterr().err
+
+
+def test_after_a_failure_the_group_is_not_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(name, value)
+    destroyed: list[None] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: destroyed.append(None))
+    with pytest.raises(ValueError, match="defect"), process_group():
+        raise ValueError("defect")
+    assert not destroyed
+    with process_group():
+        pass
+    assert destroyed
+
+
+def test_a_card_that_torch_cannot_use_is_named_with_driver_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.256.02  Thu May  2 14:37:44 UTC 2024\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "find_card", partial(devices.find_card, driver, tmp_path))
+    with pytest.raises(StageError, match=r"470\.256\.02.*torch 2\..*train\.device: cpu"):
+        devices.choose_device("auto")
+    driver.unlink()
+    devices.choose_device("auto")  # no card
+    with pytest.raises(StageError, match=r"no NVIDIA driver"):
+        devices.choose_device("cuda")
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(StageError, match=r"nvidia0 without a loaded driver"):
+        devices.choose_device("auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    devices.choose_device("cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    devices.choose_device("auto")  # hidden on purpose
 
 
 def test_accumulating_gives_the_same_gradient(workspace: Workspace) -> None:

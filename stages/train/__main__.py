@@ -15,9 +15,11 @@ def main() -> None:
     """Train on every device asked for; one run at a time in a folder, whose reports two would mix up."""
     params = load(Params)
     limit_kernels(params.train)
-    from stages.train.distributed import launch, process_count  # with torch, hence only now
+    from stages.train.devices import choose_device  # with torch, hence only now
+    from stages.train.distributed import launch, process_count
     from stages.train.loop import run
 
+    choose_device(params.train.device)
     first = int(os.environ.get("RANK", 0)) == 0  # torchrun starts this in every process
     with locked(Path(), wait=False) if first else nullcontext(True) as free:
         if not free:

@@ -72,6 +72,13 @@ class Ranks:
                 dist.broadcast(tensor, 0)
 
 
+def describe(ranks: Ranks, precision: torch.dtype) -> str:
+    """The device and precision of a run, for its first line."""
+    gpu = ranks.device.type == "cuda"
+    name = torch.cuda.get_device_name(ranks.device) if gpu else f"CPU, {torch.get_num_threads()} threads each"
+    return f"{ranks.world} process{'es' if ranks.world > 1 else ''} on {name}, {str(precision).removeprefix('torch.')}"
+
+
 def process_count(devices: str | int) -> int:
     """How many processes to start: one per visible GPU, or on a CPU one, or as many as asked for.
 
@@ -92,11 +99,15 @@ def launch(worker: Callable[[], None], processes: int) -> None:
     Raises StageError when a process fails and KeyboardInterrupt when a signal ends the run; the launcher stops the
     others.
     """
-    if processes == 1 or "RANK" in os.environ:
+    if "RANK" in os.environ:
+        _speak_up(worker)
+        return
+    if processes == 1:
         worker()
         return
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",  # by default the host name, which may not resolve
         start_method="spawn", monitor_interval=0.5, max_restarts=0,
     )  # fmt: skip
     try:
@@ -109,14 +120,21 @@ def launch(worker: Callable[[], None], processes: int) -> None:
 
 def _speak_up(worker: Callable[[], None]) -> None:
     """Run `worker` in a child; say what went wrong there. Of several failures the launcher may pick the wrong one: a
-    process that only lost its connection to the one that failed."""
+    process that only lost its connection to the one that failed.
+
+    A process that failed ends at once: NCCL's clean-up would wait for the others, which wait for it.
+    """
     try:
         worker()
     except (ExpectedError, OSError) as error:  # as in `run_stage`
-        sys.exit(f"train: {error}")
+        print(f"train: {error}", file=sys.stderr)
     except Exception:  # a defect, whatever it is: all of it is shown here, as the launcher tells of one failure only
         traceback.print_exc()
-        sys.exit(1)
+    else:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 @contextmanager
@@ -137,8 +155,6 @@ def process_group(threads: int | None = None) -> Iterator[Ranks]:
         dist.init_process_group(
             "nccl" if gpu else "gloo", timeout=timedelta(hours=1), device_id=device if gpu else None
         )
-    try:
-        yield Ranks(rank, world, device)
-    finally:
-        if world > 1:
-            dist.destroy_process_group()
+    yield Ranks(rank, world, device)
+    if world > 1:  # only on success: after a failure NCCL would wait for processes that no longer answer
+        dist.destroy_process_group()

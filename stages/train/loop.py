@@ -21,7 +21,7 @@ from stages.common.params import load
 from stages.common.pixels import PhotoSet
 from stages.common.reports import csv_bytes, json_bytes, read_json, write_all
 from stages.common.scoring import score
-from stages.train.distributed import Ranks, process_group
+from stages.train.distributed import Ranks, describe, process_group
 from stages.train.log import Log, SilentLog
 from stages.train.params import Params, TrainParams
 from stages.train.portable import is_portable
@@ -123,6 +123,8 @@ def train(
     held_out = PhotoSet(params.data, held[ranks.rank :: ranks.world], params.img_size)
     loaded = loader(photos, batches, ranks.device, train.num_workers)
     trainer, progress = Trainer(params, labels, train.epochs * len(batches), ranks), Progress()
+    if ranks.first:
+        print(f"train: {describe(ranks, trainer.precision)}", file=sys.stderr)
     if state := ranks.shared(states.load()):
         trainer.restore(state["trainer"])
         progress = Progress.from_state(state["progress"], ranks.device)

@@ -50,6 +50,7 @@ class TrainParams:
     compile: bool
     deterministic: Literal["auto"] | bool
     threads: Positive
+    device: Literal["auto", "cuda", "cpu"]
     devices: Literal["auto"] | Positive
     num_workers: NonNegative
     holdout: OpenShare
