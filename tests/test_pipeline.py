@@ -153,3 +153,13 @@ def test_the_pipeline_solves_the_samples_and_their_metrics_are_committed() -> No
     assert evaluated["test"]["roc_auc"]["value"] >= 0.95
     threshold = json.loads((ROOT / "reports/threshold.json").read_text())
     assert threshold["certified"] and threshold["test"]["precision_clean"] >= 0.95
+
+
+def test_photos_have_no_remote_unless_one_is_set_up() -> None:
+    """`dvc push` of a customer's photos must not land in the work tree, where `git add` would publish them."""
+    config = (ROOT / ".dvc/config").read_text()
+    assert "remote = " not in config
+    (photos,) = yaml.safe_load((ROOT / "data_cars.dvc").read_text())["outs"]
+    assert photos["remote"] == "samples"
+    accident = "samples/remote/files/md5/ff/by_accident"
+    assert subprocess.run(["git", "check-ignore", "-q", accident], cwd=ROOT).returncode == 0
