@@ -16,7 +16,7 @@ import pytest
 
 from serving import logs, memory
 from serving.metrics import LOG_LINES_DROPPED
-from serving.pair import Store
+from serving.reload import Store
 from tests.live import wait_until
 
 
