@@ -115,7 +115,7 @@ def train_rates(params: Params, clock: Clock) -> dict[str, float]:
     with process_group() as ranks:
         photos = Positioned(params.data, list_photos(Path(params.data.root), "train"), params.img_size)
         batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
-        loaded = loader(photos, batches, ranks.device, params.train.num_workers)
+        loaded = loader(photos, batches, ranks.device, params.runtime.num_workers)
         trainer = Trainer(params, photos.labels, 100_000, ranks)
         fixed = next(iter(loaded))
         start = time.perf_counter()

@@ -148,7 +148,7 @@ def limits() -> dict[str, float]:
         photos = Positioned(params.data, fit, params.img_size)
         decoding = time.perf_counter() - start
         batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
-        loaded = loader(photos, batches, ranks.device, params.train.num_workers)
+        loaded = loader(photos, batches, ranks.device, params.runtime.num_workers)
         trainer, ready = (kind(params, photos.labels, 10_000, ranks) for kind in (Trainer, Ready))
         fixed = next(iter(loaded))
         for each in (trainer, ready):

@@ -23,7 +23,7 @@ from serving.onnx_file import ModelError, read_model
 log = logging.getLogger(__name__)
 
 PREFIX = "dirtycar."  # of every metadata key
-SAMPLE_PHOTOS = "d6e754c0f1850e1b20da8349fa18511078b64e6d666532dcd967e370e6a264f6"  # data_version of the drawn photos
+SAMPLE_PHOTOS = "d7e911056016b799cf00fe90719d0dd294d225f5975eebf7a1c38bcbfe9fa120"  # data_version of the drawn photos
 THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 
 

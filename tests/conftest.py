@@ -30,7 +30,7 @@ SMALL = {
     "img_size": 64,
     "train.epochs": 2,
     "train.batch_size": 8,
-    "train.num_workers": 0,
+    "runtime.num_workers": 0,
     "train.holdout": 0.25,
     "eval.bootstrap": 20,
     "backbone.source": "random",

@@ -28,7 +28,7 @@ class Training:
         """`folder` has photos in data_cars/."""
         self.folder = folder
         self.workspace = Workspace(folder)
-        self.workspace.set(**{"train.epochs": 4, "train.save_every": 0.0, "train.devices": processes})
+        self.workspace.set(**{"train.epochs": 4, "runtime.save_every": 0.0, "train.devices": processes})
         self.workspace.must("split_check", "backbone")
         started = time.monotonic()
         self.finish()

@@ -472,7 +472,7 @@ def test_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
 
 def test_a_model_of_drawn_cars_says_so(client: FlaskClient, tmp_path: Path) -> None:
     report = json.loads((ROOT / "reports/split_check.json").read_text())
-    drawn = make_app(write_pair(tmp_path, data_version=report["data_version"])).test_client()
+    drawn = make_app(write_pair(tmp_path, data_version=report["train_version"])).test_client()
     for served, says in ((drawn, True), (client, False)):
         assert ('id="drawn" hidden' in served.get("/").text) != says
         assert served.get("/model").json["trained_on_drawings"] == says

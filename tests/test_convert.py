@@ -195,7 +195,7 @@ def test_the_report_has_the_candidates_side_by_side(pipeline: Workspace) -> None
 def test_the_network_says_what_it_was_made_of(pipeline: Workspace) -> None:
     network = Network(pipeline.folder / "artifacts/network.onnx")
     split_check = json.loads((pipeline.folder / "reports/split_check.json").read_text())
-    assert network.metadata.data_version == split_check["data_version"] and network.metadata.model == SMALL_MODEL
+    assert network.metadata.data_version == split_check["train_version"] and network.metadata.model == SMALL_MODEL
     assert network.metadata.checkpoint_sha256 == sha256(pipeline.folder / "artifacts/best.pt")
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, Workspace, full_disk
 
 from stages.common.data import CLEAN, DIRTY, Photo
 from stages.common.errors import StageError
-from stages.common.params import Data, load
+from stages.common.params import Data, Runtime, load
 from stages.common.scratch import locked, scratch
 from stages.train import resume
 from stages.train.distributed import Ranks
@@ -99,8 +99,7 @@ def test_a_state_that_cannot_be_written_does_not_stop_training(
 
 def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load(Params, ROOT / "params.yaml")
-    data, train = Data("elsewhere", "none", 1.0), {"num_workers": 7, "save_every": 1.0, "tensorboard": True}
-    same = replace(params, data=data, train=replace(params.train, **train))  # type: ignore[arg-type]
+    same = replace(params, data=Data("elsewhere", "none", 1.0), runtime=Runtime(7, 1.0, True))
     backbone = tmp_path / "backbone"
     backbone.write_bytes(b"weights")
     fit, held = [Photo("train/clean/1.jpg", CLEAN)], [Photo("train/dirty/2.jpg", DIRTY)]

@@ -311,7 +311,7 @@ def test_the_stages_use_what_is_not_dropped(mended: Workspace) -> None:
         (mended.data / place / "copy.jpg").write_bytes(car(index))
     mended.must("split_check", "backbone", "train", "convert", "eval", "threshold")
     trained = json.loads(Path("reports/train.json").read_text())
-    assert trained["fit"] + trained["held_out"] == 16 + 8
+    assert sum(trained["fit"].values()) + sum(trained["held_out"].values()) == 16 + 8
     for split, copies in (("val", 0), ("test", 2)):
         with Path(f"artifacts/predictions/{split}.csv").open(newline="") as file:
             rows = [row["path"] for row in csv.DictReader(file)]

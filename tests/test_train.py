@@ -388,7 +388,7 @@ def test_where_nothing_compiles_it_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_tensorboard_without_its_package_is_named(workspace: Workspace) -> None:
     workspace.must("split_check", "backbone")
     (workspace.folder / "tensorboard.py").write_text("raise ImportError")
-    workspace.set(**{"train.tensorboard": True})
+    workspace.set(**{"runtime.tensorboard": True})
     workspace.refuses("train", "pip install tensorboard")
 
 

@@ -14,6 +14,7 @@ from stages.common.errors import StageError
 SPLITS = ("train", "val", "test")
 EXCLUSIONS = Path("artifacts/exclusions.csv")  # written by split_check: path,reason
 GROUPS = Path("artifacts/groups.csv")  # likewise: path,group
+TRAIN_PHOTOS = Path("artifacts/train_photos.csv")  # likewise, the train photos that are used: path,group,sha256
 CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
 
 
@@ -47,6 +48,17 @@ def usable_photos(root: Path, split: str) -> list[Photo]:
         if not any(photo.label == label for photo in photos):
             raise StageError(f"every photo of {root / split / class_name} is left out by {EXCLUSIONS}; see its reasons")
     return photos
+
+
+def train_photos() -> dict[Photo, str]:
+    """The train photos that are used, in a fixed order, with the group of each; what split_check found in val and test
+    does not change them. Raises StageError where the list is missing or damaged."""
+    try:
+        with TRAIN_PHOTOS.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {Photo(row["path"], CLASSES.index(row["path"].split("/")[1])): row["group"] for row in rows}
+    except (OSError, KeyError, IndexError, ValueError, csv.Error) as error:
+        raise StageError(f"cannot read {TRAIN_PHOTOS}: {error!r}; run `dvc repro split_check`") from error
 
 
 def excluded_paths() -> set[str]:

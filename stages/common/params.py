@@ -39,6 +39,7 @@ TOP_LEVEL = (
     "eval",
     "threshold",
     "benchmark",
+    "runtime",
 )
 
 Positive = Annotated[int, Field(gt=0)]
@@ -67,6 +68,15 @@ class Data:
     root: Annotated[str, Field(min_length=1)]
     cache: Literal["none", "ram", "disk"]
     cache_gb: Annotated[float, Field(gt=0)]
+
+
+@strict
+class Runtime:
+    """The section `runtime`: what changes no output, so that dvc.yaml declares it for no stage."""
+
+    num_workers: NonNegative
+    save_every: Annotated[float, Field(ge=0)]  # seconds
+    tensorboard: bool
 
 
 class _Yaml12(yaml.SafeLoader):

@@ -21,7 +21,7 @@ from serving.decision import CLASSES
 from serving.image import RESIZE_RULE
 from serving.onnx_file import ModelError
 from serving.predictor import Metadata
-from stages.common.data import CLEAN, DIRTY, Photo, usable_photos
+from stages.common.data import CLEAN, DIRTY, Photo, train_photos
 from stages.common.errors import StageError, run_stage
 from stages.common.inference import batch_size, outputs
 from stages.common.model import Checkpoint, Normalise
@@ -97,7 +97,7 @@ class Trial:
 
     def __init__(self, checkpoint: Checkpoint, params: Params) -> None:
         """Raises StageError, also for a network that ONNX cannot express."""
-        held_out, others = split_held_out(usable_photos(Path(params.data.root), "train"))
+        held_out, others = split_held_out(list(train_photos()))
         chosen = calibration_photos(others, params.convert.calibration_photos)
         size = checkpoint.img_size
         self.calibration = list(PhotoSet(params.data, chosen, size).batches(batch_size(size)))

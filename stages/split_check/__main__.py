@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.common.data import EXCLUSIONS, SPLITS, list_photos
+from stages.common.data import EXCLUSIONS, GROUPS, SPLITS, TRAIN_PHOTOS, list_photos
 from stages.common.errors import StageError, run_stage
 from stages.common.params import load
 from stages.common.reports import csv_bytes, json_bytes, write_all
@@ -16,10 +16,10 @@ from stages.split_check.check import check
 from stages.split_check.findings import FINDINGS, Findings
 from stages.split_check.page import PAGE, write_page
 from stages.split_check.params import Params
-from stages.split_check.report import report
+from stages.split_check.report import report, train_photos
 from stages.split_check.scan import scan
 
-REPORT, GROUPS = Path("reports/split_check.json"), Path("artifacts/groups.csv")
+REPORT = Path("reports/split_check.json")
 
 
 def main() -> None:
@@ -35,6 +35,7 @@ def main() -> None:
             {
                 EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
                 GROUPS: csv_bytes(["path", "group"], sorted(checked.group_of.items())),
+                TRAIN_PHOTOS: train_photos(checked),
                 REPORT: json_bytes(report(checked)),
             }
         )

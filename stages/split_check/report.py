@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from serving.decision import CLASSES
+from stages.common.reports import csv_bytes
 from stages.split_check.check import Checked
 from stages.split_check.groups import EXACT, Group
 from stages.split_check.scan import Scanned
@@ -20,6 +21,7 @@ def report(checked: Checked) -> dict[str, Any]:
     of = {one.name: one for one in checked.scanned}
     return {
         "data_version": data_version(checked.usable),
+        "train_version": hashlib.sha256(train_photos(checked)).hexdigest(),
         "photos": count_photos(checked.scanned),
         "unreadable": sum(one.problem is not None for one in checked.scanned),
         "odd": _counted(text.split(":")[0] for one in checked.scanned for text in one.oddities),
@@ -34,6 +36,17 @@ def report(checked: Checked) -> dict[str, Any]:
         },
         "poor_quality": {kind: len(photos) for kind, photos in checked.poor.items()},
     }
+
+
+def train_photos(checked: Checked) -> bytes:
+    """A CSV of the train photos that are used, with their groups, each named after its first photo among them, so
+    that no change in val or test changes it."""
+    group_named: dict[str, str] = {}
+    rows = []
+    for one in sorted(checked.usable, key=lambda one: one.name):
+        if one.split == "train":
+            rows.append((one.name, group_named.setdefault(checked.group_of[one.name], one.name), one.sha256))
+    return csv_bytes(["path", "group", "sha256"], rows)
 
 
 def data_version(usable: Iterable[Scanned]) -> str:

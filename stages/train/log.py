@@ -45,7 +45,7 @@ class Log(SilentLog):
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise StageError("train.tensorboard is on: `.venv/bin/pip install tensorboard` first") from error
+                raise StageError("runtime.tensorboard is on: `.venv/bin/pip install tensorboard` first") from error
             self.writer = SummaryWriter(TENSORBOARD_DIR)
         self.live = Live(str(LIVE_DIR), report=None, save_dvc_exp=False, dvcyaml=None)
         self.bar = tqdm(total=images, initial=done, desc="train", unit="img", smoothing=0.1, disable=None)

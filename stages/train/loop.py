@@ -14,12 +14,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from serving.decision import CLASSES
-from stages.common.data import CLEAN, Photo, read_groups, usable_photos
+from stages.common.data import CLEAN, TRAIN_PHOTOS, Photo, train_photos
 from stages.common.loader import loader
 from stages.common.model import Checkpoint
 from stages.common.params import load
 from stages.common.pixels import PhotoSet
-from stages.common.reports import csv_bytes, json_bytes, read_json, write_all
+from stages.common.reports import csv_bytes, json_bytes, sha256, write_all
 from stages.common.scoring import score
 from stages.train.distributed import Ranks, describe, process_group
 from stages.train.log import Log, SilentLog
@@ -30,7 +30,6 @@ from stages.train.resume import RecoveryStore, recovery_store, run_key
 from stages.train.sampling import Batches, Positioned, hold_out
 from stages.train.trainer import BACKBONE, Trainer
 
-SPLIT_CHECK = Path("reports/split_check.json")
 CHECKPOINT, REPORT = Path("artifacts/best.pt"), Path("reports/train.json")
 HOLDOUT = Path("artifacts/holdout.csv")  # path; `convert` judges its candidates on these photos
 SCORE_BATCH = 64
@@ -42,17 +41,15 @@ _log = logging.getLogger(__name__)
 def run() -> None:
     """What every training process does: train, choose the epoch to keep; the first one writes it."""
     params = load(Params)
-    photos = usable_photos(Path(params.data.root), "train")
-    groups = read_groups([photo.name for photo in photos])
-    fit, held = hold_out(photos, groups, params.train.holdout, params.train.seed)
-    group_of = dict(zip(photos, groups, strict=True))
-    version = read_json(SPLIT_CHECK)["data_version"]
+    group_of = train_photos()
+    fit, held = hold_out(list(group_of), list(group_of.values()), params.train.holdout, params.train.seed)
+    version = sha256(TRAIN_PHOTOS)
     with process_group(params.train.threads if is_portable(params.train) else None) as ranks:
         choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
         key = run_key(params, fit, held, version, BACKBONE, ranks)
         if ranks.first:
             advise(params.train, held)
-        with recovery_store(key, params.train.save_every, ranks) as states:
+        with recovery_store(key, params.runtime.save_every, ranks) as states:
             trainer, kept = train(params, fit, [group_of[photo] for photo in fit], held, ranks, states)
             if ranks.first:
                 write(params, trainer, kept, fit, held, version)
@@ -121,7 +118,7 @@ def train(
     batches = Batches(labels, groups, train, ranks.rank, ranks.world)  # complains before photos are decoded
     photos = Positioned(params.data, fit, params.img_size)
     held_out = PhotoSet(params.data, held[ranks.rank :: ranks.world], params.img_size)
-    loaded = loader(photos, batches, ranks.device, train.num_workers)
+    loaded = loader(photos, batches, ranks.device, params.runtime.num_workers)
     trainer, progress = Trainer(params, labels, train.epochs * len(batches), ranks), Progress()
     if ranks.first:
         print(f"train: {describe(ranks, trainer.precision)}", file=sys.stderr)
@@ -133,7 +130,7 @@ def train(
     keep = "best" if train.keep == "best" and can_rank_epochs(held) else "last"
     done = (progress.epoch * len(batches) + progress.step) * train.batch_size
     total = train.epochs * len(batches) * train.batch_size
-    with Log(total, done, tensorboard=train.tensorboard) if ranks.first else SilentLog() as log:
+    with Log(total, done, tensorboard=params.runtime.tensorboard) if ranks.first else SilentLog() as log:
         for epoch, metrics in enumerate(progress.history):
             log.epoch(epoch, metrics)
         while progress.epoch < train.epochs:
@@ -154,7 +151,7 @@ def train(
 def holdout_auc(trainer: Trainer, held: list[Photo], mine: PhotoSet, ranks: Ranks) -> float:
     """ROC-AUC on the held-out photos, each process scoring its share of them, `held[rank::world]`."""
     ranks.share_weights(trainer.eval_model)
-    workers = trainer.params.train.num_workers
+    workers = trainer.params.runtime.num_workers
     logits = np.empty(len(held))
     shares = ranks.gathered(
         score(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.common.params import Data, ImageSize, ModelName, NonNegative, OpenShare, Positive, Share, strict
+from stages.common.params import Data, ImageSize, ModelName, NonNegative, OpenShare, Positive, Runtime, Share, strict
 
 Strength = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -52,11 +52,8 @@ class TrainParams:
     threads: Positive
     device: Literal["auto", "cuda", "cpu"]
     devices: Literal["auto"] | Positive
-    num_workers: NonNegative
     holdout: OpenShare
     keep: Literal["last", "best"]
-    save_every: NonNegativeFloat
-    tensorboard: bool
     augment: AugmentParams
 
 
@@ -68,3 +65,4 @@ class Params:
     img_size: ImageSize
     model: ModelName
     train: TrainParams
+    runtime: Runtime

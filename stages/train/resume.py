@@ -35,7 +35,6 @@ from stages.train.params import Params
 DIGEST = 32  # bytes of a sha256
 KEPT = 2  # states: the last and, should that be damaged, the one before
 ABANDONED = 30 * 86_400.0  # seconds after which nobody goes on with a state
-NO_MATTER = ("num_workers", "save_every", "tensorboard")  # settings of training that do not change the weights
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +154,7 @@ def run_key(
 ) -> str:
     """A hash of all that decides the trained weights: settings, photos, backbone, code, libraries and processor.
 
-    Where photos lie and how they are cached does not, nor NO_MATTER, so a run that was killed for memory may go on
+    Where photos lie and how they are cached does not, nor `runtime`, so a run that was killed for memory may go on
     with less. Raises StageError when there is no backbone.
     """
     if not backbone.exists():
@@ -163,10 +162,9 @@ def run_key(
     project = Path(__file__).resolve().parents[2]
     files = {Path(path) for module in list(sys.modules.values()) if (path := getattr(module, "__file__", None))}
     code = sorted(path for path in files if path.suffix == ".py" and path.is_relative_to(project / "stages"))
-    settings = {name: value for name, value in asdict(params.train).items() if name not in NO_MATTER}
     gpu = ranks.device.type == "cuda"
     parts = {
-        "params": [params.img_size, params.model, settings],
+        "params": [params.img_size, params.model, asdict(params.train)],
         "photos": [data_version, [photo.name for photo in fit], [photo.name for photo in held]],
         "backbone": sha256(backbone),
         "code": {path.relative_to(project).as_posix(): sha256(path) for path in code},
