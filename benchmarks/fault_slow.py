@@ -47,8 +47,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def hold_on(port: int, name: str, photo: bytes, count: int, stop: Event) -> None:
+def hold_on(port: int, name: str, photo: bytes, count: int, begun: Event, stop: Event) -> None:
     """So many clients of one kind, which come back as soon as they are let go, until `stop`."""
+    begun.set()
     kind = KINDS[name]
     first = kind.first(photo)
     here = [_come(port, first) for _ in range(count)]
@@ -84,9 +85,10 @@ def _let_go(connection: socket.socket, trickle: bytes) -> bool:
 def crowd(port: int, name: str, photo: bytes, count: int) -> Iterator[None]:
     """Such clients, in a process of their own."""
     context = get_context("spawn")
-    stop = context.Event()
-    process = context.Process(target=hold_on, args=(port, name, photo, count, stop))
+    begun, stop = context.Event(), context.Event()
+    process = context.Process(target=hold_on, args=(port, name, photo, count, begun, stop))
     process.start()
+    begun.wait()  # until it has imported what it needs, which takes a core for a while, but before they come
     try:
         yield
     finally:
