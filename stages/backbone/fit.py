@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from stages.backbone.sources import Weights
 from stages.common.errors import StageError
 from stages.common.model import classifier_prefixes
+
+OPEN = 4.0  # logit of a gate of 0.98
 
 
 def without_head(weights: Weights, model: nn.Module, name: str) -> Weights:
@@ -40,8 +43,18 @@ class Partial:
 
 def fit_partially(relative: str, donated: Weights, model: nn.Module) -> Partial:
     """The weights of `model`, replaced by those of its `relative` that have the same name and shape."""
+    open_gates(model)
     own, donated = body_of(dict(model.state_dict()), model), body_of(donated, model)
     fitting = {key: donated[key] for key in own.keys() & donated if donated[key].shape == own[key].shape}
     parameters = {key: value.numel() for key, value in model.named_parameters() if key in own}
     share = sum(count for key, count in parameters.items() if key in fitting) / sum(parameters.values())
     return Partial(relative, own | fitting, len(fitting), len(own), share)
+
+
+def open_gates(model: nn.Module) -> None:
+    """Start squeeze-excite as if it were absent, as in a relative that has none: random gates scale every block's
+    output by about a half, which neither the relative's filters nor its batch norms were trained for."""
+    for module in model.modules():
+        if isinstance(module, SqueezeExcite):
+            nn.init.zeros_(module.conv_expand.weight)
+            nn.init.constant_(module.conv_expand.bias, OPEN)
