@@ -396,8 +396,10 @@ def test_a_start_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     pair = write_pair(tmp_path)
     env = environment(pair, PORT="0") | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, *COMMAND], cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as server:
-        wait_until(lambda: list(tmp_path.glob("dirtycar-*/pair-*")), 30)  # the pair is being tried
-        server.terminate()
+        try:
+            wait_until(lambda: list(tmp_path.glob("dirtycar-*/model-*")), 30)  # the model is being tried
+        finally:
+            server.terminate()
     assert server.returncode != 0 and not list(tmp_path.glob("dirtycar-*"))
 
 
