@@ -68,6 +68,8 @@ def test_without_network_auto_takes_what_fits_of_a_packaged_relative(workspace: 
     assert set(ours) == own
     assert {key for key in own if key not in theirs} == {key for key in own if ".se." in key}
     assert all(torch.equal(ours[key], theirs[key]) for key in own & set(theirs) if ours[key].shape == theirs[key].shape)
+    biases = [value for key, value in ours.items() if key.endswith("se.conv_expand.bias")]
+    assert biases and all(torch.sigmoid(bias).min() > 0.95 for bias in biases), "gates start open, as if absent"
     assert "84.1 %" in summary.weights(report) and "tf_efficientnet_lite0" in summary.weights(report)
 
 
