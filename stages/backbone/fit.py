@@ -56,5 +56,6 @@ def open_gates(model: nn.Module) -> None:
     output by about a half, which neither the relative's filters nor its batch norms were trained for."""
     for module in model.modules():
         if isinstance(module, SqueezeExcite):
-            nn.init.zeros_(module.conv_expand.weight)
-            nn.init.constant_(module.conv_expand.bias, OPEN)
+            weight, bias = module.conv_expand.parameters()
+            nn.init.zeros_(weight)
+            nn.init.constant_(bias, OPEN)
