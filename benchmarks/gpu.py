@@ -190,10 +190,11 @@ def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dic
             save_file(without_head(network.state_dict(), network, model), BACKBONE)
             train = replace(
                 base.train, batch_size=args.batch, accumulate=1, amp="bf16", compile=compile_,
-                deterministic=deterministic, num_workers=args.workers,
+                deterministic=deterministic,
             )  # fmt: skip
             data = Data(str(folder / "photos"), "disk", 10.0)
-            params = replace(base, model=model, img_size=args.size, data=data, train=train)
+            runtime = replace(base.runtime, num_workers=args.workers)
+            params = replace(base, model=model, img_size=args.size, data=data, train=train, runtime=runtime)
             found["train"][f"{model} {variant}"] = train_rates(params, clock)
             torch.compiler.reset()
             print(f"{time.monotonic() - begun:4.0f} s  {model} {variant}", file=sys.stderr, flush=True)

@@ -61,6 +61,7 @@ def disk(tmp_path: Path) -> DiskRecoveryStore:
     memory = DiskRecoveryStore(tmp_path, 0.0)
     for step in range(4):
         memory.save({"step": step, "weights": torch.full((1000,), step)})
+    memory.wait()
     return memory
 
 
