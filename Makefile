@@ -33,7 +33,7 @@ data: setup ## the photos that data_cars.dvc names
 
 repro: data ## photos -> model, threshold, metrics, speed
 	dvc repro
-	@python -m stages.common.summary
+	@python -m tools.summary
 
 verify: data ## the whole pipeline once more in a temporary clone: is every output what dvc.lock says?
 	python -m tools.verify

@@ -31,10 +31,10 @@ sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
 import numpy as np  # noqa: E402
 
 from benchmarks.inputs import Alone, alone, make_models, make_photos  # noqa: E402
-from serving.cores import usable_cores  # noqa: E402
-from serving.image import decode  # noqa: E402
-from serving.scorer import Scorer  # noqa: E402
-from serving.served import Served, load  # noqa: E402
+from serving.engine.deployment import Served, load  # noqa: E402
+from serving.engine.scorer import Scorer  # noqa: E402
+from serving.photo.cores import usable_cores  # noqa: E402
+from serving.photo.decode import decode  # noqa: E402
 from serving.settings import Settings  # noqa: E402
 
 PLAIN = """

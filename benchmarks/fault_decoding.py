@@ -15,9 +15,9 @@ import requests
 
 from benchmarks.fault_row import Row
 from serving.settings import Settings
-from tests.live import Live, photo, running
-from tests.onnx_models import write_pair
-from tests.photos_hostile import CASES
+from tests.support.live import Live, photo, running
+from tests.support.onnx_models import write_pair
+from tests.support.photos_hostile import CASES
 
 AT_ONCE, IN_REQUEST = 8, 32
 LONGEST_GAP = 2.0  # seconds without an answer to an ordinary client

@@ -19,7 +19,7 @@ import requests
 from benchmarks.fault_row import Row
 from benchmarks.fault_slow import KINDS, crowd, phone_photo, phones, retrying
 from benchmarks.inputs import make_photos
-from tests.live import Live
+from tests.support.live import Live
 
 if TYPE_CHECKING:
     from benchmarks.fault_service import Bench

@@ -12,7 +12,7 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
-import serving.image  # noqa: F401  # registers HEIF
+import serving.photo.decode  # noqa: F401  # registers HEIF
 
 Mutate = Callable[[random.Random], bytes]
 

@@ -25,9 +25,9 @@ from PIL import Image
 from benchmarks import fault_decoding, fault_front, fault_http, fault_photos, fault_stuck
 from benchmarks.fault_front import told
 from benchmarks.fault_row import Row
-from serving.cores import usable_cores
-from tests.live import ROOT, Live, Traffic, photo, running, wait_until
-from tests.onnx_models import Pair, write_pair
+from serving.photo.cores import usable_cores
+from tests.support.live import ROOT, Live, Traffic, photo, running, wait_until
+from tests.support.onnx_models import Pair, write_pair
 
 WORKERS = min(2, usable_cores())
 CLIENTS = 6

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import requests
 
 from benchmarks.fault_row import Row
-from tests.live import COMMAND, ROOT, Live, Traffic, photo, wait_until
+from tests.support.live import COMMAND, ROOT, Live, Traffic, photo, wait_until
 
 if TYPE_CHECKING:
     from benchmarks.fault_service import Bench

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.fault_row import Row
 from tests.conftest import write_photos
-from tests.live_training import SECONDS, Training
+from tests.support.live_training import SECONDS, Training
 
 NOTICED = 30.0  # seconds within which the death of one process must end the others
 STATE_LIMIT = 8192  # blocks of 512 bytes: more than any output, less than a state

@@ -33,10 +33,10 @@ from safetensors.torch import save_file  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from stages.backbone.fit import without_head  # noqa: E402
-from stages.common.data import list_photos  # noqa: E402
-from stages.common.loader import loader  # noqa: E402
+from stages.common.base.params import Data, load  # noqa: E402
+from stages.common.base.photos import list_photos  # noqa: E402
 from stages.common.model import Normalise, create  # noqa: E402
-from stages.common.params import Data, load  # noqa: E402
+from stages.common.scoring.loader import loader  # noqa: E402
 from stages.train.distributed import process_group  # noqa: E402
 from stages.train.loop import choose_algorithms  # noqa: E402
 from stages.train.params import Params  # noqa: E402

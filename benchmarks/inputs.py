@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from PIL import Image, ImageFilter
 
-from serving.cores import usable_cores
-from serving.decision import parse_threshold
-from serving.image import RESIZE_RULE, decode
-from serving.predictor import GOLDEN, THRESHOLD, Metadata, Network
+from serving.model.predictor import GOLDEN, THRESHOLD, Metadata, Network
+from serving.photo.cores import usable_cores
+from serving.photo.decode import RESIZE_RULE, decode
+from serving.verdict.rule import parse_threshold
 
 
 def make_photos(count: int = 24) -> list[bytes]:
@@ -38,11 +38,11 @@ def make_photos(count: int = 24) -> list[bytes]:
 
 def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int) -> None:
     """Write fp32/ and int8/ of a network with random weights, each a best.onnx."""
+    from stages.common.calibration import Calibration
     from stages.common.model import Checkpoint, create
     from stages.convert.__main__ import contents
     from stages.convert.graph import to_onnx
     from stages.convert.precision import to_int8
-    from stages.eval.calibration import Calibration
     from stages.export.__main__ import golden_answers
     from stages.export.bundle import bundle
 

@@ -16,13 +16,13 @@ import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from serving.image import RESIZE_RULE
-from serving.predictor import Metadata
-from stages.common.data import CLEAN, usable_photos
+from serving.model.predictor import Metadata
+from serving.photo.decode import RESIZE_RULE
+from stages.common.base.params import Data, load, strict
+from stages.common.base.photos import CLEAN, usable_photos
 from stages.common.inference import batch_size, outputs
 from stages.common.model import Checkpoint
-from stages.common.params import Data, load, strict
-from stages.common.pixels import PhotoSet
+from stages.common.pixels.photo_set import PhotoSet
 from stages.convert.__main__ import calibration_photos, contents
 from stages.convert.candidates import load as load_network
 from stages.convert.graph import outside_layers, to_onnx

@@ -20,12 +20,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from serving.cores import usable_cores
-from stages.common.data import CLEAN, DIRTY, SPLITS, read_groups, usable_photos
-from stages.common.params import load
+from serving.photo.cores import usable_cores
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_groups, usable_photos
 from stages.train.params import Params
-from tools.features import Features, features
-from tools.suspicion import FOLDS, REGULARISATION, Labels, Probabilities, out_of_fold, rank_suspects
+from tools.audit.features import Features, features
+from tools.audit.suspicion import FOLDS, REGULARISATION, Labels, Probabilities, out_of_fold, rank_suspects
 
 FIRST = 50
 Judge = Callable[[Features, Labels, NDArray[np.str_]], Probabilities]

@@ -33,9 +33,9 @@ sys.path[0] = str(ROOT)  # not this folder, where `serving` would be this file
 from PIL import Image  # noqa: E402
 
 from benchmarks.inputs import alone, make_models, make_photos  # noqa: E402
-from serving.cores import usable_cores  # noqa: E402
-from serving.image import decode  # noqa: E402
-from serving.predictor import Predictor  # noqa: E402
+from serving.model.predictor import Predictor  # noqa: E402
+from serving.photo.cores import usable_cores  # noqa: E402
+from serving.photo.decode import decode  # noqa: E402
 
 SIZES, CONNECTIONS = {"tf_efficientnet_lite0": 224, "resnet50": 256}, 8
 

@@ -33,14 +33,14 @@ from benchmarks.serving import make_photos
 from samples import draw
 from samples.camera import take
 from samples.draw import render
-from serving.cores import usable_cores
-from serving.decision import CLASSES
-from stages.common.data import CLEAN, SPLITS, Photo, list_photos
-from stages.common.params import load
+from serving.photo.cores import usable_cores
+from serving.verdict.rule import CLASSES
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, SPLITS, Photo, list_photos
 from stages.split_check.groups import JOINING
-from stages.split_check.hashes import BITS, CROPS, SYMMETRIES, hashes, stack
-from stages.split_check.matching import pairs_within, partners
-from stages.split_check.near import CROWD, near_links
+from stages.split_check.near.hashes import BITS, CROPS, SYMMETRIES, hashes, stack
+from stages.split_check.near.matching import pairs_within, partners
+from stages.split_check.near.search import CROWD, near_links
 from stages.split_check.params import Params
 from stages.split_check.scan import Scanned, scan
 

@@ -23,7 +23,7 @@ from scipy import special
 
 from benchmarks.threshold_methods import Method, empirical, fixed_sequence, holm, mapie, ours, ours_calibrated, promised
 from benchmarks.threshold_scenarios import BOTH, CONFIDENCE, FIGURES, FLEET, FORETOLD, Scenario, catalogue, describe
-from stages.common.reports import write_bytes
+from stages.common.base.files import write_bytes
 from stages.threshold import Decision, choose_low_threshold
 
 

@@ -40,13 +40,13 @@ from sklearn.metrics import roc_auc_score  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 
-from serving.cores import usable_cores  # noqa: E402
-from stages.common.data import CLEAN, Photo, list_photos  # noqa: E402
-from stages.common.loader import loader  # noqa: E402
+from serving.photo.cores import usable_cores  # noqa: E402
+from stages.common.base.params import load  # noqa: E402
+from stages.common.base.photos import CLEAN, Photo, list_photos  # noqa: E402
 from stages.common.model import Checkpoint, Normalise  # noqa: E402
-from stages.common.params import load  # noqa: E402
-from stages.common.pixels import PhotoSet  # noqa: E402
-from stages.common.scoring import score  # noqa: E402
+from stages.common.pixels.photo_set import PhotoSet  # noqa: E402
+from stages.common.scoring.loader import loader  # noqa: E402
+from stages.common.scoring.score import score  # noqa: E402
 from stages.train import distributed  # noqa: E402
 from stages.train.loop import choose_algorithms  # noqa: E402
 from stages.train.optim import loss  # noqa: E402

@@ -10,17 +10,18 @@ from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 from flask_openapi3.models import SecurityScheme
 
-from serving import auth, errors, middleware, predict_routes, reload, service, watchdog
-from serving.engine import Engine
-from serving.fetch import Fetcher
-from serving.page_routes import pages
-from serving.reload import Store
-from serving.schemas import ProblemAnswer
-from serving.served import load
-from serving.service import Budget, Service
+from serving.engine.deployment import load
+from serving.engine.engine import Engine
+from serving.fetch.client import Fetcher
+from serving.fetch.policy import Policy
+from serving.process import reload, watchdog
+from serving.process.reload import Store
 from serving.settings import Settings
-from serving.status_routes import status
-from serving.urls import Policy
+from serving.web import auth, middleware, predict, problems, state
+from serving.web.page import pages
+from serving.web.schemas import ProblemAnswer
+from serving.web.state import Budget, Service
+from serving.web.status import status
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +41,18 @@ def create_app(settings: Settings | None = None) -> Flask:
         security_schemes={"token": SecurityScheme(type="http", scheme="bearer")},
         validation_error_status=400,
         validation_error_model=ProblemAnswer,
-        validation_error_callback=errors.invalid_request,
+        validation_error_callback=problems.invalid_request,
     )
     app.request_class = middleware.Request
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the verdict comes first
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
-    service.install(app, _start(settings))
-    errors.register(app)
+    state.install(app, _start(settings))
+    problems.register(app)
     middleware.register(app, settings.trusted_proxies)
     auth.guard_status(app, settings.status_token)
-    app.register_api(predict_routes.files)
+    app.register_api(predict.files)
     if settings.url_fetch:
-        app.register_api(predict_routes.urls)
+        app.register_api(predict.urls)
     app.register_api(status)
     app.register_blueprint(pages)
     return app

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from serving.decision import Rule
-from serving.expected import ExpectedError
+from serving.engine.deployment import load
+from serving.engine.scorer import Row, Scorer
 from serving.near_misses import near_misses
-from serving.scorer import Row, Scorer
-from serving.served import load
 from serving.settings import Settings
+from serving.verdict.errors import ExpectedError
+from serving.verdict.rule import Rule
 
 log = logging.getLogger(__name__)
 

@@ -41,10 +41,10 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 
 from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
-from serving import cards, logs, metrics  # noqa: E402
-from serving.listener import refuse_handshakes  # noqa: E402
+from serving.front.listener import refuse_handshakes  # noqa: E402
 from serving.near_misses import near_misses  # noqa: E402
-from serving.reload import Reloader, ReloadError, Store  # noqa: E402
+from serving.process import cards, logs, metrics  # noqa: E402
+from serving.process.reload import Reloader, ReloadError, Store  # noqa: E402
 from serving.settings import Settings, SettingsError  # noqa: E402
 
 _log = logging.getLogger("serving.server")
@@ -76,7 +76,7 @@ os.environ["WORKERS"] = str(_settings.workers)  # a worker, which sees one card,
 
 _host = f"[{_settings.host.strip('[]')}]" if ":" in _settings.host else _settings.host  # IPv6 goes in brackets
 bind = [f"{_host}:{port}" for port in (_settings.port, _settings.health_port) if port is not None]
-worker_class = "serving.worker.Worker"
+worker_class = "serving.process.worker.Worker"
 workers = _settings.workers
 backlog = 1024
 keepalive = 30

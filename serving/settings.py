@@ -21,12 +21,12 @@ from pydantic import (
 )
 from pydantic import model_validator as check
 
-from serving import cards
-from serving.cores import usable_cores
-from serving.decision import Rule, Threshold, ThresholdError
-from serving.expected import ExpectedError
-from serving.image import MAX_PIXELS
-from serving.urls import host_name, host_pattern
+from serving.fetch.policy import host_name, host_pattern
+from serving.photo.cores import usable_cores
+from serving.photo.decode import MAX_PIXELS
+from serving.process import cards
+from serving.verdict.errors import ExpectedError
+from serving.verdict.rule import Rule, Threshold, ThresholdError
 
 MIB = 1024 * 1024
 MEMORY_PER_CORE = 768 * MIB

@@ -1,4 +1,4 @@
-"""How fast, how large and how right is the model as it is served. Everything runs through serving.predictor; no torch.
+"""How fast, how large and how right is the model as it is served. Everything runs through serving.model; no torch.
 
 Times are of this machine at this moment: compare them within one report, not across machines.
 """
@@ -19,17 +19,17 @@ import numpy as np
 from pydantic import Field
 from sklearn.metrics import roc_auc_score
 
-from serving.cores import processor, usable_cores
-from serving.image import decode
-from serving.onnx_file import read_model
-from serving.predictor import Metadata, Predictor, default_providers
-from stages.common.data import CLEAN, Photo, usable_photos
-from stages.common.errors import run_stage
+from serving.model.onnx_check import read_model
+from serving.model.predictor import Metadata, Predictor, default_providers
+from serving.photo.cores import processor, usable_cores
+from serving.photo.decode import decode
+from stages.common.base.errors import run_stage
+from stages.common.base.files import json_bytes, write_all
+from stages.common.base.params import Data, load, strict
+from stages.common.base.photos import CLEAN, Photo, usable_photos
 from stages.common.inference import outputs
-from stages.common.outcome import outcome, verdicts
-from stages.common.params import Data, load, strict
-from stages.common.pixels import PhotoSet
-from stages.common.reports import json_bytes, write_all
+from stages.common.pixels.photo_set import PhotoSet
+from stages.common.rates import outcome, verdicts
 
 MODEL, REPORT = Path("artifacts/best.onnx"), Path("reports/benchmark.json")
 # The report is in git, and so in every clone; this is not, and its absence makes a fresh clone measure its own machine.

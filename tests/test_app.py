@@ -23,16 +23,16 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from serving.app import create_app
-from serving.errors import TYPE_PREFIX
-from serving.fetch import UrlUnfetchable
-from serving.image import BrokenPhoto
-from serving.logs import JsonFormatter
+from serving.fetch.client import UrlUnfetchable
+from serving.model.predictor import Predictor
 from serving.photo import pool
-from serving.predictor import Predictor
-from serving.service import Service
+from serving.photo.decode import BrokenPhoto
+from serving.process.logs import JsonFormatter
 from serving.settings import Settings
-from tests.live import photo
-from tests.onnx_models import Pair, write_pair
+from serving.web.problems import TYPE_PREFIX
+from serving.web.state import Service
+from tests.support.live import photo
+from tests.support.onnx_models import Pair, write_pair
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,7 +49,7 @@ def make_app(pair: Pair, **environ: str) -> Flask:
 
 def service_of(app: Flask) -> Service:
     with app.app_context():
-        from serving.service import current
+        from serving.web.state import current
 
         return current()
 
@@ -147,13 +147,13 @@ def test_paths_and_methods(client: FlaskClient) -> None:
 
 def test_url(client: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_problem(client.post("/predict/url", json={"url": "http://127.0.0.1/"}), 422, "url-refused")
-    monkeypatch.setattr("serving.fetch.Fetcher.fetch", lambda self, url: photo(255))
+    monkeypatch.setattr("serving.fetch.client.Fetcher.fetch", lambda self, url: photo(255))
     assert client.post("/predict/url", json={"url": "https://photos.example/a"}).json["label"] == "clean"
 
     def unfetchable(self: object, url: str) -> bytes:
         raise UrlUnfetchable("no answer")
 
-    monkeypatch.setattr("serving.fetch.Fetcher.fetch", unfetchable)
+    monkeypatch.setattr("serving.fetch.client.Fetcher.fetch", unfetchable)
     assert_problem(client.post("/predict/url", json={"url": "https://photos.example/a"}), 422, "url-unfetchable")
 
 
@@ -186,7 +186,7 @@ def test_a_silent_name_server_leaves_its_place(pair: Pair, monkeypatch: pytest.M
         first = pool.submit(ask)
         assert begun.wait(10)
         assert_problem(ask(), 503, "overloaded")
-        monkeypatch.setattr("serving.resolve.PATIENCE", 0)
+        monkeypatch.setattr("serving.fetch.resolve.PATIENCE", 0)
         monkeypatch.setattr(service_of(app).fetcher.resolver, "_resolve", lambda host, port: ["127.0.0.1"])
         assert_problem(ask(), 422, "url-refused")
         assert_problem(first.result(), 422, "url-unfetchable")
@@ -242,7 +242,7 @@ def test_a_fetched_photo_needs_room(pair: Pair, monkeypatch: pytest.MonkeyPatch)
     def url() -> TestResponse:
         return client.post("/predict/url", json={"url": "https://photos.example/a"})
 
-    monkeypatch.setattr("serving.fetch.Fetcher.fetch", lambda self, url: bytes(400_000))
+    monkeypatch.setattr("serving.fetch.client.Fetcher.fetch", lambda self, url: bytes(400_000))
     assert budget.take(200_001)
     refused = url()
     assert_problem(refused, 503, "overloaded")
@@ -256,7 +256,7 @@ def test_ready_fails_with_the_model_and_recovers(pair: Pair, monkeypatch: pytest
     app = make_app(pair)
     client = app.test_client()
     assert client.get("/readyz").status_code == 200
-    monkeypatch.setattr("serving.engine.CHECK_AGE", 0)
+    monkeypatch.setattr("serving.engine.engine.CHECK_AGE", 0)
 
     def broken(self: Predictor, images: np.ndarray) -> np.ndarray:
         raise RuntimeError("the device is gone")
@@ -276,13 +276,13 @@ def slow_photos(app: Flask, monkeypatch: pytest.MonkeyPatch, seconds: float) -> 
         time.sleep(seconds)
         return pixels
 
-    monkeypatch.setattr("serving.served.decode", decode)
+    monkeypatch.setattr("serving.engine.deployment.decode", decode)
 
 
 def test_ready_under_full_load(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(pair, WORKERS="1", THREADS="1", QUEUE="10", MAX_PHOTOS="10", MAX_BATCH="1")
     slow_photos(app, monkeypatch, 0.3)
-    monkeypatch.setattr("serving.engine.CHECK_SECONDS", 1.5)
+    monkeypatch.setattr("serving.engine.engine.CHECK_SECONDS", 1.5)
     load = threading.Thread(target=lambda: post(app.test_client(), *[photo()] * 10, path="/predict/files"))
     load.start()
     while service_of(app).engine._free:
@@ -508,7 +508,7 @@ def test_a_photo_for_which_there_is_no_memory_costs_only_its_own_answer(
         return np.zeros((size, size, 3), np.uint8)
 
     client = make_app(pair).test_client()
-    monkeypatch.setattr("serving.served.decode", decode)
+    monkeypatch.setattr("serving.engine.deployment.decode", decode)
     answers = post(client, photo(), photo(kind="PNG"), photo(), path="/predict/files").get_json()
     assert [answer.get("status", 200) for answer in answers] == [200, 503, 200]
     assert_problem(post(client, photo(kind="PNG")), 503, "overloaded")

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, Workspace
 
-from stages.common.data import CLEAN, DIRTY, list_photos
-from stages.common.errors import StageError
-from stages.common.params import load
+from stages.common.base.errors import StageError
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, DIRTY, list_photos
 from stages.train.params import Params
-from tools.audit import main
-from tools.features import features
-from tools.suspicion import Labels, out_of_fold, rank_suspects
+from tools.audit.__main__ import main
+from tools.audit.features import features
+from tools.audit.suspicion import Labels, out_of_fold, rank_suspects
 
 AUDIT, BLIND, PAGE = (Path("reports", name) for name in ("label_audit.csv", "blind_sample.csv", "split_check.html"))
 

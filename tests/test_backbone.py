@@ -18,9 +18,9 @@ from stages.backbone import sources
 from stages.backbone.__main__ import BackboneParams, find_weights, main
 from stages.backbone.fit import without_head
 from stages.backbone.sources import Unavailable, from_file, from_hub, from_package
-from stages.common import summary
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
 from stages.common.model import Checkpoint, create
+from tools import summary
 
 REPORT, WEIGHTS = Path("reports/backbone.json"), Path("artifacts/backbone.safetensors")
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import batch, golden, scorer
-from serving.predictor import Predictor
+from serving import batch
+from serving.engine import scorer
+from serving.model import golden
+from serving.model.predictor import Predictor
 from tests.conftest import full_disk
-from tests.live import ROOT, environment, photo, wait_until
-from tests.onnx_models import Pair, write_pair
+from tests.support.live import ROOT, environment, photo, wait_until
+from tests.support.onnx_models import Pair, write_pair
 
 
 @pytest.fixture

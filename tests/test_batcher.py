@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving import watchdog
-from serving.batcher import Batcher, Stuck
-from serving.image import BrokenPhoto
-from serving.metrics import WORKERS_STUCK
+from serving.engine.batcher import Batcher, Stuck
+from serving.photo.decode import BrokenPhoto
+from serving.process import watchdog
+from serving.process.metrics import WORKERS_STUCK
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 

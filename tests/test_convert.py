@@ -19,14 +19,14 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from serving.image import decode
-from serving.predictor import Network
-from stages.common.data import CLEAN
-from stages.common.errors import StageError
+from serving.model.predictor import Network
+from serving.photo.decode import decode
+from stages.common.base.errors import StageError
+from stages.common.base.files import sha256
+from stages.common.base.photos import CLEAN
 from stages.common.inference import outputs
 from stages.common.model import Checkpoint, create
-from stages.common.pixels import PhotoSet
-from stages.common.reports import sha256
+from stages.common.pixels.photo_set import PhotoSet
 from stages.convert import __main__ as convert
 from stages.convert.candidates import judge
 from stages.convert.graph import Logit, to_onnx

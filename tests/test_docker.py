@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from serving.settings import Settings
-from tests.live import ROOT, photo, running
-from tests.onnx_models import write_pair
+from tests.support.live import ROOT, photo, running
+from tests.support.onnx_models import write_pair
 
 UID = 10001
 

@@ -13,10 +13,10 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from stages.common.outcome import outcome, verdicts
-from stages.common.summary import rows
-from stages.eval.calibration import Calibration, cross_fitted, fit
+from stages.common.calibration import Calibration, cross_fitted, fit
+from stages.common.rates import outcome, verdicts
 from stages.eval.metrics import expected_calibration_error, point_metrics, reliability, with_intervals
+from tools.summary import rows
 
 RNG = np.random.default_rng(0)
 
@@ -122,7 +122,7 @@ def test_metrics_of_a_perfect_model() -> None:
 
 
 def test_outcome_counts_uncertain_both_ways() -> None:
-    from serving.decision import Rule
+    from serving.verdict.rule import Rule
 
     is_clean = np.array([True, True, True, False, False])
     found = outcome(is_clean, verdicts(Rule(0.8, 0.4), [0.9, 0.5, 0.1, 0.85, 0.45]))

@@ -12,11 +12,11 @@ import onnx
 import pytest
 from conftest import SMALL_MODEL, Workspace
 
-from serving import golden
-from serving.predictor import Network, Predictor
-from stages.common.errors import StageError
-from stages.common.reports import sha256
-from stages.eval.calibration import Calibration
+from serving.model import golden
+from serving.model.predictor import Network, Predictor
+from stages.common.base.errors import StageError
+from stages.common.base.files import sha256
+from stages.common.calibration import Calibration
 from stages.export import __main__ as export
 
 

@@ -24,14 +24,14 @@ from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 
 from benchmarks.fault_http import FORM, PART, read, request
-from serving.body import Body, ChunkedBody, Received
-from serving.connection import Connection, State
-from serving.limits import Connections, Limits, Overdue, overdue
-from serving.listener import refuse_handshakes
-from serving.room import Room
-from serving.service import Budget
-from tests.live import ROOT, Live, photo, running, wait_until
-from tests.onnx_models import Pair, write_pair
+from serving.front.body import Body, ChunkedBody, Received
+from serving.front.connection import Connection, State
+from serving.front.limits import Connections, Limits, Overdue, overdue
+from serving.front.listener import refuse_handshakes
+from serving.front.room import Room
+from serving.web.state import Budget
+from tests.support.live import ROOT, Live, photo, running, wait_until
+from tests.support.onnx_models import Pair, write_pair
 
 CFG = Config()
 LIMITS = Limits(seconds=10, idle=30, connections=4, per_address=3)
@@ -178,7 +178,7 @@ def test_a_listener_that_refuses_handshakes_keeps_those_that_were_made() -> None
 
 
 def test_what_gunicorn_imports_before_it_forks_starts_no_thread_of_onnx_runtime() -> None:
-    code = "import sys, serving.worker, serving.listener; sys.exit('onnxruntime' in sys.modules)"
+    code = "import sys, serving.process.worker, serving.front.listener; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from serving.decision import Rule
-from serving.golden import CANDIDATES, COUNT, MARGIN, Golden, difference, images, pick
+from serving.model.golden import CANDIDATES, COUNT, MARGIN, Golden, difference, images, pick
+from serving.verdict.rule import Rule
 
 
 def test_the_pictures_are_the_same_on_every_machine() -> None:

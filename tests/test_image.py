@@ -13,8 +13,16 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from serving.image import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto, decode, open_photo, upright_rgb
-from tests.photos_hostile import encode, heic_with_thumbnail
+from serving.photo.decode import (
+    BrokenPhoto,
+    NotAPhoto,
+    PhotoTooLarge,
+    UnsupportedPhoto,
+    decode,
+    open_photo,
+    upright_rgb,
+)
+from tests.support.photos_hostile import encode, heic_with_thumbnail
 
 SIZE = 64
 RED, BLUE, GREEN = (220, 30, 30), (30, 30, 220), (30, 160, 30)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import logs, memory
-from serving.metrics import LOG_LINES_DROPPED
-from serving.reload import Store
-from tests.live import wait_until
+from serving.process import logs, malloc
+from serving.process.metrics import LOG_LINES_DROPPED
+from serving.process.reload import Store
+from tests.support.live import wait_until
 
 
 @pytest.fixture
@@ -103,12 +103,12 @@ def test_a_reason_that_did_not_fit_on_the_disk_is_no_success(tmp_path: Path) -> 
 
 
 def test_freed_memory_is_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SECONDS", 0.05)
-    trimmer, trims = memory.Trimmer(), []
+    monkeypatch.setattr(malloc, "SECONDS", 0.05)
+    trimmer, trims = malloc.Trimmer(), []
     assert trimmer._trim is not None  # this C library has it
     trimmer._trim = trims.append
     started = time.monotonic()
     for _ in range(20):
         trimmer.maybe()
         time.sleep(0.01)
-    assert 1 <= len(trims) <= 1 + (time.monotonic() - started) / memory.SECONDS
+    assert 1 <= len(trims) <= 1 + (time.monotonic() - started) / malloc.SECONDS

@@ -17,15 +17,15 @@ from PIL import Image, ImageDraw, ImageEnhance
 from benchmarks.split_check import GATE, shoot
 from samples.camera import take
 from samples.draw import draw_photo, render
-from stages.common.data import CLEAN, DIRTY, Photo
-from stages.common.params import load
-from stages.split_check import near
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, DIRTY, Photo
 from stages.split_check.check import check, find_links
 from stages.split_check.findings import Findings
-from stages.split_check.hashes import BITS, SYMMETRIES, hashes, turn
 from stages.split_check.look import THUMBNAIL
-from stages.split_check.matching import pairs_within, partners
-from stages.split_check.near import candidates, near_links
+from stages.split_check.near import search
+from stages.split_check.near.hashes import BITS, SYMMETRIES, hashes, turn
+from stages.split_check.near.matching import pairs_within, partners
+from stages.split_check.near.search import candidates, near_links
 from stages.split_check.params import Params
 from stages.split_check.scan import Scanned, scan
 
@@ -138,7 +138,7 @@ def test_cars_behind_a_fixed_camera_are_told_and_neither_joined_nor_left_out(gat
 
 
 def test_of_a_crowd_no_pair_is_formed_and_it_is_told(gate: list[Scanned], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near, "CROWD", 0)
+    monkeypatch.setattr(search, "CROWD", 0)
     checked = check(gate, PARAMS)
     assert len(checked.crowd) > 2 and not any(set(group.names) & set(checked.crowd) for group in checked.groups)
     assert f"{len(checked.crowd)} photos of one scene, as {checked.crowd[0]}" in Findings.of(checked, "x").warnings[0]

@@ -12,11 +12,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from serving import onnx_file
-from serving.decision import ThresholdError, read_threshold
-from serving.onnx_file import ModelError, read_model
-from serving.predictor import Predictor
-from tests.onnx_models import Pair, write_pair
+from serving.model import onnx_check
+from serving.model.onnx_check import ModelError, read_model
+from serving.model.predictor import Predictor
+from serving.verdict.rule import ThresholdError, read_threshold
+from tests.support.onnx_models import Pair, write_pair
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_plain_model_is_read_as_it_is(pair: Pair) -> None:
 
 
 def test_files_too_large_to_be_meant(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "MAX_BYTES", 100)
+    monkeypatch.setattr(onnx_check, "MAX_BYTES", 100)
     with pytest.raises(ModelError, match=r"best\.onnx is larger than 100 bytes"):
         read_model(pair.model)
     pair.threshold.write_bytes(b" " * (2**20 + 1))

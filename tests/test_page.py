@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright import sync_api
 
-from tests.live import Live, photo, running
-from tests.onnx_models import write_pair
+from tests.support.live import Live, photo, running
+from tests.support.onnx_models import write_pair
 
 TOKEN = "correct-horse"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.common.params import ParamsError, load
+from stages.common.base.params import ParamsError, load
 from stages.train.params import Params
 
 ROOT = Path(__file__).parents[1]

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.image import decode, decode_here, is_light, open_photo
 from serving.photo import header, pool
+from serving.photo.decode import decode, decode_here, is_light, open_photo
 from serving.photo.errors import BrokenPhoto, DecodersBusy, PhotoError, PhotoTooCostly, PhotoTooLarge, UnsupportedPhoto
 from serving.photo.header import MIB
-from tests import photos_hostile as hostile
-from tests.photos_hostile import encode
+from tests.support import photos_hostile as hostile
+from tests.support.photos_hostile import encode
 
 ROOT = Path(__file__).parents[1]
 SIZE = 64

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from conftest import Workspace, full_disk
 
-from stages.common import pack
-from stages.common import pixels as module
-from stages.common.data import Photo, list_photos
-from stages.common.errors import StageError
-from stages.common.pack import Pack
-from stages.common.params import Data
-from stages.common.pixels import PhotoSet, read_pixels
-from stages.common.scratch import VARIABLE, locked, scratch
+from stages.common.base.errors import StageError
+from stages.common.base.params import Data
+from stages.common.base.photos import Photo, list_photos
+from stages.common.pixels import cache
+from stages.common.pixels import photo_set as module
+from stages.common.pixels.cache import Pack
+from stages.common.pixels.photo_set import PhotoSet, read_pixels
+from stages.common.pixels.scratch import VARIABLE, locked, scratch
 
 ROOT = Path("data_cars")
 SIZE = 32
@@ -108,9 +108,9 @@ def test_an_unreadable_photo_is_named_and_the_others_are_kept(
     broken = ROOT / photos()[10].name
     good = broken.read_bytes()
     broken.write_bytes(good[:200])
-    for cache in ("disk", "ram"):
+    for where in ("disk", "ram"):
         with pytest.raises(StageError, match=str(broken)):
-            open_set(cache)
+            open_set(where)
     assert len(Pack(scratch("pixels"), SIZE).rows) == 8
     broken.write_bytes(good)
     assert (whole(open_set()) == decoded()).all()
@@ -174,11 +174,11 @@ def test_another_decoder_has_its_own_pack_and_the_useless_one_goes_first(
 ) -> None:
     room = 3.5 * len(photos()) * (ROW + 65) / 1e9
     open_set(cache_gb=room)
-    monkeypatch.setattr(pack, "DECODER", "another")
+    monkeypatch.setattr(cache, "DECODER", "another")
     open_set(cache_gb=room, size=31)
     open_set(cache_gb=room)
     assert len(packs()) == 3
-    os.utime(next(folder for folder in packs() if pack.DECODER not in folder.name), (2e9, 2e9))
+    os.utime(next(folder for folder in packs() if cache.DECODER not in folder.name), (2e9, 2e9))
     open_set(cache_gb=room, size=30)
     assert sorted(folder.name.split("-", 3)[-1] for folder in packs()) == ["another-30", "another-31", "another-32"]
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from serving import predictor
-from serving.cores import processor
-from serving.decision import Rule, ThresholdError, read_threshold
-from serving.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
-from serving.served import load
+from serving.engine.deployment import load
+from serving.model import predictor
+from serving.model.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
+from serving.photo.cores import processor
 from serving.settings import Settings, SettingsError
-from tests.onnx_models import METADATA, brightness, properties, write_model, write_pair
+from serving.verdict.rule import Rule, ThresholdError, read_threshold
+from tests.support.onnx_models import METADATA, brightness, properties, write_model, write_pair
 
 
 def test_scores_and_decides(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Workspace
 
-from stages.common.errors import StageError
-from tools import moves
-from tools.relabel import LOGS, relabel, undo
+from stages.common.base.errors import StageError
+from tools.relabel import moves
+from tools.relabel.__main__ import LOGS, relabel, undo
 
 TOP = "data_cars"
 CORRECTIONS = "path,action\ntrain/dirty/000.jpg,clean\ntest/clean/003.jpg,exclude\nval/clean/001.jpg,clean\n"

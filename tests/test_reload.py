@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving import onnx_file, reload
-from serving.metrics import RELOADS
+from serving.model import onnx_check
+from serving.process import reload
+from serving.process.metrics import RELOADS
 
 
 def point(store: Path, name: str) -> Path:
@@ -26,7 +27,7 @@ def test_what_is_too_large_is_not_copied(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(reload.shutil, "copyfile", lambda *_: pytest.fail("it was copied"))
     large = tmp_path / "best.onnx"
     with large.open("wb") as file:
-        file.truncate(onnx_file.MAX_BYTES + 1)  # without taking any room
+        file.truncate(onnx_check.MAX_BYTES + 1)  # without taking any room
     for model, reason in ((large, "larger than"), (Path("/dev/zero"), "not a file")):
         with pytest.raises(reload.ReloadError, match=f"{model} is {reason}"):
             reload.Store(tmp_path).publish(model, large)

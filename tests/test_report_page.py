@@ -20,7 +20,7 @@ from playwright.sync_api import Browser
 from stages.split_check import page as pages
 from stages.split_check.findings import Findings, Note
 from stages.split_check.groups import Group, Kind
-from tools.relabel import relabel
+from tools.relabel.__main__ import relabel
 
 NASTY = "<img src=x onerror=alert(1)> \"&'.jpg"
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import full_disk
 
-from stages.common.errors import StageError, run_stage
-from stages.common.reports import csv_bytes, read_json, write_all, write_bytes, write_json
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import csv_bytes, read_json, write_all, write_bytes, write_json
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:

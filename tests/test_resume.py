@@ -13,15 +13,15 @@ import pytest
 import torch
 from conftest import ROOT, Workspace, full_disk
 
-from stages.common.data import CLEAN, DIRTY, Photo
-from stages.common.errors import StageError
-from stages.common.params import Data, Runtime, load
-from stages.common.scratch import locked, scratch
+from stages.common.base.errors import StageError
+from stages.common.base.params import Data, Runtime, load
+from stages.common.base.photos import CLEAN, DIRTY, Photo
+from stages.common.pixels.scratch import locked, scratch
 from stages.train import resume
 from stages.train.distributed import Ranks
 from stages.train.params import Params
 from stages.train.resume import DiskRecoveryStore, recovery_store, run_key
-from tests.live_training import SECONDS, Training
+from tests.support.live_training import SECONDS, Training
 
 
 def test_killed_interrupted_damaged_and_run_twice_at_once(workspace: Workspace) -> None:

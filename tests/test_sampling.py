@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.common.data import CLEAN, DIRTY, Photo
-from stages.common.errors import StageError
-from stages.common.params import load
+from stages.common.base.errors import StageError
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, DIRTY, Photo
 from stages.train.params import Params, TrainParams
 from stages.train.sampling import Batches, chances, epoch_order, hold_out
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samples.draw import draw_photo
-from serving.image import decode
-from stages.common.data import CLEAN, DIRTY, Photo, list_photos
-from stages.common.errors import StageError
-from stages.common.params import load
+from serving.photo.decode import decode
+from stages.common.base.errors import StageError
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, DIRTY, Photo, list_photos
 from stages.split_check.check import check
 from stages.split_check.drift import LARGEST, find_drift
 from stages.split_check.findings import MAX_GROUPS, MAX_MEMBERS, Findings

@@ -27,11 +27,11 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from serving.cores import usable_cores
-from serving.image import decode
-from serving.predictor import Predictor
-from tests.live import COMMAND, ROOT, Live, Traffic, answers, environment, photo, running, wait_until
-from tests.onnx_models import Pair, write_pair
+from serving.model.predictor import Predictor
+from serving.photo.cores import usable_cores
+from serving.photo.decode import decode
+from tests.support.live import COMMAND, ROOT, Live, Traffic, answers, environment, photo, running, wait_until
+from tests.support.onnx_models import Pair, write_pair
 
 WORKERS = str(min(2, usable_cores()))
 

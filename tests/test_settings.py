@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving import cards
-from serving.cores import usable_cores
 from serving.near_misses import near_misses
+from serving.photo.cores import usable_cores
+from serving.process import cards
 from serving.settings import Settings
 
 

@@ -18,8 +18,8 @@ from conftest import ROOT, Workspace
 from PIL import Image, ImageEnhance, ImageFilter
 
 from samples.draw import draw_photo
-from stages.common.data import DIRTY, list_photos, usable_photos
-from stages.common.errors import StageError, run_stage
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.photos import DIRTY, list_photos, usable_photos
 from stages.split_check.__main__ import main
 from stages.split_check.findings import Findings
 
@@ -321,7 +321,7 @@ def test_the_stages_use_what_is_not_dropped(mended: Workspace) -> None:
 def test_no_stage_but_this_one_lists_photos_that_may_be_left_out() -> None:
     users = [path for path in (ROOT / "stages").rglob("*.py") if "list_photos(" in path.read_text()]
     assert {path.relative_to(ROOT).as_posix() for path in users} <= {
-        "stages/common/data.py",
+        "stages/common/base/photos.py",
         "stages/split_check/__main__.py",
     }
 

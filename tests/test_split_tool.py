@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages.common.data import SPLITS
-from stages.common.errors import StageError
-from tools import copying
-from tools.shares import assign
-from tools.split import main
+from stages.common.base.errors import StageError
+from stages.common.base.photos import SPLITS
+from tools.split import copying
+from tools.split.__main__ import main
+from tools.split.shares import assign
 
 PLAN = Path("artifacts/split_plan.csv")
 

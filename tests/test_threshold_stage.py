@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import ROOT, Workspace
 
-from serving.decision import read_threshold
-from stages.common.errors import StageError
+from serving.verdict.rule import read_threshold
+from stages.common.base.errors import StageError
 from stages.threshold.__main__ import main
 
 

@@ -22,14 +22,14 @@ from conftest import ROOT, SMALL_MODEL, Workspace, full_disk
 from safetensors.torch import save_file
 from torch import nn
 
-from serving.cores import vector_instructions
+from serving.photo.cores import vector_instructions
 from stages.backbone.fit import without_head
-from stages.common.data import CLEAN, DIRTY, list_photos
-from stages.common.errors import StageError
-from stages.common.loader import loader
+from stages.common.base.errors import StageError
+from stages.common.base.files import write_bytes
+from stages.common.base.params import Data, load
+from stages.common.base.photos import CLEAN, DIRTY, list_photos
 from stages.common.model import Checkpoint, check_image_size, create
-from stages.common.params import Data, load
-from stages.common.reports import write_bytes
+from stages.common.scoring.loader import loader
 from stages.train import augment, devices, portable
 from stages.train.distributed import Ranks, launch, process_count, process_group
 from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision

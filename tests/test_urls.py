@@ -16,10 +16,18 @@ from pathlib import Path
 import pytest
 import trustme
 
-from serving.fetch import Fetcher, UrlTooLarge, UrlUnfetchable
-from serving.resolve import Resolver, system_resolve
+from serving.fetch.client import Fetcher, UrlTooLarge, UrlUnfetchable
+from serving.fetch.policy import (
+    Policy,
+    UrlError,
+    UrlRefused,
+    check_addresses,
+    check_url,
+    host_pattern,
+    is_public,
+)
+from serving.fetch.resolve import Resolver, system_resolve
 from serving.settings import Settings, SettingsError
-from serving.urls import Policy, UrlError, UrlRefused, check_addresses, check_url, host_pattern, is_public
 
 HOSTILE = [
     "http://127.0.0.1/",
@@ -336,7 +344,7 @@ def test_a_slow_name_server_ends_at_the_deadline(fetcher: Fetcher) -> None:
 
 def test_silent_name_servers_hold_up_no_other_fetch(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there may be fetches, and lookups that go on long after their fetches have given up."""
-    monkeypatch.setattr("serving.resolve.SECONDS", 0.1)
+    monkeypatch.setattr("serving.fetch.resolve.SECONDS", 0.1)
     release = threading.Event()
 
     def resolve(host: str, port: int) -> list[str]:
@@ -371,7 +379,7 @@ def test_the_longest_lookup_makes_room_for_another_fetch(monkeypatch: pytest.Mon
             callers.append(pool.submit(resolver.addresses, name, 80, 10))
             assert begun.acquire(timeout=10)
         assert not resolver.make_room()  # both may still be answered
-        monkeypatch.setattr("serving.resolve.PATIENCE", 0)
+        monkeypatch.setattr("serving.fetch.resolve.PATIENCE", 0)
         assert resolver.make_room()
         with pytest.raises(TimeoutError):
             callers[0].result(5)
@@ -382,7 +390,7 @@ def test_the_longest_lookup_makes_room_for_another_fetch(monkeypatch: pytest.Mon
 
 def test_lookups_that_nobody_waits_for_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the queued ones of slow name servers would starve the others."""
-    monkeypatch.setattr("serving.resolve.THREADS_PER_LOOKUP", 1)
+    monkeypatch.setattr("serving.fetch.resolve.THREADS_PER_LOOKUP", 1)
     release, lookups = threading.Event(), []
 
     def resolve(host: str, port: int) -> list[str]:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from serving.cores import processor
-from tools.locks import compare, table
+from serving.photo.cores import processor
+from tools.verify.locks import compare, table
 
 DVC_YAML = """
 stages:

@@ -19,7 +19,7 @@ from dvc.exceptions import DvcException
 from gto import api as gto
 from gto.exceptions import GTOException
 
-from serving.expected import ExpectedError
+from serving.verdict.errors import ExpectedError
 from tools.shell import DVC, ask
 
 NAME = "dirty-car"  # under `artifacts:` in dvc.yaml

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.expected import ExpectedError
+from serving.verdict.errors import ExpectedError
 
 DVC = (sys.executable, "-m", "dvc")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pillow_heif
 from PIL import AvifImagePlugin
 
-from serving.image import decode_here
 from serving.photo import header, protocol
+from serving.photo.decode import decode_here
 from serving.photo.errors import PhotoError, PhotoTooCostly
 from serving.photo.header import MIB
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.expected import ExpectedError
+from serving.verdict.errors import ExpectedError
 
 
 class PhotoError(ExpectedError):

@@ -20,10 +20,10 @@ from safetensors.torch import save
 
 from stages.backbone.fit import Partial, fit_partially, without_head
 from stages.backbone.sources import PACKAGED, Unavailable, Weights, from_file, from_hub, from_package, random_weights
-from stages.common.errors import StageError, run_stage
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import json_bytes, write_all
+from stages.common.base.params import ModelName, NonNegative, load, strict
 from stages.common.model import create
-from stages.common.params import ModelName, NonNegative, load, strict
-from stages.common.reports import json_bytes, write_all
 
 WEIGHTS, REPORT = Path("artifacts/backbone.safetensors"), Path("reports/backbone.json")
 LEAST_SHARE = 0.5  # of the parameters that have to fit for a partial start

@@ -8,7 +8,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from stages.backbone.sources import Weights
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
 from stages.common.model import classifier_prefixes
 
 OPEN = 4.0  # logit of a gate of 0.98

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
+from stages.common.base.files import sha256
 from stages.common.model import create
-from stages.common.reports import sha256
 
 Weights = dict[str, Tensor]
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from serving.predictor import Network
-from stages.common.pixels import PhotoSet
+from serving.model.predictor import Network
+from stages.common.pixels.photo_set import PhotoSet
 
 
 def batch_size(side: int) -> int:

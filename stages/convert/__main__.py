@@ -17,18 +17,18 @@ import onnx
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from serving.decision import CLASSES
-from serving.image import RESIZE_RULE
-from serving.onnx_file import ModelError
-from serving.predictor import Metadata
-from stages.common.data import CLEAN, DIRTY, Photo, train_photos
-from stages.common.errors import StageError, run_stage
+from serving.model.onnx_check import ModelError
+from serving.model.predictor import Metadata
+from serving.photo.decode import RESIZE_RULE
+from serving.verdict.rule import CLASSES
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import json_bytes, sha256, write_all
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, DIRTY, Photo, train_photos
 from stages.common.inference import batch_size, outputs
 from stages.common.model import Checkpoint, Normalise
-from stages.common.params import load
-from stages.common.pixels import PhotoSet
-from stages.common.reports import json_bytes, sha256, write_all
-from stages.common.scoring import pick_device, score
+from stages.common.pixels.photo_set import PhotoSet
+from stages.common.scoring.score import pick_device, score
 from stages.convert import candidates
 from stages.convert.candidates import Candidate
 from stages.convert.graph import to_onnx

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.predictor import Network
+from serving.model.predictor import Network
 from stages.convert.ranking import Bools, Floats, Ranking, compare
 
 ROUNDS = 5  # of the stopwatch

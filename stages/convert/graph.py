@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
 from stages.common.model import Checkpoint, Normalise, clean_logit
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stages.common.params import Data, Positive, Share, strict
+from stages.common.base.params import Data, Positive, Share, strict
 
 
 @strict

@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from serving.expected import ExpectedError
+from serving.verdict.errors import ExpectedError
 from stages.convert.graph import outside_layers
 from stages.convert.stem import on_pixel_blocks
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import expit
 
-from serving.decision import CLASSES
-from serving.predictor import Network
-from stages.common.data import CLEAN, Photo, read_groups, usable_photos
-from stages.common.errors import StageError, run_stage
+from serving.model.predictor import Network
+from serving.verdict.rule import CLASSES
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import csv_bytes, json_bytes, write_all
+from stages.common.base.params import Data, NonNegative, load, strict
+from stages.common.base.photos import CLEAN, Photo, read_groups, usable_photos
+from stages.common.calibration import cross_fitted, fit
 from stages.common.inference import outputs
-from stages.common.params import Data, NonNegative, load, strict
-from stages.common.pixels import PhotoSet
-from stages.common.reports import csv_bytes, json_bytes, write_all
-from stages.eval.calibration import cross_fitted, fit
+from stages.common.pixels.photo_set import PhotoSet
 from stages.eval.metrics import confusion, point_metrics, with_intervals
 from stages.eval.plots import plots
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from serving.decision import CLASSES
-from stages.common.reports import csv_bytes
+from serving.verdict.rule import CLASSES
+from stages.common.base.files import csv_bytes
 from stages.eval.metrics import reliability
 
 Floats = NDArray[np.float64]

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from serving.decision import Threshold, read_threshold
-from serving.golden import CANDIDATES, Golden, images, pick
-from serving.predictor import GOLDEN, THRESHOLD, Network, Predictor
-from stages.common.data import usable_photos
-from stages.common.errors import StageError, run_stage
+from serving.model.golden import CANDIDATES, Golden, images, pick
+from serving.model.predictor import GOLDEN, THRESHOLD, Network, Predictor
+from serving.verdict.rule import Threshold, read_threshold
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import json_bytes, read_json, write_all
+from stages.common.base.params import Data, load, strict
+from stages.common.base.photos import usable_photos
+from stages.common.calibration import Calibration
 from stages.common.inference import outputs
-from stages.common.outcome import verdicts
-from stages.common.params import Data, load, strict
-from stages.common.pixels import PhotoSet
-from stages.common.reports import json_bytes, read_json, write_all
-from stages.eval.calibration import Calibration
+from stages.common.pixels.photo_set import PhotoSet
+from stages.common.rates import verdicts
 from stages.export.bundle import bundle
 
 NETWORK, CALIBRATION = Path("artifacts/network.onnx"), Path("artifacts/calibration.json")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from stages.eval.calibration import Calibration
+from stages.common.calibration import Calibration
 
 
 def bundle(network: onnx.ModelProto, calibration: Calibration, properties: Mapping[str, str]) -> bytes:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.common.data import EXCLUSIONS, GROUPS, SPLITS, TRAIN_PHOTOS, list_photos
-from stages.common.errors import StageError, run_stage
-from stages.common.params import load
-from stages.common.reports import csv_bytes, json_bytes, write_all
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import csv_bytes, json_bytes, write_all
+from stages.common.base.params import load
+from stages.common.base.photos import EXCLUSIONS, GROUPS, SPLITS, TRAIN_PHOTOS, list_photos
 from stages.split_check.check import check
 from stages.split_check.findings import FINDINGS, Findings
 from stages.split_check.page import PAGE, write_page

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stages.split_check.drift import Drift, find_drift
 from stages.split_check.groups import JOINING, Group, Link, exact_links, group_table, groups, id_links
-from stages.split_check.near import near_links
+from stages.split_check.near.search import near_links
 from stages.split_check.params import SplitCheckParams
 from stages.split_check.policy import Exclusion, Ruling, exclusions, judge
 from stages.split_check.quality import Poor, poor_photos

@@ -14,13 +14,13 @@ from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from stages.common.data import DIRTY
-from stages.common.errors import StageError
-from stages.common.reports import write_json
+from stages.common.base.errors import StageError
+from stages.common.base.files import write_json
+from stages.common.base.photos import DIRTY
 from stages.split_check.check import Checked
 from stages.split_check.drift import Drift
 from stages.split_check.groups import EXACT, Group, Kind
-from stages.split_check.near import CROWD
+from stages.split_check.near.search import CROWD
 from stages.split_check.outlook import dirty_cars, outlook
 from stages.split_check.quality import Poor
 from stages.split_check.report import count_photos, data_version

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFilter, ImageStat
 
-from serving.image import open_photo, upright_rgb
+from serving.photo.decode import open_photo, upright_rgb
 
 WORKING_SIZE = 128  # pixels that the shorter side is decoded to at least; reducing JPEGs in the DCT is what is quick
 GLANCE = 192  # pixels of the longer side at most where brightness, contrast and sharpness are measured: a glance

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from serving.decision import CLASSES
+from serving.verdict.rule import CLASSES
+from stages.common.base.photos import DIRTY, SPLITS
 from stages.common.bounds import rate_high, units_for
-from stages.common.data import DIRTY, SPLITS
 
 LEVEL = 0.05  # 1 - threshold.confidence as it is by default; params.yaml of another stage is not read here
 LIMITS = (0.1, 0.05, 0.02, 0.01)

@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import jinja2
 
-from serving.decision import CLASSES
-from stages.common.errors import StageError, run_stage
-from stages.common.reports import write_bytes
+from serving.verdict.rule import CLASSES
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import write_bytes
 from stages.split_check.findings import Findings
 from stages.split_check.groups import Group, Kind
 from stages.split_check.thumbnails import LARGE, thumbnails

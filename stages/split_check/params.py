@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from stages.common.params import Data, OpenShare, Share, strict
+from stages.common.base.params import Data, OpenShare, Share, strict
 
 Policy = Literal["fail", "drop", "warn"]
 

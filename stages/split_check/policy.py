@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.common.data import SPLITS
+from stages.common.base.photos import SPLITS
 from stages.split_check.groups import EXACT, Group, Link, components
 from stages.split_check.params import Policy, SplitCheckParams
 from stages.split_check.scan import Scanned

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from serving.decision import CLASSES
-from stages.common.reports import csv_bytes
+from serving.verdict.rule import CLASSES
+from stages.common.base.files import csv_bytes
 from stages.split_check.check import Checked
 from stages.split_check.groups import EXACT, Group
 from stages.split_check.scan import Scanned

@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from serving.cores import usable_cores
-from serving.image import PhotoError
-from stages.common.data import SPLITS, Photo
-from stages.common.errors import StageError
+from serving.photo.cores import usable_cores
+from serving.photo.decode import PhotoError
+from stages.common.base.errors import StageError
+from stages.common.base.photos import SPLITS, Photo
 from stages.split_check.look import Look, look_of
 
 MAX_BYTES = 1 << 30  # of a file; no photo is larger

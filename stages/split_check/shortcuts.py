@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
-from stages.common.data import CLEAN
+from stages.common.base.photos import CLEAN
 from stages.split_check.groups import id_of
 from stages.split_check.look import Look
 from stages.split_check.scan import Scanned

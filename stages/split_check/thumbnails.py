@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from serving.cores import usable_cores
-from serving.image import PhotoError, open_photo, upright_rgb
+from serving.photo.cores import usable_cores
+from serving.photo.decode import PhotoError, open_photo, upright_rgb
 
 THUMBNAIL, QUALITY = 192, 60  # longest side in pixels, of JPEG: about 5 KB each
 LARGE = 448  # longest side of a photo that is to be judged as it is shown: about 20 KB

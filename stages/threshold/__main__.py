@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.decision import Rule
-from stages.common.data import read_groups
-from stages.common.errors import StageError, run_stage
-from stages.common.outcome import outcome, verdicts
-from stages.common.params import load
-from stages.common.reports import csv_bytes, json_bytes, write_all
+from serving.verdict.rule import Rule
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import csv_bytes, json_bytes, write_all
+from stages.common.base.params import load
+from stages.common.base.photos import read_groups
+from stages.common.rates import outcome, verdicts
 from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
 from stages.threshold.choose import one_per_car
 from stages.threshold.params import Params, ThresholdParams

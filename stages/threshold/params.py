@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.common.params import OpenShare, strict
+from stages.common.base.params import OpenShare, strict
 
 
 @strict

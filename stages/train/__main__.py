@@ -4,9 +4,9 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
-from stages.common.errors import StageError, run_stage
-from stages.common.params import load
-from stages.common.scratch import locked
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.params import load
+from stages.common.pixels.scratch import locked
 from stages.train.params import Params
 from stages.train.portable import limit_kernels
 

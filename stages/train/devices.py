@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
 
 DRIVER, DEVICE_FILES = Path("/proc/driver/nvidia/version"), Path("/dev")
 

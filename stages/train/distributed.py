@@ -18,10 +18,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from serving.cores import usable_cores
-from serving.expected import ExpectedError
-from stages.common.errors import StageError
-from stages.common.heap import keep_freed_memory
+from serving.photo.cores import usable_cores
+from serving.verdict.errors import ExpectedError
+from stages.common.base.errors import StageError
+from stages.common.scoring.malloc import keep_freed_memory
 
 T = TypeVar("T")
 

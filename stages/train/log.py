@@ -8,7 +8,7 @@ from typing import Any
 from dvclive import Live
 from tqdm import tqdm
 
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
 
 LIVE_DIR, TENSORBOARD_DIR = Path("reports/train"), Path("runs")
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from serving.decision import CLASSES
-from stages.common.data import CLEAN, TRAIN_PHOTOS, Photo, train_photos
-from stages.common.loader import loader
+from serving.verdict.rule import CLASSES
+from stages.common.base.files import csv_bytes, json_bytes, sha256, write_all
+from stages.common.base.params import load
+from stages.common.base.photos import CLEAN, TRAIN_PHOTOS, Photo, train_photos
 from stages.common.model import Checkpoint
-from stages.common.params import load
-from stages.common.pixels import PhotoSet
-from stages.common.reports import csv_bytes, json_bytes, sha256, write_all
-from stages.common.scoring import score
+from stages.common.pixels.photo_set import PhotoSet
+from stages.common.scoring.loader import loader
+from stages.common.scoring.score import score
 from stages.train.distributed import Ranks, describe, process_group
 from stages.train.log import Log, SilentLog
 from stages.train.params import Params, TrainParams

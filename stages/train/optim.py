@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.common.data import CLEAN, DIRTY
+from stages.common.base.photos import CLEAN, DIRTY
 from stages.train.params import TrainParams
 from stages.train.portable import is_portable
 

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.common.params import Data, ImageSize, ModelName, NonNegative, OpenShare, Positive, Runtime, Share, strict
+from stages.common.base.params import (
+    Data,
+    ImageSize,
+    ModelName,
+    NonNegative,
+    OpenShare,
+    Positive,
+    Runtime,
+    Share,
+    strict,
+)
 
 Strength = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]

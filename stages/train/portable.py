@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from serving.cores import vector_instructions
+from serving.photo.cores import vector_instructions
 from stages.train.params import TrainParams
 
 # oneDNN computes convolutions, ATen what is elementwise, reduced or random, MKL the matrix products of linear layers.

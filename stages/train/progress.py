@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
 
 
 @dataclass

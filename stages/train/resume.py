@@ -24,11 +24,11 @@ import numpy as np
 import timm
 import torch
 
-from stages.common.data import Photo
-from stages.common.errors import StageError
-from stages.common.pack import DECODER
-from stages.common.reports import sha256, write_bytes
-from stages.common.scratch import locked, scratch
+from stages.common.base.errors import StageError
+from stages.common.base.files import sha256, write_bytes
+from stages.common.base.photos import Photo
+from stages.common.pixels.cache import DECODER
+from stages.common.pixels.scratch import locked, scratch
 from stages.train.distributed import Ranks
 from stages.train.params import Params
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.common.data import CLEAN, DIRTY, GROUPS, Photo
-from stages.common.errors import StageError
-from stages.common.pixels import Images, PhotoSet
+from stages.common.base.errors import StageError
+from stages.common.base.photos import CLEAN, DIRTY, GROUPS, Photo
+from stages.common.pixels.photo_set import Images, PhotoSet
 from stages.train.params import TrainParams
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from stages.common.errors import StageError
+from stages.common.base.errors import StageError
 from stages.common.model import Normalise, check_image_size, classifier_prefixes, create
 from stages.train import augment
 from stages.train.distributed import Ranks

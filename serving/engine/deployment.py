@@ -1,0 +1,141 @@
+"""A model in service: loaded, held against the settings and its golden answers."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from serving.model import golden
+from serving.model.predictor import ModelError, Predictor
+from serving.photo.cores import processor
+from serving.photo.decode import PhotoError, decode, is_light
+from serving.photo.errors import DecodersBusy
+from serving.settings import Settings
+from serving.verdict.rule import Rule
+
+log = logging.getLogger(__name__)
+
+# A GPU is the quicker the more it gets. A CPU's core takes 3 % less for two photos at once than for one after the other
+# in fp32, no less in int8, but is called half as often; four at once gain little more, and all wait for the last.
+MAX_BATCH_GPU, MAX_BATCH_CPU = 32, 2
+
+
+class PhotoTooHeavy(PhotoError):
+    """More bytes than one photo may have."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model in service and the rule in force."""
+
+    predictor: Predictor
+    rule: Rule
+    max_batch: int  # photos in one model call at most
+
+    @property
+    def version(self) -> str:
+        """Names the model in every answer: its architecture and the start of its file's sha256."""
+        return f"{self.predictor.metadata.model}-{self.predictor.sha256[:12]}"
+
+    @property
+    def certified(self) -> bool:
+        """Whether the precision of clean verdicts is proven: it is for the model's own T_clean, for no other."""
+        threshold = self.predictor.threshold
+        return threshold.certified and self.rule.t_clean == threshold.rule.t_clean
+
+    def lanes(self, cores: int) -> tuple[int, int]:
+        """Threads that decode and score with so many cores, and how many of them may be in a model call at once."""
+        # On a CPU a model call keeps its core busy; on a GPU one call at a time, and every core decodes beside it.
+        return (cores + 1, 1) if self.predictor.on_gpu else (cores, cores)
+
+    def pixels(self, photo: bytes, settings: Settings, *, deadline: float = math.inf) -> NDArray[np.uint8]:
+        """What the model is to see of a photo, uint8 `[S, S, 3]`. Raises PhotoError, also for what is over a limit, and
+        for want of memory, or of a decoder before the deadline by the monotonic clock."""
+        if len(photo) > settings.max_bytes:
+            raise PhotoTooHeavy(f"the photo has {len(photo):,} bytes; at most {settings.max_bytes:,} are accepted")
+        try:
+            return decode(
+                photo, self.predictor.image_size,
+                max_pixels=settings.max_pixels, memory=settings.decode_memory, processes=settings.threads,
+                deadline=deadline,
+            )  # fmt: skip
+        except MemoryError:
+            raise DecodersBusy("there is too little memory to decode the photo now; try again") from None
+
+    def is_light(self, photo: bytes) -> bool:
+        """Whether `pixels` takes a moment, and no other process."""
+        return is_light(photo, self.predictor.image_size)
+
+    def label(self, p_clean: float) -> str:
+        """The verdict at the rule in force. Raises ArithmeticError for what is no number: the model is then broken."""
+        if not math.isfinite(p_clean):
+            raise ArithmeticError(f"{self.version} gave p_clean={p_clean}")
+        return self.rule.decide(p_clean)
+
+
+def load(settings: Settings, model: Path, threshold: Path | None) -> Served:
+    """Load a model, hold it against the settings and its golden answers. `threshold`: in place of its own.
+
+    Raises ModelError or ThresholdError with what is wrong.
+    """
+    predictor = Predictor(model, threshold=threshold, threads=1)  # the batcher's lanes are the parallelism
+    max_batch = settings.max_batch or (MAX_BATCH_GPU if predictor.on_gpu else MAX_BATCH_CPU)
+    served = Served(predictor, settings.rule(predictor.threshold), max_batch)
+    if settings.imgsz not in (None, predictor.image_size):
+        raise ModelError(f"IMGSZ={settings.imgsz}, but {model} takes photos of {predictor.image_size} pixels")
+    if settings.require_gpu and not predictor.on_gpu:
+        raise ModelError(f"REQUIRE_GPU=1, but {model} runs on {predictor.provider}: see convert.target in params.yaml")
+    if settings.require_certified and not served.certified:
+        reason = _not_certified(served, settings, model)
+        raise ModelError(f"REQUIRE_CERTIFIED=1, but {reason}; REQUIRE_CERTIFIED=0 serves it all the same")
+    _check_answers(predictor, max_batch, model)
+    if settings.override:
+        log.warning("thresholds replaced by the environment: %s", settings.override)
+    if not served.certified:
+        reason = _not_certified(served, settings, model)
+        log.warning("the precision of clean verdicts is not proven: %s", reason)
+    return served
+
+
+def _check_answers(predictor: Predictor, max_batch: int, model: Path) -> None:
+    """Raises ModelError unless the model gives its golden answers here. It is called with one image and with
+    `max_batch`, so that no request pays for the set-up of these shapes."""
+    images = golden.images(predictor.golden.seeds, predictor.image_size)
+    calls = -(-len(images) // max_batch)
+    batches = [images[:1], *np.split(np.resize(images, (calls * max_batch, *images.shape[1:])), calls)]
+    try:
+        answers = [predictor.p_clean(batch) for batch in batches]
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        raise ModelError(f"{model} cannot be run: {error}") from error
+    if [answer.shape for answer in answers] != [(len(batch),) for batch in batches]:
+        raise ModelError(f"{model} gives {answers[0].shape} for one photo, no single p_clean")
+    p_clean = np.concatenate(answers[1:])[: len(images)]
+    if wrong := golden.difference(predictor.golden, p_clean.tolist(), predictor.embedded.rule):
+        raise ModelError(
+            f"{model} answers otherwise than where it was exported: {wrong}. {predictor.provider} on {processor()} "
+            "computes it differently; try another driver, or another convert.precision in params.yaml"
+        )
+
+
+def _not_certified(served: Served, settings: Settings, model: Path) -> str:
+    """Why the T_clean in force is not certified."""
+    if served.predictor.threshold_replaced:
+        return f"THRESHOLD_PATH={settings.threshold_path} is another threshold than the one in {model}"
+    if not served.predictor.threshold.certified:
+        return f"the threshold in {model} says certified: false"
+    name = "T_HIGH" if settings.thresh is None else "THRESH"
+    return f"{name}={served.rule.t_clean} replaces the certified T_clean of {model}"
+
+
+def builtin_photo() -> bytes:
+    """A small JPEG for self-checks."""
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()

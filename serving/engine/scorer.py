@@ -1,0 +1,88 @@
+"""Photos in a folder -> rows with their verdicts, on every core.
+
+Each thread takes a batch of photos from reading to verdicts by itself: no photo is handed from thread to thread, and
+while one waits for a disk or a GPU the others decode.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.engine.deployment import Served
+from serving.photo.cores import usable_cores
+from serving.photo.decode import PhotoError
+from serving.settings import Settings
+
+BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
+AHEAD = 32  # batches for each thread that may be done before their turn, so that one slow photo holds up no core
+
+
+class Row(NamedTuple):
+    """A line of the CSV. `path` is relative to the folder; either the verdict's fields or `error` are empty."""
+
+    path: str
+    label: str = ""
+    p_clean: str = ""
+    threshold: str = ""
+    error: str = ""
+
+
+class Scorer:
+    """Photos -> rows, a batch at a time, on every core."""
+
+    def __init__(self, served: Served, settings: Settings, folder: Path) -> None:
+        self._served, self._settings, self._folder = served, settings, folder
+        self.batch = settings.max_batch or max(served.max_batch, BATCH_CPU)  # photos in one model call
+        self._threads, calls = served.lanes(usable_cores())
+        self._calls = threading.Semaphore(calls)
+
+    def rows(self, paths: Sequence[str]) -> Generator[Row, None, None]:
+        """The row of each photo, in order. A caller that stops early waits for the batches under way, no more."""
+        batches = (paths[start : start + self.batch] for start in range(0, len(paths), self.batch))
+        pending: deque[Future[list[Row]]] = deque()
+        pool = ThreadPoolExecutor(self._threads)
+        try:
+            for batch in batches:
+                pending.append(pool.submit(self._score, batch))
+                if len(pending) >= AHEAD * self._threads:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _score(self, paths: Sequence[str]) -> list[Row]:
+        """One model call for the photos that can be read; what is wrong with the others is told in their rows."""
+        read = [self._read(path) for path in paths]
+        images = [image for image in read if not isinstance(image, str)]
+        if images:
+            with self._calls:
+                p_clean = iter(self._served.predictor.p_clean(np.stack(images)).tolist())
+        return [
+            Row(path, error=found) if isinstance(found, str) else self._row(path, next(p_clean))
+            for path, found in zip(paths, read, strict=True)
+        ]
+
+    def _read(self, path: str) -> NDArray[np.uint8] | str:
+        """A photo's pixels, or what keeps it from being used, in one line so that a torn row shows."""
+        try:
+            with (self._folder / path).open("rb") as file:
+                # One byte more is enough to be told that there are too many; and no more room is made than is needed.
+                photo = file.read(min(os.fstat(file.fileno()).st_size, self._settings.max_bytes) + 1)
+            return self._served.pixels(photo, self._settings)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        except PhotoError as error:
+            return " ".join(str(error).split())
+
+    def _row(self, path: str, p_clean: float) -> Row:
+        return Row(path, self._served.label(p_clean), f"{p_clean:.6f}", f"{self._served.rule.t_clean:.6f}")

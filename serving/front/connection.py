@@ -1,0 +1,192 @@
+"""One client's connection: what has arrived, the request that it makes up, and the answer that is still to be taken."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import IO, Any, NamedTuple
+
+from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
+from gunicorn.http.errors import LimitRequestHeaders  # type: ignore[import-untyped]
+from gunicorn.http.message import Request  # type: ignore[import-untyped]
+
+from serving.front.body import HEAD_BYTES, Body, ChunkedBody, IncompleteError, Received
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class State(Enum):
+    """What a connection waits for."""
+
+    HEAD = auto()  # a request, or the rest of its head
+    BODY = auto()
+    WORK = auto()  # a thread of ours
+    ANSWER = auto()  # the client, to take the answer
+    LINGER = auto()  # the client, to close: closed by us with something unread, it would lose its answer
+    CLOSED = auto()  # nothing
+
+
+class _File(NamedTuple):
+    descriptor: int
+    offset: int
+    end: int
+
+
+class Outbox:
+    """Where an answer is written to in place of a socket: it never waits for the client."""
+
+    def __init__(self) -> None:
+        self._parts: deque[bytearray | _File] = deque()
+        self.sent = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def __len__(self) -> int:
+        """Bytes of memory that are held."""
+        return sum(len(part) for part in self._parts if isinstance(part, bytearray))
+
+    def sendall(self, data: bytes) -> None:
+        """Add bytes."""
+        if self._parts and isinstance(self._parts[-1], bytearray):
+            self._parts[-1] += data
+        else:
+            self._parts.append(bytearray(data))
+
+    def sendfile(self, file: IO[bytes], offset: int, count: int) -> None:
+        """Add a part of a file, which is read as the client takes it."""
+        self._parts.append(_File(os.dup(file.fileno()), offset, offset + count))
+
+    def flush(self, sock: socket.socket) -> None:
+        """Send as much as the client takes now. Raises OSError when it is gone."""
+        try:
+            while self._parts:
+                part = self._parts[0]
+                if isinstance(part, bytearray):
+                    count = sock.send(part)
+                    del part[:count]
+                    done = not part
+                else:
+                    count = os.sendfile(sock.fileno(), part.descriptor, part.offset, part.end - part.offset)
+                    self._parts[0] = part._replace(offset=part.offset + count)
+                    done = count == 0 or part.offset + count == part.end
+                self.sent += count
+                if done:
+                    self._drop()
+        except BlockingIOError:
+            return
+
+    def clear(self) -> None:
+        """Forget the rest."""
+        while self._parts:
+            self._drop()
+
+    def _drop(self) -> None:
+        part = self._parts.popleft()
+        if isinstance(part, _File):
+            os.close(part.descriptor)
+
+
+class Connection:
+    """A client's connection. `sock` is what gunicorn writes an answer to; the real socket never blocks."""
+
+    def __init__(self, real: socket.socket, client: Any, server: Any) -> None:
+        real.setblocking(False)
+        self.real, self.client, self.server = real, client, server
+        self.address = _network(client)
+        self.sock = Outbox()
+        self.received = bytearray()  # what is not understood yet
+        self.request: Request | None = None
+        self.body: Body | None = None
+        self.body_limit: int | None = None  # None: it is answered without its body
+        self.paused = False  # not read, for want of room
+        self.requests = 0
+        self.began = 0.0  # when the first byte of a request came, by the monotonic clock
+        self.held = 0  # bytes it has of the budget
+        self.keep = True  # whether it may bring another request after this one
+        self._awaits_invitation = False
+        self.enter(State.HEAD)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole request is here."""
+        return self.body is not None and self.body.complete
+
+    def enter(self, state: State) -> None:
+        """Begin to wait for something."""
+        self.state = state
+        self.restart()
+        if state is State.HEAD:
+            self.request = self.body = self.body_limit = None
+
+    def restart(self) -> None:
+        """Begin to measure anew how fast it is."""
+        self.progress = self.since = time.monotonic()
+        self.moved = 0  # bytes since `since`
+
+    def moves(self, count: int) -> None:
+        """Note that bytes came or went."""
+        self.progress = time.monotonic()
+        if self.state is State.HEAD and not self.moved:
+            self.since = self.progress  # a head is timed from its first byte
+        self.moved += count
+
+    def advance(self, cfg: Any, body_limit: Callable[[Connection], int | None]) -> bool:
+        """Whether as much of a request has arrived as is needed for an answer. `body_limit` tells how many bytes of a
+        body are read, None for none. Raises gunicorn's ParseException, and OSError when the client is gone."""
+        if self.body is not None:
+            self.received = self.body.feed(self.received)
+        elif not self._parse(cfg):
+            return False
+        elif not self.complete:
+            self.body_limit = body_limit(self)
+            if self.body_limit is not None:
+                self._invite()
+                self.enter(State.BODY)
+        assert self.body is not None
+        return self.complete or self.body_limit is None or self.body.size > self.body_limit
+
+    def _parse(self, cfg: Any) -> bool:
+        """Whether the head is complete, which gunicorn's parser decides."""
+        source = Received(self.received)
+        try:
+            request = Request(cfg, source, self.client, self.requests + 1)
+        except IncompleteError:
+            if len(self.received) > HEAD_BYTES:
+                raise LimitRequestHeaders("the head is too long") from None
+            return False
+        self.requests += 1
+        self.request, self.began = request, self.since
+        reader = request.body.reader
+        self.body = request.body = ChunkedBody(request) if isinstance(reader, ChunkedReader) else Body(reader.length)
+        self._awaits_invitation, request._expected_100_continue = request._expected_100_continue, False
+        self.received = self.body.feed(bytearray(source.take_buffered()))
+        return True
+
+    def _invite(self) -> None:
+        """Tell a client that waits for it to go on with its body."""
+        if self._awaits_invitation and self.body is not None and not self.body.size:
+            self.sock.sendall(_CONTINUE)
+            self.sock.flush(self.real)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.state = State.CLOSED
+        self.sock.clear()
+        self.real.close()
+
+
+def _network(client: Any) -> str:
+    """Whose connection it is, for a limit: an IPv4 address, or a customer's IPv6 network (/64)."""
+    if not isinstance(client, tuple):
+        return ""  # a Unix socket
+    host: str = client[0].partition("%")[0]
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))

@@ -1,0 +1,192 @@
+"""The ONNX files of this project: what they must say of themselves, and running them. No torch."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from serving.model.golden import Golden
+from serving.model.onnx_check import ModelError, read_model
+from serving.photo.cores import usable_cores
+from serving.photo.decode import RESIZE_RULE
+from serving.verdict.rule import CLASSES, Threshold, ThresholdError, parse_threshold, read_threshold
+
+log = logging.getLogger(__name__)
+
+PREFIX = "dirtycar."  # of every metadata key
+SAMPLE_PHOTOS = "d7e911056016b799cf00fe90719d0dd294d225f5975eebf7a1c38bcbfe9fa120"  # data_version of the drawn photos
+THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What network.onnx and best.onnx say of themselves, as strings in their metadata under `dirtycar.`."""
+
+    model: str
+    precision: str
+    target: str  # cpu or gpu: where its scores were certified, and where it is served
+    image_size: str
+    resize: str
+    classes: str
+    data_version: str
+    checkpoint_sha256: str
+
+    @classmethod
+    def read(cls, properties: Mapping[str, str], path: Path) -> Metadata:
+        """Raises ModelError when a key is missing, or the model expects pixels made in another way."""
+        names = list(cls.__dataclass_fields__)
+        missing = [name for name in names if PREFIX + name not in properties]
+        if missing:
+            raise ModelError(f"{path} was not exported by this project: its metadata lacks {', '.join(missing)}")
+        found = cls(**{name: properties[PREFIX + name] for name in names})
+        if found.resize != RESIZE_RULE:
+            raise ModelError(f"{path} expects photos resized by {found.resize!r}, this version does {RESIZE_RULE!r}")
+        if found.classes != ",".join(CLASSES):
+            raise ModelError(f"{path} knows the classes {found.classes!r}, expected {','.join(CLASSES)!r}")
+        if found.target not in ("cpu", "gpu"):
+            raise ModelError(f"{path} is meant for {found.target!r}, expected cpu or gpu")
+        return found
+
+    @property
+    def trained_on_drawings(self) -> bool:
+        """Whether the model learnt from the sample photos, which are drawn: what it says of real ones means nothing."""
+        return self.data_version == SAMPLE_PHOTOS
+
+    def properties(self) -> dict[str, str]:
+        """The metadata as ONNX properties."""
+        return {PREFIX + name: str(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+class Network:
+    """A loaded network.onnx: images -> logits.
+
+    Create it after a server has forked: a session's threads do not survive a fork.
+    """
+
+    output: ClassVar[str] = "logit"
+
+    def __init__(self, path: Path, *, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
+        """Load and check a file. `providers`: ONNX Runtime's names, by default those of the file's target;
+        `threads`: cores one CPU call may use, by default all usable ones.
+
+        Raises ModelError: file missing or damaged, custom operators or data elsewhere, foreign metadata or signature.
+        """
+        content, self.properties = read_model(path)  # once: what was checked is what is loaded and hashed
+        self.metadata = Metadata.read(self.properties, path)
+        providers = providers or default_providers(self.metadata.target)
+        self.session = _open_session(path, content, providers, threads or usable_cores())
+        self.image_size = _check_signature(self.session, self.metadata, path, self.output)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime provider in use, `CUDAExecutionProvider` or `CPUExecutionProvider`."""
+        return str(self.session.get_providers()[0])
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether model calls run on a GPU."""
+        return self.provider == "CUDAExecutionProvider"
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
+        result: NDArray[np.float32] = self.session.run([self.output], {"image": images})[0]
+        return result
+
+
+class Predictor(Network):
+    """A loaded best.onnx: images -> p_clean, and the threshold that comes with it."""
+
+    output = "p_clean"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threshold: Path | None = None,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """As Network. `threshold`: a threshold.json in place of the embedded one; one with other content is not
+        certified for this model.
+
+        Raises ModelError or ThresholdError.
+        """
+        super().__init__(path, providers=providers, threads=threads)
+        if missing := [key for key in (THRESHOLD, GOLDEN) if key not in self.properties]:
+            raise ModelError(f"{path} is not what the export stage writes: its metadata lacks {', '.join(missing)}")
+        try:
+            self.embedded: Threshold = parse_threshold(self.properties[THRESHOLD].encode(), f"{path}: {THRESHOLD}")
+            self.golden = Golden.read(self.properties[GOLDEN])
+        except ThresholdError:
+            raise
+        except ValueError as error:
+            raise ModelError(f"{path}: {GOLDEN}: {error}") from error
+        given = self.embedded if threshold is None else read_threshold(threshold)
+        self.threshold_replaced = given.sha256 != self.embedded.sha256
+        self.threshold = replace(given, certified=False) if self.threshold_replaced else given
+
+    def p_clean(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
+        return self.run(images)
+
+    def verdicts(self, p_clean: NDArray[np.float32]) -> list[str]:
+        """The label of each p_clean at the threshold."""
+        return [self.threshold.rule.decide(float(p)) for p in p_clean]
+
+
+def gpu_count() -> int:
+    """How many GPUs an NVIDIA driver shows this process. ONNX Runtime lists CUDA even where there is none."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    return count.value if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def default_providers(target: str) -> list[str]:
+    """For the target `gpu`, CUDA then CPU where a GPU is at hand; else CPU."""
+    if target == "gpu" and gpu_count() and "CUDAExecutionProvider" in ort.get_available_providers():
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def _open_session(model: Path, content: bytes, providers: Sequence[str], threads: int) -> ort.InferenceSession:
+    if "CUDAExecutionProvider" in providers:
+        ort.preload_dlls()  # CUDA and cuDNN from the pip packages, where they are
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not ORT's own, which nobody has checked
+    try:
+        session = ort.InferenceSession(content, options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        raise ModelError(f"{model} is not a usable ONNX model: {error}") from error
+    session.disable_fallback()  # to a CPU, in the middle of a call: whoever asked for a GPU is to know
+    session._model_bytes = None  # kept for that fallback alone
+    if session.get_providers()[0] != providers[0]:
+        log.warning("%s is not usable here, running on %s", providers[0], session.get_providers()[0])
+    return session
+
+
+def _check_signature(session: ort.InferenceSession, metadata: Metadata, path: Path, output: str) -> int:
+    """The image size S of a model `image: uint8 [N, S, S, 3] -> output: float32 [N]`; raises ModelError otherwise."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    size = int(metadata.image_size) if metadata.image_size.isdecimal() else 0
+    wanted_in, wanted_out = ("image", "tensor(uint8)", [size, size, 3]), (output, "tensor(float)", 1)
+    found_in = [(x.name, x.type, x.shape[1:]) for x in inputs]
+    found_out = [(x.name, x.type, len(x.shape)) for x in outputs]
+    if size < 1 or found_in != [wanted_in] or found_out != [wanted_out]:
+        raise ModelError(f"{path} has inputs {found_in} and outputs {found_out}, expected {wanted_in} -> {wanted_out}")
+    return size

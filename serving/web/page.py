@@ -1,0 +1,45 @@
+"""GET /, /docs and /openapi.json: the page for people, and the API's own description, both without outside assets."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from flask import Blueprint, Response, current_app, jsonify, make_response, send_from_directory
+
+from serving.web import state
+from serving.web.middleware import CSP
+
+SWAGGER = str(files("flask_openapi3_swagger") / "templates" / "swagger")
+
+_PAGE = (Path(__file__).parent / "static/index.html").read_text()
+
+pages = Blueprint("pages", __name__)
+
+
+@pages.get("/")
+def index() -> Response:
+    """The page that shows verdicts to people; it says first where the model in service knows drawn cars alone."""
+    drawn = state.current().engine.served.predictor.metadata.trained_on_drawings
+    return Response(_PAGE.replace('id="drawn" hidden', 'id="drawn"') if drawn else _PAGE)
+
+
+@pages.get("/docs")
+def docs() -> Response:
+    """Swagger UI."""
+    page = make_response(current_app.send_static_file("docs.html"))
+    # It sets styles on its elements and draws its icons from data: URLs.
+    page.headers["Content-Security-Policy"] = CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+    return page
+
+
+@pages.get("/docs/<path:name>")
+def swagger(name: str) -> Response:
+    """Swagger UI's own files, from its package."""
+    return send_from_directory(SWAGGER, name)
+
+
+@pages.get("/openapi.json")
+def openapi() -> Response:
+    """The OpenAPI document, made from the code of the paths."""
+    return jsonify(current_app.api_doc)  # type: ignore[attr-defined]

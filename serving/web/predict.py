@@ -1,0 +1,129 @@
+"""POST /predict/file, /predict/files and /predict/url."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, request
+from flask_openapi3 import APIBlueprint
+
+from serving.engine.engine import Verdict
+from serving.photo.decode import PhotoError
+from serving.process import metrics
+from serving.web import auth
+from serving.web.problems import Kind, Problem, as_problem
+from serving.web.schemas import Answers, PhotoForm, PhotosForm, UrlBody, VerdictAnswer, problems
+from serving.web.state import current
+
+FORM_OVERHEAD = 64 * 1024  # bytes of a body beside its one photo; also the most a JSON body may have
+ROOM_SECONDS = 0.5  # for a fetch that was sent away to leave its place
+
+_SECURITY: list[dict[str, list[Any]]] = [{}, {"token": []}]  # a token is needed where API_TOKEN is set
+_ONE: dict[Any, Any] = {200: VerdictAnswer} | problems(400, 401, 413, 415, 503)
+_MANY: dict[Any, Any] = {200: Answers} | problems(400, 401, 413, 415, 503)
+_FETCHED: dict[Any, Any] = {200: VerdictAnswer} | problems(400, 401, 413, 415, 422, 503)
+
+files = APIBlueprint("files", __name__, abp_security=_SECURITY)
+urls = APIBlueprint("urls", __name__, abp_security=_SECURITY)
+
+
+@files.post("/predict/file", summary="One photo", responses=_ONE)
+def predict_file(form: PhotoForm) -> Response:
+    """The verdict on one uploaded photo."""
+    return _one(form.file.read())
+
+
+@files.post("/predict/files", summary="Several photos", responses=_MANY)
+def predict_files(form: PhotosForm) -> Response:
+    """A list in the order of the photos; a bad one has a problem in its place, and the rest are answered."""
+    limit = current().settings.max_photos
+    if len(form.file) > limit:
+        raise Problem(Kind.TOO_MANY_PHOTOS, f"{len(form.file)} photos; at most {limit} are taken at once")
+    results = current().engine.predict([part.read() for part in form.file])
+    g.verdicts = [as_problem(r).kind.name if isinstance(r, PhotoError) else r.label for r in results]
+    return jsonify([as_problem(r).body() if isinstance(r, PhotoError) else _answer(r) for r in results])
+
+
+@urls.post("/predict/url", summary="A photo behind a URL", responses=_FETCHED)
+def predict_url(body: UrlBody) -> Response:
+    """The verdict on a photo that is fetched from a public URL."""
+    service = current()
+    if not service.fetching.acquire(blocking=False) and not (
+        service.fetcher.resolver.make_room() and service.fetching.acquire(timeout=ROOM_SECONDS)
+    ):
+        raise Problem(Kind.OVERLOADED, "too many URLs are being fetched", reason="fetches")
+    try:
+        with metrics.FETCH_SECONDS.time():
+            photo = service.fetcher.fetch(body.url)
+    finally:
+        service.fetching.release()
+    _hold(len(photo))
+    return _one(photo)
+
+
+@files.before_request
+def _guard_files() -> None:
+    settings = current().settings
+    most = settings.max_request_bytes
+    _guard(
+        "multipart/form-data",
+        min(settings.max_bytes + FORM_OVERHEAD, most) if request.path == "/predict/file" else most,
+    )
+
+
+@urls.before_request
+def _guard_urls() -> None:
+    _guard("application/json", FORM_OVERHEAD)
+
+
+def _guard(mimetype: str, most: int) -> None:
+    """Before a body is read: the token, the body's type and its size."""
+    if request.method == "OPTIONS":
+        return
+    auth.require(current().settings.api_token)
+    if request.mimetype != mimetype:
+        raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, f"send {mimetype}")
+    if (request.content_length or 0) > most:
+        raise Problem(Kind.TOO_MANY_BYTES, f"{request.content_length:,} bytes; at most {most:,} are read here")
+    request.max_content_length = g.body_limit = most
+
+
+def body_limit(app: Flask, environ: dict[str, Any]) -> int | None:
+    """How many bytes of its body a request may have, as far as its head tells; None where no body is read."""
+    with app.request_context(environ):
+        try:
+            app.preprocess_request()
+        except Exception:  # whatever it is, it is the answer once the request is served, without its body
+            return None
+        limit: int | None = g.get("body_limit")
+        return limit
+
+
+def _hold(count: int) -> None:
+    """Have room for so many more bytes until the request is over, or answer that there is none."""
+    if not current().bytes.take(count):
+        raise Problem(Kind.OVERLOADED, f"the requests under way leave no room for {count:,} bytes", reason="bytes")
+    g.held = g.get("held", 0) + count
+
+
+@urls.teardown_request
+def _let_go(error: BaseException | None = None) -> None:
+    current().bytes.give(g.pop("held", 0))
+
+
+def _one(photo: bytes) -> Response:
+    result = current().engine.predict([photo])[0]
+    if isinstance(result, PhotoError):
+        return as_problem(result).response()  # raised, it would hold the photo in a circle with this frame
+    g.verdicts = [result.label]
+    return jsonify(_answer(result))
+
+
+def _answer(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as it is sent; only here are numbers rounded, after the decision."""
+    return {
+        "label": verdict.label,
+        "p_clean": round(verdict.p_clean, 6),
+        "threshold": round(verdict.served.rule.t_clean, 6),
+        "model": verdict.served.version,
+    }

@@ -1,0 +1,118 @@
+"""What the API takes and gives, for its checks and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from flask_openapi3 import FileStorage
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from werkzeug import datastructures as werkzeug
+
+from serving.web.problems import MIMETYPE, Kind, Problem
+
+
+def _with_example(example: dict[str, object]) -> ConfigDict:
+    """A model's configuration with an example for the OpenAPI document."""
+    return cast(ConfigDict, {"openapi_extra": {"example": example}})  # flask-openapi3's own key
+
+
+def _is_file(value: object) -> object:
+    if not isinstance(value, werkzeug.FileStorage):  # a field without a file name arrives as text
+        raise ValueError("send the photo as a file, with a file name")
+    return value
+
+
+File = Annotated[FileStorage, BeforeValidator(_is_file)]
+Label = Literal["clean", "dirty", "uncertain"]
+
+
+class PhotoForm(BaseModel):
+    """One photo as multipart/form-data."""
+
+    file: File = Field(description="A photo: JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF")
+
+
+class PhotosForm(BaseModel):
+    """Several photos as multipart/form-data, each a part named `file`."""
+
+    file: list[File] = Field(description="Photos, in the order of their answers", min_length=1)
+
+
+class UrlBody(BaseModel):
+    """Where a photo is."""
+
+    model_config = _with_example({"url": "https://example.com/car.jpg"})
+
+    url: str = Field(description="A public http(s) URL of a photo")
+
+
+class VerdictAnswer(BaseModel):
+    """The verdict on one photo. It was reached before `p_clean` and `threshold` were rounded to 6 decimals."""
+
+    model_config = _with_example(
+        {"label": "clean", "p_clean": 0.991204, "threshold": 0.93, "model": "resnet50-4f1d0c2b9a77"}
+    )
+
+    label: Label
+    p_clean: float = Field(ge=0, le=1, description="Calibrated probability that the car is clean")
+    threshold: float = Field(ge=0, le=1, description="p_clean at or above this is clean")
+    model: str = Field(description="The model that answered: its architecture and the start of its sha256")
+
+
+class ProblemAnswer(BaseModel):
+    """An error, as RFC 9457 has it. Compare `type`; read `detail`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+
+
+class Answers(RootModel[list[VerdictAnswer | ProblemAnswer]]):
+    """For each photo, in order, its verdict or the problem with it."""
+
+
+class Health(BaseModel):
+    """A sign of life."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ModelAnswer(BaseModel):
+    """What is in service."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str
+    version: str = Field(description="As in every verdict")
+    precision: str
+    provider: str = Field(description="What runs the model: CUDAExecutionProvider or CPUExecutionProvider")
+    image_size: int
+    resize: str
+    T_clean: float
+    T_low: float | None
+    override: dict[str, float] = Field(description="Thresholds replaced by the environment; empty for the model's own")
+    threshold_json: dict[str, object] = Field(description="The whole decision, as the threshold stage wrote it")
+    certified: bool = Field(description="Whether the precision of clean verdicts at this T_clean is proven")
+    model_path: str
+    threshold_path: str | None = Field(description="The file that replaces the model's own threshold, if any")
+    model_sha256: str
+    threshold_sha256: str
+    data_version: str
+    trained_on_drawings: bool = Field(description="From the sample photos: what it says of real ones means nothing")
+    checkpoint_sha256: str
+    git_commit: str | None
+    reload_refused: str | None = Field(description="Why the last reload kept the old model, if it did")
+
+
+def problems(*statuses: int) -> dict[int, dict[str, Any]]:
+    """OpenAPI responses for the problems with these statuses."""
+    schema = {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}
+    responses = {}
+    for status in statuses:
+        kinds = [kind for kind in Kind if kind.status == status]
+        example = Problem(kinds[0], "more about this case, for a person to read").body()
+        content = {MIMETYPE: {"schema": schema, "example": example}}
+        responses[status] = {"description": "; ".join(kind.title for kind in kinds), "content": content}
+    return responses

@@ -1,0 +1,78 @@
+"""GET /healthz, /readyz, /model and /metrics: what the service says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, jsonify
+from flask_openapi3 import APIBlueprint
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serving.process import metrics as prometheus
+from serving.web.problems import Kind, Problem
+from serving.web.schemas import Health, ModelAnswer, problems
+from serving.web.state import current
+
+_READY: dict[Any, Any] = {200: Health} | problems(503)
+_MODEL: dict[Any, Any] = {200: ModelAnswer} | problems(401)
+_TEXT = {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+_METRICS: dict[Any, Any] = {200: _TEXT} | problems(401)
+
+status = APIBlueprint("status", __name__)
+
+
+@status.get("/healthz", summary="The process lives", responses=_READY)
+def healthz() -> Response:
+    """200 unless nothing in the process has moved for so long that it is about to be replaced."""
+    if current().engine.batcher.stuck:
+        raise Problem(Kind.NOT_READY, "this process is stuck and ends")
+    return jsonify(Health().model_dump())
+
+
+@status.get("/readyz", summary="A photo went through the whole path", responses=_READY)
+def readyz() -> Response:
+    """200 when a built-in photo went through decoding, queue, model and rule less than a second ago."""
+    failure = current().engine.failure()
+    if failure is not None:
+        raise Problem(Kind.NOT_READY, f"the self-check failed: {type(failure).__name__}")
+    return jsonify(Health().model_dump())
+
+
+@status.get("/model", summary="What is in service", responses=_MODEL)
+def model() -> Response:
+    """Everything that decides an answer, and where it comes from."""
+    service = current()
+    settings, served = service.settings, service.engine.served
+    predictor, metadata = served.predictor, served.predictor.metadata
+    answer = ModelAnswer(
+        model=metadata.model,
+        version=served.version,
+        precision=metadata.precision,
+        provider=predictor.provider,
+        image_size=predictor.image_size,
+        resize=metadata.resize,
+        T_clean=served.rule.t_clean,
+        T_low=served.rule.t_low,
+        override=settings.override,
+        threshold_json=predictor.threshold.content,
+        certified=served.certified,
+        model_path=str(settings.model_path),
+        threshold_path=str(settings.threshold_path) if settings.threshold_path else None,
+        model_sha256=predictor.sha256,
+        threshold_sha256=predictor.threshold.sha256,
+        data_version=metadata.data_version,
+        trained_on_drawings=metadata.trained_on_drawings,
+        checkpoint_sha256=metadata.checkpoint_sha256,
+        git_commit=settings.git_commit,
+        reload_refused=service.store.refused if service.store else None,
+    )
+    return jsonify(answer.model_dump())
+
+
+@status.get("/metrics", summary="Prometheus metrics of all workers", responses=_METRICS)
+def metrics() -> Response:
+    """Counters and histograms since the server started, over all its workers."""
+    served = current().engine.served
+    precision, rule = served.predictor.metadata.precision, served.rule
+    model = prometheus.ModelInService(served.version, precision, served.certified, rule.t_clean, rule.t_low)
+    return Response(prometheus.exposition(model), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,102 @@
+"""Writing what a stage produces: whole or not at all, and the same bytes for the same content."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.common.base.errors import StageError
+
+
+def write_all(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write several files, all or none: each to a temporary name and flushed to disk, and only then all renamed.
+
+    A full disk or a crash leaves the old files or none. Raises StageError naming the file that cannot be written.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    path = Path()
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            temporary[path].replace(path)
+        for folder in {path.parent for path in contents}:
+            _flush_names(folder)
+    except OSError as error:
+        raise StageError(f"cannot write {path}: {error.strerror}; nothing was left half-written") from error
+    finally:
+        for left in temporary.values():
+            if left.exists():
+                left.unlink()
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write one file whole or not at all. Raises StageError naming it."""
+    write_all({path: content})
+
+
+def write_json(path: Path, content: Any, *, digits: int | None = 6) -> None:
+    """Write `json_bytes` to a file. Raises StageError naming it."""
+    write_bytes(path, json_bytes(content, digits=digits))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write `csv_bytes` to a file. Raises StageError naming it."""
+    write_bytes(path, csv_bytes(header, rows))
+
+
+def json_bytes(content: Any, *, digits: int | None = 6) -> bytes:
+    """JSON; floats are rounded for people and for diffs, or kept whole where `digits` is None."""
+    content = content if digits is None else _rounded(content, digits)
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """CSV; floats keep every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file another stage wrote. Raises StageError naming it."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StageError(f"cannot read {path}: {error}; `dvc repro` makes it") from error
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _flush_names(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rounded(content: Any, digits: int) -> Any:
+    if isinstance(content, float):
+        return round(content, digits)
+    if isinstance(content, dict):
+        return {key: _rounded(value, digits) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_rounded(value, digits) for value in content]
+    return content

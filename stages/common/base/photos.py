@@ -1,0 +1,104 @@
+"""The photos: where they lie, which class they are, which are left out and which are of one car. No torch."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.verdict.rule import CLASSES
+from stages.common.base.errors import StageError
+
+SPLITS = ("train", "val", "test")
+EXCLUSIONS = Path("artifacts/exclusions.csv")  # written by split_check: path,reason
+GROUPS = Path("artifacts/groups.csv")  # likewise: path,group
+TRAIN_PHOTOS = Path("artifacts/train_photos.csv")  # likewise, the train photos that are used: path,group,sha256
+CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
+
+
+@dataclass(frozen=True, order=True)
+class Photo:
+    """One photo: `name` is its path below the data folder, such as `val/clean/0007.jpg`; `label` CLEAN or DIRTY."""
+
+    name: str
+    label: int
+
+
+def list_photos(root: Path, split: str) -> list[Photo]:
+    """The photos of one split in a fixed order. Raises StageError for a missing, unreadable or empty class folder."""
+    found = []
+    for label, class_name in enumerate(CLASSES):
+        folder = root / split / class_name
+        photos = [Photo(_name(path, root), label) for path in _files(folder)]
+        if not photos:
+            raise StageError(
+                f"{folder} holds no photos; the layout is {root}/{{{','.join(SPLITS)}}}/{{{','.join(sorted(CLASSES))}}}"
+            )
+        found += photos
+    return sorted(found)
+
+
+def usable_photos(root: Path, split: str) -> list[Photo]:
+    """`list_photos` without those that split_check leaves out. Raises StageError where none of a class is left."""
+    excluded = excluded_paths()
+    photos = [photo for photo in list_photos(root, split) if photo.name not in excluded]
+    for label, class_name in enumerate(CLASSES):
+        if not any(photo.label == label for photo in photos):
+            raise StageError(f"every photo of {root / split / class_name} is left out by {EXCLUSIONS}; see its reasons")
+    return photos
+
+
+def train_photos() -> dict[Photo, str]:
+    """The train photos that are used, in a fixed order, with the group of each; what split_check found in val and test
+    does not change them. Raises StageError where the list is missing or damaged."""
+    try:
+        with TRAIN_PHOTOS.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {Photo(row["path"], CLASSES.index(row["path"].split("/")[1])): row["group"] for row in rows}
+    except (OSError, KeyError, IndexError, ValueError, csv.Error) as error:
+        raise StageError(f"cannot read {TRAIN_PHOTOS}: {error!r}; run `dvc repro split_check`") from error
+
+
+def excluded_paths() -> set[str]:
+    """The names of the photos that split_check leaves out. Raises StageError where its list is missing or damaged."""
+    try:
+        with EXCLUSIONS.open(newline="") as file:
+            _, *rows = csv.reader(file)
+            return {path for path, _ in rows}
+    except (OSError, ValueError, csv.Error) as error:
+        raise StageError(f"cannot read {EXCLUSIONS}: {error}; run `dvc repro split_check`") from error
+
+
+def read_groups(names: Sequence[str]) -> list[str]:
+    """The group, a car or session, of each photo. Raises StageError naming the file, or a photo it lacks."""
+    try:
+        with GROUPS.open(newline="") as file:
+            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
+        return [group_of[name] for name in names]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise StageError(f"{GROUPS} does not tell the groups: {error!r}; run `dvc repro split_check`") from error
+
+
+def _name(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # as from old archives; no list of photos could hold it
+        raise StageError(f"{root}: the name {os.fsencode(name)!r} is not UTF-8; rename the file") from error
+    return name
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder but hidden ones (.DS_Store, .gitignore); photos may lie in sub-folders."""
+
+    def refuse(error: OSError) -> None:
+        raise StageError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if Path(parent, name).is_symlink():
+                raise StageError(f"{parent}/{name} is a link to a folder, which is not followed; put the photos there")
+        yield from (Path(parent, name) for name in names if not name.startswith("."))

@@ -1,0 +1,53 @@
+"""A folder for what may be deleted at any time: decoded pixels, the state of unfinished training. Not in git or DVC."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.common.base.errors import StageError
+
+VARIABLE = "DIRTYCAR_SCRATCH"
+
+
+def scratch(name: str) -> Path:
+    """A folder of this name below $DIRTYCAR_SCRATCH, else below `.scratch/` in the checkout; it exists afterwards.
+
+    An experiment of `dvc exp run --temp` or of the queue runs in a copy under the checkout's `.dvc/`, which is deleted
+    after it: such a copy uses the checkout's folder. Raises StageError when it cannot be made.
+    """
+    here = Path.cwd()
+    inside_dvc = [parent.parent for parent in here.parents if parent.name == ".dvc"]
+    default = (inside_dvc[-1] if inside_dvc else here) / ".scratch"
+    folder = Path(os.environ.get(VARIABLE) or default) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StageError(f"cannot make {folder}: {error.strerror}; set {VARIABLE} to a folder with room") from error
+    return folder
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock on a file, made where it is missing, or on a folder for the length of a `with` block; the kernel lets
+    go of it even when the process is killed.
+
+    Gives whether the lock was had: without `wait`, False at once where another process holds it.
+    """
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _lock(file, wait)
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to the processes forked meanwhile
+        os.close(file)
+
+
+def _lock(file: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

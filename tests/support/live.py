@@ -1,0 +1,145 @@
+"""The real service for tests: gunicorn on a free port, as it is started in production."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from PIL import Image
+
+from tests.support.onnx_models import Pair
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = ["-m", "gunicorn", "-c", "serving/gunicorn.conf.py", "serving.app:create_app()"]
+OURS = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")  # a developer's own settings must not change a test
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running service."""
+
+    url: str
+    pid: int
+    log: Path
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    def send(self, photo: bytes, path: str = "/predict/file", **options: object) -> requests.Response:
+        """POST one photo."""
+        return requests.post(self.url + path, files={"file": ("photo", photo)}, timeout=30, **options)
+
+
+def environment(pair: Pair, **settings: str) -> dict[str, str]:
+    """The environment of a service with this pair and nothing but these settings."""
+    inherited = {name: os.environ[name] for name in OURS if name in os.environ}
+    return inherited | {"MODEL_PATH": str(pair.model)} | settings
+
+
+@contextmanager
+def running(
+    pair: Pair,
+    folder: Path,
+    *,
+    cwd: Path = ROOT,
+    command: Sequence[str] = (sys.executable, *COMMAND),
+    user: int | None = None,
+    output: int | None = None,
+    **settings: str,
+) -> Iterator[Live]:
+    """A service that is ready; stopped at the end. Its log goes to `folder`, or to the descriptor `output`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / f"service-{port}.log"
+    env = environment(pair, PORT=str(port), **settings)
+    with log.open("wb") as out:
+        groups = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+        sink = out if output is None else output
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=sink, stderr=sink, **groups)
+    live = Live(f"http://127.0.0.1:{port}", process.pid, log)
+    try:
+        wait_until(lambda: process.poll() is not None or answers(live), 60)
+        assert process.poll() is None, log.read_text()
+        yield live
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(45)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+class Traffic:
+    """Clients that send photos all the time; every answer is counted by its status, a lost one as `lost`."""
+
+    def __init__(self, live: Live, clients: int = 6) -> None:
+        self._live = live
+        self._stop = threading.Event()
+        self.seen: Counter[int | str] = Counter()
+        self.models: set[str] = set()
+        self.lost: list[tuple[float, float]] = []  # when each lost request began and ended, by the monotonic clock
+        self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _client(self) -> None:
+        session = requests.Session()
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                answer = session.post(self._live.url + "/predict/file", files={"file": ("a", photo(255))}, timeout=30)
+            except requests.RequestException:
+                self.seen["lost"] += 1
+                self.lost.append((began, time.monotonic()))
+                session = requests.Session()
+                continue
+            self.seen[answer.status_code] += 1
+            if answer.ok:
+                self.models.add(answer.json()["model"])
+
+
+def answers(live: Live) -> bool:
+    """Whether the service is ready."""
+    try:
+        return requests.get(live.url + "/readyz", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def wait_until(condition: object, seconds: float) -> None:
+    """Poll until `condition()` is true; fails the test after `seconds`."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def photo(brightness: int = 200, *, size: tuple[int, int] = (320, 240), kind: str = "JPEG", **options: object) -> bytes:
+    """A photo of one grey, encoded."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (brightness,) * 3).save(buffer, kind, **options)
+    return buffer.getvalue()
