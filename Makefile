@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro verify audit relabel split test lint audit-deps release promote serve
+.PHONY: help setup data repro verify audit relabel split test check lint audit-deps release promote serve
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,8 +48,11 @@ split: setup ## a leak-free split of FROM=photos/{clean,dirty}: a plan; COPY=1 c
 	python -m tools.split $(if $(FROM),'$(FROM)') $(if $(TO),--to '$(TO)') $(if $(SHARES),--shares $(SHARES)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(SKIP_UNREADABLE),--skip-unreadable) $(if $(COPY),--copy)
 
-test: data lint ## lint and all tests
-	python -m pytest
+test: data lint ## lint and the tests but those marked slow
+	python -m pytest -m 'not slow'
+
+check: data ## the slow tests, and whether dvc.lock is current
+	python -m pytest -m slow
 
 lint: setup ## ruff and mypy
 	ruff check

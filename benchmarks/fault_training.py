@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.fault_row import Row
-from tests.conftest import write_photos
 from tests.support.live_training import SECONDS, Training
+from tests.support.workspace import write_photos
 
 NOTICED = 30.0  # seconds within which the death of one process must end the others
 STATE_LIMIT = 8192  # blocks of 512 bytes: more than any output, less than a state

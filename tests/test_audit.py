@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Workspace
 
 from stages.common.base.errors import StageError
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, list_photos
 from stages.train.params import Params
+from tests.support.workspace import ROOT, Workspace
 from tools.audit.__main__ import main
 from tools.audit.features import features
 from tools.audit.suspicion import Labels, out_of_fold, rank_suspects

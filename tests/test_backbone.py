@@ -11,7 +11,6 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from conftest import Workspace
 from safetensors.torch import load_file, save_file
 
 from stages.backbone import sources
@@ -20,6 +19,7 @@ from stages.backbone.fit import without_head
 from stages.backbone.sources import Unavailable, from_file, from_hub, from_package
 from stages.common.base.errors import StageError
 from stages.common.model import Checkpoint, create
+from tests.support.workspace import Workspace
 from tools import summary
 
 REPORT, WEIGHTS = Path("reports/backbone.json"), Path("artifacts/backbone.safetensors")

@@ -18,9 +18,9 @@ from serving import batch
 from serving.engine import scorer
 from serving.model import golden
 from serving.model.predictor import Predictor
-from tests.conftest import full_disk
 from tests.support.live import ROOT, environment, photo, wait_until
 from tests.support.onnx_models import Pair, write_pair
+from tests.support.workspace import full_disk
 
 
 @pytest.fixture

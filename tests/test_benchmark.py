@@ -8,9 +8,9 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-from conftest import Workspace
 
 from stages.benchmark import BATCHES, measure, peak_memory_mb
+from tests.support.workspace import Workspace
 
 
 def test_the_report(pipeline: Workspace) -> None:

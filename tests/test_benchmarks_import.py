@@ -6,7 +6,8 @@ import importlib
 import sys
 
 import pytest
-from conftest import ROOT
+
+from tests.support.workspace import ROOT
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))

@@ -13,7 +13,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, SMALL_MODEL, Workspace, jpeg
 from onnx import helper, numpy_helper
 from scipy.special import expit
 from scipy.stats import norm
@@ -35,6 +34,7 @@ from stages.convert.ranking import compare, placements
 from stages.eval import __main__ as eval_stage
 from stages.export import __main__ as export_stage
 from stages.threshold import __main__ as threshold_stage
+from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, jpeg
 
 RNG = np.random.default_rng(0)
 

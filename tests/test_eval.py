@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 import pytest
-from conftest import Workspace
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
@@ -16,6 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from stages.common.calibration import Calibration, cross_fitted, fit
 from stages.common.rates import outcome, verdicts
 from stages.eval.metrics import expected_calibration_error, point_metrics, reliability, with_intervals
+from tests.support.workspace import Workspace
 from tools.summary import rows
 
 RNG = np.random.default_rng(0)

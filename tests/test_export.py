@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import SMALL_MODEL, Workspace
 
 from serving.model import golden
 from serving.model.predictor import Network, Predictor
@@ -18,6 +17,7 @@ from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
 from stages.common.calibration import Calibration
 from stages.export import __main__ as export
+from tests.support.workspace import SMALL_MODEL, Workspace
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT, SMALL_MODEL
+from tests.support.workspace import ROOT, SMALL_MODEL
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:

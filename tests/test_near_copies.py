@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance
@@ -28,6 +27,7 @@ from stages.split_check.near.matching import pairs_within, partners
 from stages.split_check.near.search import candidates, near_links
 from stages.split_check.params import Params
 from stages.split_check.scan import Scanned, scan
+from tests.support.workspace import ROOT
 
 PARAMS = load(Params, ROOT / "params.yaml").split_check
 RADIUS, SIMILARITY = PARAMS.hash_radius, PARAMS.similarity

@@ -167,6 +167,7 @@ def test_outputs_that_hold_times_are_outputs_that_no_stage_reads() -> None:
         assert timings <= written_by(name) and not timings & read
 
 
+@pytest.mark.slow
 def test_the_lock_file_is_current() -> None:
     """On a fresh clone nothing has to run: code, params, photos and outputs are those of dvc.lock."""
     command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Workspace, full_disk
 
 from stages.common.base.errors import StageError
 from stages.common.base.params import Data
@@ -20,6 +19,7 @@ from stages.common.pixels import photo_set as module
 from stages.common.pixels.cache import Pack
 from stages.common.pixels.photo_set import PhotoSet, read_pixels
 from stages.common.pixels.scratch import VARIABLE, locked, scratch
+from tests.support.workspace import Workspace, full_disk
 
 ROOT = Path("data_cars")
 SIZE = 32

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Workspace
 
 from stages.common.base.errors import StageError
+from tests.support.workspace import ROOT, Workspace
 from tools.relabel import moves
 from tools.relabel.__main__ import LOGS, relabel, undo
 

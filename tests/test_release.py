@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+from tests.support.workspace import ROOT
 from tools import release
 
 DVC_YAML = """

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Workspace, write_photos
+
+from tests.support.workspace import ROOT, Workspace, write_photos
 
 DECLARED = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 OTHERS = ("split_check", "backbone", "convert", "eval", "threshold", "export")

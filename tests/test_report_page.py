@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from conftest import Workspace, write_photos
 from markupsafe import escape
 from PIL import Image, ImageEnhance
 from playwright.sync_api import Browser
@@ -20,6 +19,7 @@ from playwright.sync_api import Browser
 from stages.split_check import page as pages
 from stages.split_check.findings import Findings, Note
 from stages.split_check.groups import Group, Kind
+from tests.support.workspace import Workspace, write_photos
 from tools.relabel.__main__ import relabel
 
 NASTY = "<img src=x onerror=alert(1)> \"&'.jpg"

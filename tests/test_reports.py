@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import full_disk
 
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, read_json, write_all, write_bytes, write_json
+from tests.support.workspace import full_disk
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:

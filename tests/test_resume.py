@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Workspace, full_disk
 
 from stages.common.base.errors import StageError
 from stages.common.base.params import Data, Runtime, load
@@ -22,6 +21,7 @@ from stages.train.distributed import Ranks
 from stages.train.params import Params
 from stages.train.resume import DiskRecoveryStore, recovery_store, run_key
 from tests.support.live_training import SECONDS, Training
+from tests.support.workspace import ROOT, Workspace, full_disk
 
 
 def test_killed_interrupted_damaged_and_run_twice_at_once(workspace: Workspace) -> None:

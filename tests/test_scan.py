@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,6 +25,7 @@ from stages.split_check.look import Look
 from stages.split_check.params import Params
 from stages.split_check.scan import MAX_BYTES, Scanned, look_at, scan
 from stages.split_check.shortcuts import MAX_SOURCES, _features
+from tests.support.workspace import ROOT
 
 PARAMS = load(Params, ROOT / "params.yaml").split_check
 

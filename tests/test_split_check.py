@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
-from conftest import ROOT, Workspace
 from PIL import Image, ImageEnhance, ImageFilter
 
 from samples.draw import draw_photo
@@ -22,6 +21,7 @@ from stages.common.base.errors import StageError, run_stage
 from stages.common.base.photos import DIRTY, list_photos, usable_photos
 from stages.split_check.__main__ import main
 from stages.split_check.findings import Findings
+from tests.support.workspace import ROOT, Workspace
 
 REPORT = "reports/split_check.json"
 

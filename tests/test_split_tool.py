@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, Workspace, jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from stages.common.base.errors import StageError
 from stages.common.base.photos import SPLITS
+from tests.support.workspace import ROOT, Workspace, jpeg
 from tools.split import copying
 from tools.split.__main__ import main
 from tools.split.shares import assign

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, Workspace
 
 from serving.verdict.rule import read_threshold
 from stages.common.base.errors import StageError
 from stages.threshold.__main__ import main
+from tests.support.workspace import ROOT, Workspace
 
 
 def predictions(folder: Path, clean: int, dirty: int, distance: float) -> None:

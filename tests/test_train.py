@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL_MODEL, Workspace, full_disk
 from safetensors.torch import save_file
 from torch import nn
 
@@ -36,6 +35,7 @@ from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, 
 from stages.train.params import Params
 from stages.train.sampling import Batches, Positioned
 from stages.train.trainer import BACKBONE, Trainer, build, compiled
+from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, full_disk
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
 OUTPUTS = torch.tensor([[2.0, -1.0], [0.5, 0.3], [-1.0, 3.0]])

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from serving.photo.cores import processor
+from tests.support.workspace import ROOT
 from tools.verify.locks import compare, table
 
 DVC_YAML = """

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.conftest import Workspace
+from tests.support.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ("artifacts/best.pt", "reports/train.json", "reports/train")
