@@ -26,8 +26,8 @@ ASKERS = 16  # as many as there may be fetches
 HANGING = """
 import time
 from gunicorn.app.wsgiapp import run
-from serving import resolve
-from serving.served import Served
+from serving.fetch import resolve
+from serving.engine.deployment import Served
 pixels, system = Served.pixels, resolve.system_resolve
 Served.pixels = lambda self, photo, *rest: time.sleep(3600) if photo == b"hang" else pixels(self, photo, *rest)
 def slow(host, port):

@@ -36,6 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     app = OpenAPI(
         __name__,
+        static_folder="web/static",
         info=INFO,
         doc_ui=False,
         security_schemes={"token": SecurityScheme(type="http", scheme="bearer")},

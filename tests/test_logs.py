@@ -76,7 +76,7 @@ def test_what_libraries_say_becomes_lines_of_the_log(pipe: tuple[int, int], capl
 
 RESERVE = """
 import errno, os, sys
-from serving import metrics
+from serving.process import metrics
 def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 if sys.argv[1] == "full":

@@ -269,7 +269,7 @@ def test_a_worker_that_is_stuck_is_replaced(pair: Pair, tmp_path: Path) -> None:
     hang = """
 import time
 from gunicorn.app.wsgiapp import run
-from serving.served import Served
+from serving.engine.deployment import Served
 pixels = Served.pixels
 Served.pixels = lambda self, photo, *rest: time.sleep(600) if photo == b"hang" else pixels(self, photo, *rest)
 run()

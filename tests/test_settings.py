@@ -45,6 +45,12 @@ def test_visible_cards(
     assert Settings.from_env({}).workers == (min(len(expected), usable_cores()) or -(-usable_cores() // 4))
 
 
+def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(cards.ctypes, "CDLL", lambda name: None)
+    cards.visible()
+    assert not caplog.messages  # the program that counts has run
+
+
 def test_a_driver_that_hangs_shows_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(*_: object, **__: object) -> None:
         raise subprocess.TimeoutExpired("python", 1)
