@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from stages.backbone.fit import without_head  # noqa: E402
 from stages.common.base.params import Data, load  # noqa: E402
+from stages.common.base.paths import BACKBONE  # noqa: E402
 from stages.common.base.photos import list_photos  # noqa: E402
 from stages.common.model import Normalise, create  # noqa: E402
 from stages.common.scoring.loader import loader  # noqa: E402
@@ -41,7 +42,7 @@ from stages.train.distributed import process_group  # noqa: E402
 from stages.train.loop import choose_algorithms  # noqa: E402
 from stages.train.params import Params  # noqa: E402
 from stages.train.sampling import Batches, Positioned  # noqa: E402
-from stages.train.trainer import BACKBONE, Trainer  # noqa: E402
+from stages.train.trainer import Trainer  # noqa: E402
 
 MODELS = ("resnet50", "efficientnet_b0", "convnext_tiny")
 BUDGET = 400.0  # seconds after which no further compilation is begun

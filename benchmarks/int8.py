@@ -20,7 +20,6 @@ from serving.model.predictor import Metadata
 from serving.photo.decode import RESIZE_RULE
 from stages.common.base.params import Data, load, strict
 from stages.common.base.photos import CLEAN, usable_photos
-from stages.common.inference import batch_size, outputs
 from stages.common.model import Checkpoint
 from stages.common.pixels.photo_set import PhotoSet
 from stages.convert.__main__ import calibration_photos, contents
@@ -62,9 +61,9 @@ def main() -> None:
     metadata = Metadata(checkpoint.model, "int8", "cpu", str(size), RESIZE_RULE, "dirty,clean", "none", "none")
     photos = PhotoSet(data, usable_photos(root, "val"), size)
     chosen = PhotoSet(data, calibration_photos(usable_photos(root, "train"), 128), size)
-    images, is_clean = list(chosen.batches(batch_size(size))), photos.labels == CLEAN
+    images, is_clean = list(chosen.batches()), photos.labels == CLEAN
     fp32 = to_onnx(checkpoint)
-    reference = outputs(load_network(contents(fp32, metadata)), photos)
+    reference = photos.outputs(load_network(contents(fp32, metadata)).run)
     print(f"{checkpoint.model} at {size}, {is_clean.sum()} clean and {(~is_clean).sum()} dirty val photos")
     print(f"{'':40}{'AUC lost':>10}{'low':>10}{'high':>10}{'rank corr.':>12}{'noise':>8}")
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +78,7 @@ def main() -> None:
                 prepared, target, Batches(images), quant_format=QuantFormat.QDQ, weight_type=QuantType.QInt8,
                 nodes_to_exclude=excluded, **arguments,
             )  # fmt: skip
-            logit = outputs(load_network(contents(onnx.load(target), metadata)), photos)
+            logit = photos.outputs(load_network(contents(onnx.load(target), metadata)).run)
             found = compare(is_clean, reference, logit, 0.002)
             noise = (reference - np.polyval(np.polyfit(logit, reference, 1), logit)).std() / reference.std()
             loss = found.auc_loss

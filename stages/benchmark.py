@@ -26,14 +26,14 @@ from serving.photo.decode import decode
 from stages.common.base.errors import run_stage
 from stages.common.base.files import json_bytes, write_all
 from stages.common.base.params import Data, load, strict
+from stages.common.base.paths import ARTIFACTS, MODEL, REPORTS
 from stages.common.base.photos import CLEAN, Photo, usable_photos
-from stages.common.inference import outputs
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.rates import outcome, verdicts
 
-MODEL, REPORT = Path("artifacts/best.onnx"), Path("reports/benchmark.json")
+REPORT = REPORTS / "benchmark.json"
 # The report is in git, and so in every clone; this is not, and its absence makes a fresh clone measure its own machine.
-MEASURED_HERE = Path("artifacts/speed.json")
+MEASURED_HERE = ARTIFACTS / "speed.json"
 BATCHES = (1, 8, 32)
 
 
@@ -107,7 +107,7 @@ def cold_start(provider: str, content: bytes) -> dict[str, float]:
 
 def as_served(predictor: Predictor, data: Data, photos: list[Photo]) -> dict[str, Any]:
     """The verdicts of the file that is served, on the test photos."""
-    p_clean = outputs(predictor, PhotoSet(data, photos, predictor.image_size))
+    p_clean = PhotoSet(data, photos, predictor.image_size).outputs(predictor.run)
     is_clean = np.array([photo.label == CLEAN for photo in photos])
     auc = float(roc_auc_score(is_clean, p_clean))
     return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, p_clean))}

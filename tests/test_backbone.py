@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.backbone import sources
-from stages.backbone.__main__ import BackboneParams, find_weights, main
+from stages.backbone.__main__ import REPORT, find_weights, main
 from stages.backbone.fit import without_head
+from stages.backbone.params import BackboneParams
 from stages.backbone.sources import Unavailable, from_file, from_hub, from_package
 from stages.common.base.errors import StageError
+from stages.common.base.paths import BACKBONE
 from stages.common.model import Checkpoint, create
 from tests.support.workspace import Workspace
 from tools import summary
-
-REPORT, WEIGHTS = Path("reports/backbone.json"), Path("artifacts/backbone.safetensors")
 
 
 def test_the_packages_weights_load_strictly_and_see_like_imagenet() -> None:
@@ -41,10 +41,10 @@ def test_lite0_comes_from_the_package(workspace: Workspace) -> None:
     workspace.set(**{"model": "tf_efficientnet_lite0", "backbone.source": "auto"})
     main()
     assert json.loads(REPORT.read_text())["source"] == "package"
-    first = WEIGHTS.read_bytes()
+    first = BACKBONE.read_bytes()
     main()
-    assert WEIGHTS.read_bytes() == first
-    assert not any(key.startswith("classifier") for key in load_file(WEIGHTS))
+    assert BACKBONE.read_bytes() == first
+    assert not any(key.startswith("classifier") for key in load_file(BACKBONE))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_without_network_auto_takes_what_fits_of_a_packaged_relative(workspace: 
     report = json.loads(REPORT.read_text())
     assert (report["source"], report["relative"]) == ("partial", "tf_efficientnet_lite0")
     assert report["tensors"] < report["of_tensors"] and 0.8 < report["parameter_share"] < 0.9
-    ours, theirs = load_file(WEIGHTS), from_package("tf_efficientnet_lite0")
+    ours, theirs = load_file(BACKBONE), from_package("tf_efficientnet_lite0")
     own = {key for key in create("efficientnet_b0").state_dict() if not key.startswith("classifier")}
     assert set(ours) == own
     assert {key for key in own if key not in theirs} == {key for key in own if ".se." in key}
@@ -122,7 +122,7 @@ def test_a_file(workspace: Workspace) -> None:
     save_file(dict(model.state_dict()), "mine.safetensors")
     workspace.set(**{"model": "resnet18", "backbone.source": "file", "backbone.file": "mine.safetensors"})
     main()
-    assert torch.equal(load_file(WEIGHTS)["conv1.weight"], model.state_dict()["conv1.weight"])
+    assert torch.equal(load_file(BACKBONE)["conv1.weight"], model.state_dict()["conv1.weight"])
     workspace.set(model="resnet34")
     with pytest.raises(StageError, match="the weights do not fit resnet34"):
         main()

@@ -22,12 +22,10 @@ from serving.model.predictor import Network
 from serving.photo.decode import decode
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
-from stages.common.base.photos import CLEAN
-from stages.common.inference import outputs
 from stages.common.model import Checkpoint, create
-from stages.common.pixels.photo_set import PhotoSet
 from stages.convert import __main__ as convert
-from stages.convert.candidates import judge
+from stages.convert import candidates
+from stages.convert.candidates import Judged, judge
 from stages.convert.graph import Logit, to_onnx
 from stages.convert.precision import to_fp16, to_int8
 from stages.convert.ranking import compare, placements
@@ -90,12 +88,14 @@ def report() -> dict[str, dict[str, object]]:
 
 
 def test_a_candidate_that_ranks_worse_is_refused(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ranked(network: Network, photos: PhotoSet) -> np.ndarray:
-        logit = outputs(network, photos)
-        upside_down = np.where(photos.labels == CLEAN, logit.min(), logit.max())
-        return upside_down if network.metadata.precision == "int8" else logit
+    judge = candidates.judge
 
-    monkeypatch.setattr(convert, "outputs", ranked)
+    def upside_down(is_clean: np.ndarray, checkpoint: np.ndarray, logit: np.ndarray, limit: float) -> Judged:
+        """int8 is judged first."""
+        monkeypatch.setattr(candidates, "judge", judge)
+        return judge(is_clean, checkpoint, -logit, limit)
+
+    monkeypatch.setattr(candidates, "judge", upside_down)
     convert.main()
     found = report()
     assert found["precision"] == "fp32" and not found["candidates"]["int8"]["passed"]

@@ -5,23 +5,25 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from stages.common.base.params import TOP_LEVEL, keys, load
+from stages.common.base.params import keys, load
+from tests.support.workspace import write_photos
 from tools import release
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = list(PIPELINE["stages"])
-PARAMS_MODULE = {name: f"stages.{name}.__main__" for name in ("backbone", "eval", "export")}
-PARAMS_MODULE |= {name: f"stages.{name}.params" for name in ("split_check", "train", "convert", "threshold")}
 
 
 def module_file(name: str, root: Path = ROOT) -> Path | None:
@@ -51,7 +53,7 @@ def code_of(stage: str, root: Path = ROOT) -> set[str]:
     """Every first-party file that `python -m stages.STAGE` runs, but empty ones."""
     package = root / "stages" / stage
     entry = [package / "__init__.py", package / "__main__.py"] if package.is_dir() else [package.with_suffix(".py")]
-    todo, seen = [root / "stages/__init__.py", *entry], set()
+    todo, seen = entry, set()
     while todo:
         file = todo.pop()
         if file not in seen:
@@ -84,23 +86,106 @@ def test_deps_are_the_code_a_stage_runs_and_no_more(stage: str) -> None:
     assert not disagreements(stage, PIPELINE["stages"][stage]["deps"])
 
 
+def params_of(stage: str) -> type[Any]:
+    """The `Params` of a stage: in params.py of its package, or in its one module."""
+    package = (ROOT / "stages" / stage).is_dir()
+    return importlib.import_module(f"stages.{stage}.params" if package else f"stages.{stage}").Params
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_list_the_keys_a_stage_reads(stage: str) -> None:
-    module = importlib.import_module(PARAMS_MODULE.get(stage, f"stages.{stage}"))
-    assert sorted(PIPELINE["stages"][stage].get("params", [])) == sorted(declared(keys(module.Params)))
-    load(module.Params, ROOT / "params.yaml")
+    """Of `data` a stage declares the folder alone, of `runtime` nothing: how photos are kept changes no output."""
+    read = keys(params_of(stage))
+    expected = ["data.root" if key == "data" else key for key in read if key != "runtime"]
+    assert sorted(PIPELINE["stages"][stage].get("params", [])) == sorted(expected)
+    load(params_of(stage), ROOT / "params.yaml")
 
 
-def declared(read: list[str]) -> list[str]:
-    """What a stage that reads these keys declares: of `data` the folder alone, of `runtime` nothing, since how photos
-    are kept and read changes no output."""
-    return ["data.root" if key == "data" else key for key in read if key != "runtime"]
+def test_every_section_of_params_yaml_is_read_by_a_stage() -> None:
+    read = {key for stage in STAGES for key in keys(params_of(stage))}
+    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) == read
 
 
-def test_every_key_of_params_yaml_is_read_by_a_stage() -> None:
-    read = {key for stage in PIPELINE["stages"].values() for key in stage.get("params", [])}
-    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) == set(TOP_LEVEL)
-    assert read == set(declared(list(TOP_LEVEL)))
+TOY = """
+from pathlib import Path
+
+from stages.common.base.errors import run_stage
+from stages.common.base.files import write_json
+from stages.common.base.params import Data, load, strict
+from stages.common.base.paths import REPORTS
+from stages.common.base.photos import list_photos
+
+
+@strict
+class ToyParams:
+    times: int
+
+
+@strict
+class Params:
+    data: Data
+    toy: ToyParams
+
+
+def main() -> None:
+    params = load(Params)
+    photos = list_photos(Path(params.data.root), "train")
+    write_json(REPORTS / "toy.json", {"photos": params.toy.times * len(photos)})
+
+
+if __name__ == "__main__":
+    run_stage("toy", main)
+"""
+
+
+def test_a_stage_is_added_by_a_module_a_section_and_an_entry(tmp_path: Path) -> None:
+    for name in ("stages", "serving", "tools", "tests/support"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "remote"))
+    write_photos(tmp_path / "data_cars")
+    for name in ("params.yaml", "dvc.yaml", "tests/test_pipeline.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "stages/toy.py").write_text(TOY)
+    with (tmp_path / "params.yaml").open("a") as file:
+        file.write("toy: {times: 3}\n")
+    deps = ["serving/verdict", "${data.root}/train", "stages/common/base", "stages/toy.py"]
+    entry = {
+        "desc": "A toy", "cmd": "python -m stages.toy", "params": ["data.root", "toy"], "deps": deps,
+        "metrics": [{"reports/toy.json": {"cache": False}}],
+    }  # fmt: skip
+    stages = PIPELINE["stages"] | {"toy": entry}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE | {"stages": stages}, sort_keys=False))
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    checks = "toy or every_section or stages_are or in_git or everything"
+    run("pytest", "--noconftest", "-p", "no:cacheprovider", "tests/test_pipeline.py", "-k", checks)
+    run("stages.toy")
+    assert json.loads((tmp_path / "reports/toy.json").read_text()) == {"photos": 3 * 24}
+    assert "toy runs serving/verdict/errors.py, which no dep covers" in disagreements("toy", deps[1:], tmp_path)
+    assert disagreements("toy", [*deps, "stages/benchmark.py"], tmp_path) == [
+        "toy declares stages/benchmark.py and does not run stages/benchmark.py"
+    ]
+
+
+@pytest.mark.parametrize("stage", ["train", "convert"])
+def test_idle_threads_are_told_to_sleep_before_torch_starts_them(stage: str) -> None:
+    program = f"""
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("torch"), os._exit(os.environ.get("OMP_WAIT_POLICY") != "PASSIVE")
+sys.meta_path.insert(0, Finder())
+import stages.{stage}.__main__
+assert "OMP_WAIT_POLICY" in os.environ
+"""
+    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, check=True, timeout=60)
 
 
 def test_metrics_and_plots_are_in_git_and_artifacts_are_not() -> None:

@@ -26,6 +26,7 @@ from stages.backbone.fit import without_head
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_bytes
 from stages.common.base.params import Data, load
+from stages.common.base.paths import BACKBONE, CHECKPOINT
 from stages.common.base.photos import CLEAN, DIRTY, list_photos
 from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.scoring.loader import loader
@@ -34,14 +35,13 @@ from stages.train.distributed import Ranks, launch, process_count, process_group
 from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
 from stages.train.params import Params
 from stages.train.sampling import Batches, Positioned
-from stages.train.trainer import BACKBONE, Trainer, build, compiled
+from stages.train.trainer import Trainer, build, compiled
 from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, full_disk
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
 OUTPUTS = torch.tensor([[2.0, -1.0], [0.5, 0.3], [-1.0, 3.0]])
 LABELS = torch.tensor([DIRTY, CLEAN, CLEAN])
 EVEN = torch.ones(2)
-CHECKPOINT = Path("artifacts/best.pt")
 
 
 def test_cross_entropy_is_torchs() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from stages.common.base.errors import run_stage
 from stages.common.base.files import read_json
-
-REPORTS = Path("reports")
+from stages.common.base.paths import REPORTS
 
 
 def rows() -> list[tuple[str, str]]:

@@ -13,39 +13,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import save
 
 from stages.backbone.fit import Partial, fit_partially, without_head
+from stages.backbone.params import BackboneParams, Params
 from stages.backbone.sources import PACKAGED, Unavailable, Weights, from_file, from_hub, from_package, random_weights
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, write_all
-from stages.common.base.params import ModelName, NonNegative, load, strict
+from stages.common.base.params import load
+from stages.common.base.paths import BACKBONE, REPORTS
 from stages.common.model import create
 
-WEIGHTS, REPORT = Path("artifacts/backbone.safetensors"), Path("reports/backbone.json")
+REPORT = REPORTS / "backbone.json"
 LEAST_SHARE = 0.5  # of the parameters that have to fit for a partial start
 
 log = logging.getLogger(__name__)
-
-
-@strict
-class BackboneParams:
-    """The section `backbone`."""
-
-    source: Literal["auto", "package", "hub", "file", "random"]
-    file: str | None
-    seed: NonNegative
-
-
-@strict
-class Params:
-    """What this stage reads of params.yaml."""
-
-    model: ModelName
-    backbone: BackboneParams
 
 
 def find_weights(name: str, params: BackboneParams) -> tuple[Weights, dict[str, Any]]:
@@ -114,7 +98,7 @@ def main() -> None:
         "model": params.model, **origin, "pretrained": origin["source"] != "random",
         "sha256": hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
-    write_all({WEIGHTS: content, REPORT: json_bytes(report)})
+    write_all({BACKBONE: content, REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

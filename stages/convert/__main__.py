@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, sha256, write_all
 from stages.common.base.params import load
+from stages.common.base.paths import CHECKPOINT, HOLDOUT, NETWORK, REPORTS
 from stages.common.base.photos import CLEAN, DIRTY, Photo, train_photos
-from stages.common.inference import batch_size, outputs
 from stages.common.model import Checkpoint, Normalise
-from stages.common.pixels.photo_set import PhotoSet
+from stages.common.pixels.photo_set import PhotoSet, batch_size
 from stages.common.scoring.score import pick_device, score
 from stages.convert import candidates
 from stages.convert.candidates import Candidate
@@ -36,8 +35,7 @@ from stages.convert.params import Params
 from stages.convert.precision import ConversionError, to_fp16, to_int8
 from stages.convert.ranking import Floats
 
-CHECKPOINT, HOLDOUT = Path("artifacts/best.pt"), Path("artifacts/holdout.csv")
-NETWORK, REPORT = Path("artifacts/network.onnx"), Path("reports/convert.json")
+REPORT = REPORTS / "convert.json"
 
 # What to try, in order: CPUs have kernels for int8, GPUs for fp16.
 IN_ORDER = {"cpu": ("int8", "fp32"), "gpu": ("fp16", "fp32")}
@@ -100,7 +98,7 @@ class Trial:
         held_out, others = split_held_out(list(train_photos()))
         chosen = calibration_photos(others, params.convert.calibration_photos)
         size = checkpoint.img_size
-        self.calibration = list(PhotoSet(params.data, chosen, size).batches(batch_size(size)))
+        self.calibration = list(PhotoSet(params.data, chosen, size).batches())
         self.photos = PhotoSet(params.data, held_out, size)
         self.is_clean = self.photos.labels == CLEAN
         self.reference = checkpoint_scores(checkpoint, self.photos)
@@ -117,7 +115,7 @@ class Trial:
         graph = build(precision, self.fp32, self.calibration)
         content = contents(graph, replace(self.metadata, precision=precision))
         network = candidates.load(content)
-        answers = outputs(network, self.photos)
+        answers = self.photos.outputs(network.run)
         judged = candidates.judge(self.is_clean, self.reference, answers, self.params.max_auc_loss)
         return Candidate(content, network, judged)
 

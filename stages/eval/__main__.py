@@ -4,48 +4,30 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.special import expit
 
 from serving.model.predictor import Network
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_all
-from stages.common.base.params import Data, NonNegative, load, strict
+from stages.common.base.params import Data, load
+from stages.common.base.paths import CALIBRATION, NETWORK, PREDICTIONS, REPORTS
 from stages.common.base.photos import CLEAN, Photo, read_groups, usable_photos
 from stages.common.calibration import cross_fitted, fit
-from stages.common.inference import outputs
 from stages.common.pixels.photo_set import PhotoSet
 from stages.eval.metrics import confusion, point_metrics, with_intervals
+from stages.eval.params import EvalParams, Params
 from stages.eval.plots import plots
 
-NETWORK, CALIBRATION = Path("artifacts/network.onnx"), Path("artifacts/calibration.json")
-PREDICTIONS, REPORT, PLOTS = Path("artifacts/predictions"), Path("reports/eval.json"), Path("reports/eval")
+REPORT, PLOTS = REPORTS / "eval.json", REPORTS / "eval"
 FOLDS = 5
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-
-@strict
-class EvalParams:
-    """The section `eval`."""
-
-    bootstrap: Annotated[int, Field(ge=20)]
-    bins: Annotated[int, Field(ge=2)]
-    seed: NonNegative
-
-
-@strict
-class Params:
-    """What this stage reads of params.yaml."""
-
-    data: Data
-    eval: EvalParams
 
 
 @dataclass(frozen=True)
@@ -64,7 +46,7 @@ class Scored:
 def score_split(network: Network, data: Data, split: str) -> Scored:
     """Run the network over a split, as the service would. Raises StageError for scores that are no numbers."""
     photos = usable_photos(Path(data.root), split)
-    logit = outputs(network, PhotoSet(data, photos, network.image_size), split)
+    logit = PhotoSet(data, photos, network.image_size).outputs(network.run, split)
     if wrong := int((~np.isfinite(logit)).sum()):
         raise StageError(f"{NETWORK} gives NaN or infinity for {wrong} of {len(photos)} {split} photos")
     return Scored(photos, logit)

@@ -15,25 +15,18 @@ from serving.model.predictor import GOLDEN, THRESHOLD, Network, Predictor
 from serving.verdict.rule import Threshold, read_threshold
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_all
-from stages.common.base.params import Data, load, strict
+from stages.common.base.params import Data, load
+from stages.common.base.paths import CALIBRATION, MODEL, NETWORK, PREDICTIONS, REPORTS
+from stages.common.base.paths import THRESHOLD as DECISION
 from stages.common.base.photos import usable_photos
 from stages.common.calibration import Calibration
-from stages.common.inference import outputs
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.rates import verdicts
 from stages.export.bundle import bundle
+from stages.export.params import Params
 
-NETWORK, CALIBRATION = Path("artifacts/network.onnx"), Path("artifacts/calibration.json")
-DECISION, PREDICTIONS = Path("artifacts/threshold.json"), Path("artifacts/predictions")
-MODEL, REPORT = Path("artifacts/best.onnx"), Path("reports/export.json")
+REPORT = REPORTS / "export.json"
 TOLERANCE = 1e-5  # of p_clean
-
-
-@strict
-class Params:
-    """What this stage reads of params.yaml."""
-
-    data: Data
 
 
 def golden_answers(network: Network, calibration: Calibration, threshold: Threshold) -> Golden:
@@ -53,7 +46,7 @@ def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:
     if set(told) != {photo.name for photo in photos}:
         raise StageError(f"{path} is of other photos than {data.root}/{split}; run `dvc repro eval`")
     certified = np.array([told[photo.name] for photo in photos])
-    p_clean = outputs(predictor, PhotoSet(data, photos, predictor.image_size), split)
+    p_clean = PhotoSet(data, photos, predictor.image_size).outputs(predictor.run, split)
     apart = np.abs(p_clean - certified)
     rule = predictor.threshold.rule
     flips = verdicts(rule, p_clean) != verdicts(rule, certified)

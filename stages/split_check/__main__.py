@@ -11,7 +11,8 @@ from pathlib import Path
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_all
 from stages.common.base.params import load
-from stages.common.base.photos import EXCLUSIONS, GROUPS, SPLITS, TRAIN_PHOTOS, list_photos
+from stages.common.base.paths import EXCLUSIONS, GROUPS, REPORTS, TRAIN_PHOTOS
+from stages.common.base.photos import SPLITS, list_photos
 from stages.split_check.check import check
 from stages.split_check.findings import FINDINGS, Findings
 from stages.split_check.page import PAGE, write_page
@@ -19,7 +20,7 @@ from stages.split_check.params import Params
 from stages.split_check.report import report, train_photos
 from stages.split_check.scan import scan
 
-REPORT = Path("reports/split_check.json")
+REPORT = REPORTS / "split_check.json"
 
 
 def main() -> None:

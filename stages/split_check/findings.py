@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_json
+from stages.common.base.paths import ARTIFACTS
 from stages.common.base.photos import DIRTY
 from stages.split_check.check import Checked
 from stages.split_check.drift import Drift
@@ -26,7 +27,7 @@ from stages.split_check.quality import Poor
 from stages.split_check.report import count_photos, data_version
 from stages.split_check.shortcuts import Shortcut
 
-FINDINGS = Path("artifacts/findings.json")
+FINDINGS = ARTIFACTS / "findings.json"
 # Groups of each kind, names in each, photos named, poorest of each kind.
 MAX_GROUPS, MAX_MEMBERS, MAX_NOTES, WORST = 1000, 50, 500, 50
 

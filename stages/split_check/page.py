@@ -22,12 +22,13 @@ import jinja2
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_bytes
+from stages.common.base.paths import REPORTS
 from stages.split_check.findings import Findings
 from stages.split_check.groups import Group, Kind
 from stages.split_check.thumbnails import LARGE, thumbnails
 
-PAGE, AUDIT = Path("reports/split_check.html"), Path("reports/label_audit.csv")
-BLIND = Path("reports/blind_sample.csv")  # beside it: paths of val and test, to be judged without their labels
+PAGE, AUDIT = REPORTS / "split_check.html", REPORTS / "label_audit.csv"
+BLIND = REPORTS / "blind_sample.csv"  # beside it: paths of val and test, to be judged without their labels
 AUDIT_HEADER = ("rank", "path", "split", "label", "suggested", "p_label")
 ASSETS = Path(__file__).parent / "assets"
 MAX_GROUPS, MAX_MEMBERS = 40, 6  # shown of each kind of group, and photos of each group

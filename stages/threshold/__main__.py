@@ -15,14 +15,14 @@ from serving.verdict.rule import Rule
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_all
 from stages.common.base.params import load
+from stages.common.base.paths import PREDICTIONS, REPORTS, THRESHOLD
 from stages.common.base.photos import read_groups
 from stages.common.rates import outcome, verdicts
 from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
 from stages.threshold.choose import one_per_car
 from stages.threshold.params import Params, ThresholdParams
 
-PREDICTIONS, THRESHOLD = Path("artifacts/predictions"), Path("artifacts/threshold.json")
-REPORT, PLOTS = Path("reports/threshold.json"), Path("reports/threshold")
+REPORT, PLOTS = REPORTS / "threshold.json", REPORTS / "threshold"
 LIMITS, SHARES = (0.02, 0.05, 0.1), (0.1, 0.2)  # that a trivial promise is answered with
 
 log = logging.getLogger(__name__)

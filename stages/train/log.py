@@ -9,8 +9,9 @@ from dvclive import Live
 from tqdm import tqdm
 
 from stages.common.base.errors import StageError
+from stages.common.base.paths import REPORTS
 
-LIVE_DIR, TENSORBOARD_DIR = Path("reports/train"), Path("runs")
+LIVE_DIR, TENSORBOARD_DIR = REPORTS / "train", Path("runs")
 
 
 class SilentLog:

@@ -7,7 +7,6 @@ import os
 import sys
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 from serving.verdict.rule import CLASSES
 from stages.common.base.files import csv_bytes, json_bytes, sha256, write_all
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, TRAIN_PHOTOS, Photo, train_photos
+from stages.common.base.paths import BACKBONE, CHECKPOINT, HOLDOUT, REPORTS, TRAIN_PHOTOS
+from stages.common.base.photos import CLEAN, Photo, train_photos
 from stages.common.model import Checkpoint
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.scoring.loader import loader
@@ -28,10 +28,9 @@ from stages.train.portable import is_portable
 from stages.train.progress import Kept, Progress
 from stages.train.resume import RecoveryStore, recovery_store, run_key
 from stages.train.sampling import Batches, Positioned, hold_out
-from stages.train.trainer import BACKBONE, Trainer
+from stages.train.trainer import Trainer
 
-CHECKPOINT, REPORT = Path("artifacts/best.pt"), Path("reports/train.json")
-HOLDOUT = Path("artifacts/holdout.csv")  # path; `convert` judges its candidates on these photos
+REPORT = REPORTS / "train.json"
 SCORE_BATCH = 64
 ENOUGH = 200  # held-out photos of each class; with fewer, AUC ranks the epochs by noise
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.common.base.errors import StageError
-from stages.common.base.photos import CLEAN, DIRTY, GROUPS, Photo
+from stages.common.base.paths import GROUPS
+from stages.common.base.photos import CLEAN, DIRTY, Photo
 from stages.common.pixels.photo_set import Images, PhotoSet
 from stages.train.params import TrainParams
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from stages.common.base.errors import StageError
+from stages.common.base.paths import BACKBONE
 from stages.common.model import Normalise, check_image_size, classifier_prefixes, create
 from stages.train import augment
 from stages.train.distributed import Ranks
 from stages.train.optim import class_weights, loss, lr_factor, pick_precision
 from stages.train.params import Params
-
-BACKBONE = Path("artifacts/backbone.safetensors")
 
 
 def build(params: Params, device: torch.device) -> nn.Module:

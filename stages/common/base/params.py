@@ -1,6 +1,7 @@
 """params.yaml -> one frozen, checked object per stage.
 
-A stage declares the keys it reads as the fields of a `Params` class beside its code:
+A stage declares the keys it reads as the fields of a `Params` class, in `params.py` of its package or, where the stage
+is one module, in that module:
 
     @strict
     class TrainParams: epochs: int ...          # the section `train`
@@ -14,6 +15,7 @@ of the stage there are the names of these fields, which tests/test_pipeline.py c
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from pathlib import Path
@@ -28,19 +30,6 @@ from stages.common.base.errors import StageError
 T = TypeVar("T")
 
 PARAMS_FILE = Path("params.yaml")
-TOP_LEVEL = (
-    "data",
-    "img_size",
-    "model",
-    "split_check",
-    "backbone",
-    "train",
-    "convert",
-    "eval",
-    "threshold",
-    "benchmark",
-    "runtime",
-)
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -102,17 +91,15 @@ def load(cls: type[T], path: Path = PARAMS_FILE) -> T:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParamsError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
-        raise ParamsError(f"{path} must be a mapping with the keys {', '.join(TOP_LEVEL)}")
-    unknown = sorted(str(key) for key in content if key not in TOP_LEVEL)
-    if unknown:
-        raise ParamsError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(TOP_LEVEL)}")
+        raise ParamsError(f"{path} must be a mapping with the keys {', '.join(keys(cls))}")
     wanted = {name: content[name] for name in keys(cls) if name in content}
     try:
         return TypeAdapter(cls).validate_json(
             json.dumps(wanted, default=str)
         )  # strict JSON lets objects be dataclasses
     except ValidationError as error:
-        raise ParamsError("\n".join([f"{path}:", *(_say(problem) for problem in error.errors())])) from error
+        lines = [_say(problem, [str(key) for key in content]) for problem in error.errors()]
+        raise ParamsError("\n".join([f"{path}:", *lines])) from error
 
 
 def keys(cls: type[Any]) -> list[str]:
@@ -120,12 +107,13 @@ def keys(cls: type[Any]) -> list[str]:
     return list(cls.__dataclass_fields__)
 
 
-def _say(problem: Any) -> str:
-    """One line for one pydantic error: the dotted key, what is wrong, what was found."""
+def _say(problem: Any, found: list[str]) -> str:
+    """One line for one pydantic error: the dotted key, what is wrong, what was found. `found`: the top-level keys."""
     # Pydantic adds the branch of a union that it tried, such as `literal['auto']` or `int`, behind the key itself.
     key = ".".join(str(part) for part in problem["loc"] if re.fullmatch(r"[a-z_0-9]+", str(part)) and part != "int")
     if problem["type"] == "missing":
-        return f"  {key}: missing"
+        close = difflib.get_close_matches(key, found, n=1)
+        return f"  {key}: missing" + (f"; is {close[0]} a misspelling of it?" if close else "")
     if problem["type"] == "unexpected_keyword_argument":
         return f"  {key}: unknown key"
     return f"  {key}: {problem['msg']}, found {problem['input']!r}"

@@ -10,11 +10,9 @@ from pathlib import Path
 
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
+from stages.common.base.paths import EXCLUSIONS, GROUPS, TRAIN_PHOTOS
 
 SPLITS = ("train", "val", "test")
-EXCLUSIONS = Path("artifacts/exclusions.csv")  # written by split_check: path,reason
-GROUPS = Path("artifacts/groups.csv")  # likewise: path,group
-TRAIN_PHOTOS = Path("artifacts/train_photos.csv")  # likewise, the train photos that are used: path,group,sha256
 CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
 
 

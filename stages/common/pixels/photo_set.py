@@ -10,7 +10,7 @@ They are kept at exactly the size the network sees, as the service makes them: a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +43,11 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except (OSError, PhotoError) as error:
         raise StageError(f"{path}: {error}") from error
+
+
+def batch_size(side: int) -> int:
+    """Photos in a model call: no more pixels than 64 photos of 256 x 256 have, for the memory they take on the way."""
+    return max(1, min(64, 64 * 256**2 // side**2))
 
 
 def read_pixels(root: Path, photo: Photo, size: int) -> NDArray[np.uint8]:
@@ -90,10 +95,17 @@ class PhotoSet:
         decoded = iter(self._decode([self.photos[i] for i, row in zip(indices, rows, strict=True) if row == NOT_KEPT]))
         return np.stack([next(decoded) if row == NOT_KEPT else next(kept) for row in rows])
 
-    def batches(self, batch_size: int) -> Iterator[Images]:
-        """The pixels of all photos in order, `batch_size` at a time."""
-        for start in range(0, len(self), batch_size):
-            yield self.pixels(range(start, min(start + batch_size, len(self))))
+    def batches(self, count: int | None = None) -> Iterator[Images]:
+        """The pixels of all photos in order, `count` at a time, by default `batch_size`."""
+        count = count or batch_size(self.size)
+        for start in range(0, len(self), count):
+            yield self.pixels(range(start, min(start + count, len(self))))
+
+    def outputs(self, run: Callable[[Images], NDArray[np.floating]], title: str = "") -> NDArray[np.float64]:
+        """What a network says of every photo in order, `[N]`; `run` takes a batch. `title` shows a progress bar."""
+        count = -(-len(self) // batch_size(self.size))
+        batches = tqdm(self.batches(), title, count, unit="batch", disable=None if title else True)
+        return np.concatenate([run(batch) for batch in batches]).astype(np.float64)
 
     def _decode(self, photos: Sequence[Photo]) -> list[Images]:
         with ThreadPoolExecutor(self.threads) as pool:  # decoding releases the GIL

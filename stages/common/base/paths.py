@@ -1,0 +1,22 @@
+"""Where the stages leave their outputs: artifacts are large and kept by DVC, reports are small and kept in git.
+
+Named here is what one stage writes and another reads; an output that no stage reads is named where it is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ARTIFACTS, REPORTS = Path("artifacts"), Path("reports")
+
+EXCLUSIONS = ARTIFACTS / "exclusions.csv"  # of split_check: path,reason
+GROUPS = ARTIFACTS / "groups.csv"  # of split_check: path,group
+TRAIN_PHOTOS = ARTIFACTS / "train_photos.csv"  # of split_check, the train photos in use: path,group,sha256
+BACKBONE = ARTIFACTS / "backbone.safetensors"
+CHECKPOINT = ARTIFACTS / "best.pt"
+HOLDOUT = ARTIFACTS / "holdout.csv"  # of train, the photos it held out: path
+NETWORK = ARTIFACTS / "network.onnx"  # of convert: pixels -> logit
+CALIBRATION = ARTIFACTS / "calibration.json"
+PREDICTIONS = ARTIFACTS / "predictions"  # of eval, val.csv and test.csv: path,label,logit,p_clean
+THRESHOLD = ARTIFACTS / "threshold.json"
+MODEL = ARTIFACTS / "best.onnx"  # of export, what is served: pixels -> p_clean

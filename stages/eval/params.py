@@ -1,0 +1,26 @@
+"""What the eval stage reads of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.common.base.params import Data, NonNegative, strict
+
+
+@strict
+class EvalParams:
+    """The section `eval`."""
+
+    bootstrap: Annotated[int, Field(ge=20)]
+    bins: Annotated[int, Field(ge=2)]
+    seed: NonNegative
+
+
+@strict
+class Params:
+    """What this stage reads of params.yaml."""
+
+    data: Data
+    eval: EvalParams
