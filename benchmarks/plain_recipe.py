@@ -24,14 +24,20 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 
-def auc(model: torch.nn.Module, loader: DataLoader) -> float:
+def score(model: torch.nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of clean and labels, float32 and int64 `[N]`."""
     model.eval()
     scores, labels = [], []
     with torch.inference_mode():
         for images, targets in loader:
-            scores.append(model(images).softmax(1)[:, 1])
+            scores.append(model(images).diff(dim=1)[:, 0])
             labels.append(targets)
-    return float(roc_auc_score(torch.cat(labels), torch.cat(scores)))
+    return torch.cat(scores), torch.cat(labels)
+
+
+def auc(model: torch.nn.Module, loader: DataLoader) -> float:
+    scores, labels = score(model, loader)
+    return float(roc_auc_score(labels, scores))
 
 
 def main() -> None:
@@ -42,10 +48,10 @@ def main() -> None:
     config = model.pretrained_cfg
     fixed = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
     square = transforms.Resize((int(size), int(size)))
+    crop = transforms.RandomResizedCrop(int(size), scale=(0.5, 1.0))
     augment = transforms.Compose(
-        [square, transforms.RandomHorizontalFlip(), transforms.RandomAffine(5, (0.08, 0.08), (0.85, 1.15)),
-         transforms.ColorJitter(0.2, 0.2, 0.2), *fixed]
-    )  # fmt: skip
+        [crop, transforms.RandomHorizontalFlip(), transforms.ColorJitter(0.2, 0.2, 0.2), *fixed]
+    )
     plain = transforms.Compose([square, *fixed])
     # ImageFolder takes the classes in alphabetical order: clean 0, dirty 1.
     flipped = {"target_transform": lambda label: 1 - label}
@@ -75,11 +81,22 @@ def main() -> None:
             best, weights_of_best = found, {key: value.clone() for key, value in model.state_dict().items()}
     seconds = time.perf_counter() - start
     model.load_state_dict(weights_of_best)
-    test = DataLoader(ImageFolder(Path(data, "test"), plain, **flipped), 64, num_workers=2)
+    test = ImageFolder(Path(data, "test"), plain, **flipped)
+    scores, labels = score(model, DataLoader(test, 64, num_workers=2))
+    by_path = {
+        Path(path).relative_to(data).as_posix(): value
+        for (path, _), value in zip(test.samples, scores.tolist(), strict=True)
+    }
     # Not the usage's maximum: that counts what the process that started this one held.
     peak = int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
     workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "auc": auc(model, test), "peak_mb": peak, "worker_peak_mb": workers}))
+    found = {
+        "seconds": seconds,
+        "auc": float(roc_auc_score(labels, scores)),
+        "peak_mb": peak,
+        "worker_peak_mb": workers,
+    }
+    print(json.dumps(found | {"scores": by_path}))
 
 
 if __name__ == "__main__":
