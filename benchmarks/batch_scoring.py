@@ -31,7 +31,7 @@ sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
 import numpy as np  # noqa: E402
 
 from benchmarks.inputs import Alone, alone, make_models, make_photos  # noqa: E402
-from serving.engine.deployment import Served, load  # noqa: E402
+from serving.engine.deployment import Deployment, load  # noqa: E402
 from serving.engine.scorer import Scorer  # noqa: E402
 from serving.photo.cores import usable_cores  # noqa: E402
 from serving.photo.decode import decode  # noqa: E402
@@ -115,7 +115,7 @@ def scored(command: Callable[[Path], Sequence[str]], environ: dict[str, str], fo
     return Scored(count / (whole.wall - start.wall), (whole.cpu - start.cpu) / count, start.wall, whole.memory)
 
 
-def limits(served: Served, photos: Sequence[bytes], seconds: float) -> tuple[Alone, Alone]:
+def limits(served: Deployment, photos: Sequence[bytes], seconds: float) -> tuple[Alone, Alone]:
     """Decoding a photo, and scoring one in batches as large as `serving.batch`'s, on every core."""
     size, batch = served.predictor.image_size, Scorer(served, Settings.from_env({}), Path()).batch
     images = np.stack([decode(photo, size) for photo in photos[:batch]])

@@ -27,9 +27,9 @@ HANGING = """
 import time
 from gunicorn.app.wsgiapp import run
 from serving.fetch import resolve
-from serving.engine.deployment import Served
-pixels, system = Served.pixels, resolve.system_resolve
-Served.pixels = lambda self, photo, *rest: time.sleep(3600) if photo == b"hang" else pixels(self, photo, *rest)
+from serving.engine.deployment import Deployment
+pixels, system = Deployment.pixels, resolve.system_resolve
+Deployment.pixels = lambda self, photo, *rest: time.sleep(3600) if photo == b"hang" else pixels(self, photo, *rest)
 def slow(host, port):
     if host.startswith("silent"):
         time.sleep(8)  # as long as glibc with two name servers and a search list

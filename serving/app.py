@@ -13,14 +13,14 @@ from flask_openapi3.models import SecurityScheme
 from serving.engine.deployment import load
 from serving.engine.engine import Engine
 from serving.fetch.client import Fetcher
-from serving.fetch.policy import Policy
+from serving.fetch.policy import FetchPolicy
 from serving.process import reload, watchdog
 from serving.process.reload import Store
 from serving.settings import Settings
 from serving.web import auth, middleware, predict, problems, state
 from serving.web.page import pages
 from serving.web.schemas import ProblemAnswer
-from serving.web.state import Budget, Service
+from serving.web.state import AppState, Budget
 from serving.web.status import status
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ INFO = Info(title="dirtycar", version="1", description="A photo of a car in; cle
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application, with a model loaded and tried.
 
-    Call it after the server has forked. Raises ExpectedError when it cannot serve.
+    Call it after the server has forked. Raises UserError when it cannot serve.
     """
     settings = settings or Settings.from_env()
     app = OpenAPI(
@@ -59,9 +59,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _start(settings: Settings) -> Service:
+def _start(settings: Settings) -> AppState:
     store = reload.store_from_env()
-    policy = Policy(
+    policy = FetchPolicy(
         settings.url_ports,
         settings.url_allow_hosts,
         settings.url_deny_hosts,
@@ -77,7 +77,7 @@ def _start(settings: Settings) -> Service:
     )
     engine = _start_engine(settings, store)
     fetching = threading.BoundedSemaphore(settings.url_concurrency)
-    return Service(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)
+    return AppState(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)
 
 
 def _start_engine(settings: Settings, store: Store | None) -> Engine:
@@ -88,8 +88,8 @@ def _start_engine(settings: Settings, store: Store | None) -> Engine:
     engine = Engine(settings, load(settings, *reload.files(current)))
 
     def change(folder: Path) -> None:
-        engine.served = load(settings, *reload.files(folder))
-        log.info("now serving %s", engine.served.version)
+        engine.deployment = load(settings, *reload.files(folder))
+        log.info("now serving %s", engine.deployment.version)
 
     reload.follow(store, current, change)
     watchdog.watch(engine.batcher, settings.stuck_seconds)

@@ -22,7 +22,7 @@ from serving.engine.deployment import load
 from serving.engine.scorer import Row, Scorer
 from serving.near_misses import near_misses
 from serving.settings import Settings
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 from serving.verdict.rule import Rule
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ CHECKED = 3  # rows whose photos are scored again before a CSV is gone on with
 SAME = 1e-3  # p_clean of one model and photo on two machines differ by less
 
 
-class ResumeError(ExpectedError):
+class ResumeError(UserError):
     """The CSV to go on with is not one of ours, or comes from another model or threshold."""
 
 
-class WriteError(ExpectedError):
+class WriteError(UserError):
     """The CSV cannot be written, or not to its end."""
 
 
@@ -93,9 +93,9 @@ def check_model(scorer: Scorer, done: Sequence[Row], out: Path) -> None:
 
 def run(settings: Settings, folder: Path, out: Path, *, resume: bool) -> Counter[str]:
     """Score a folder into a CSV. Returns how many rows have each label, and `error`."""
-    served = load(settings, settings.model_path, settings.threshold_path)
-    scorer = Scorer(served, settings, folder)
-    done = written(out, served.rule) if resume else []
+    deployment = load(settings, settings.model_path, settings.threshold_path)
+    scorer = Scorer(deployment, settings, folder)
+    done = written(out, deployment.rule) if resume else []
     check_model(scorer, done, out)
     known = {row.path for row in done}
     left = [path for path in find(folder, out) if path not in known]
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{args.folder} is not a folder")
     try:
         counts = run(Settings.from_env(), args.folder, args.out, resume=args.resume)
-    except (ExpectedError, OSError) as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         print(f"stopped; --resume goes on with what {args.out} holds", file=sys.stderr)

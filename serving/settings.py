@@ -25,7 +25,7 @@ from serving.fetch.policy import host_name, host_pattern
 from serving.photo.cores import usable_cores
 from serving.photo.decode import MAX_PIXELS
 from serving.process import cards
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 from serving.verdict.rule import Rule, Threshold, ThresholdError
 
 MIB = 1024 * 1024
@@ -56,7 +56,7 @@ Token = Annotated[str, Field(min_length=8), AfterValidator(_bearer)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
 
 
-class SettingsError(ExpectedError):
+class SettingsError(UserError):
     """An environment variable has a value that cannot be used; the message names it."""
 
 

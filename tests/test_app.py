@@ -30,7 +30,7 @@ from serving.photo.decode import BrokenPhoto
 from serving.process.logs import JsonFormatter
 from serving.settings import Settings
 from serving.web.problems import TYPE_PREFIX
-from serving.web.state import Service
+from serving.web.state import AppState
 from tests.support.live import photo
 from tests.support.onnx_models import Pair, write_pair
 
@@ -47,7 +47,7 @@ def make_app(pair: Pair, **environ: str) -> Flask:
     return app
 
 
-def service_of(app: Flask) -> Service:
+def service_of(app: Flask) -> AppState:
     with app.app_context():
         from serving.web.state import current
 
@@ -270,7 +270,7 @@ def test_ready_fails_with_the_model_and_recovers(pair: Pair, monkeypatch: pytest
 
 def slow_photos(app: Flask, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Make every photo take so long to be decoded, one after the other."""
-    pixels = np.zeros((service_of(app).engine.served.predictor.image_size,) * 2 + (3,), np.uint8)
+    pixels = np.zeros((service_of(app).engine.deployment.predictor.image_size,) * 2 + (3,), np.uint8)
 
     def decode(*_: object, **__: object) -> np.ndarray:
         time.sleep(seconds)
@@ -412,7 +412,7 @@ def test_a_token_for_what_the_service_says_of_itself(pair: Pair) -> None:
 def test_metrics_of_the_model_in_service(pair: Pair) -> None:
     app = make_app(pair, T_LOW="0.25")
     text = app.test_client().get("/metrics").text
-    served = service_of(app).engine.served
+    served = service_of(app).engine.deployment
     labels = f'certified="true",precision="fp32",version="{served.version}"'
     assert f"dirtycar_model_info{{{labels}}} 1.0\n" in text
     assert "\ndirtycar_t_clean 0.75\n" in text and "\ndirtycar_t_low 0.25\n" in text

@@ -154,12 +154,12 @@ def test_a_threshold_from_the_environment_is_not_certified(tmp_path: Path, name:
         load(settings(pair, REQUIRE_CERTIFIED="1", **{name: "0.7"}), *pair)
 
 
-@pytest.mark.parametrize(("on_gpu", "lanes"), [(False, (4, 4)), (True, (5, 1))])
-def test_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, lanes: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("on_gpu", "expected"), [(False, (4, 4)), (True, (5, 1))])
+def test_concurrency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: bool, expected: tuple[int, int]) -> None:
     pair = write_pair(tmp_path)
     served = load(settings(pair), *pair)
     monkeypatch.setattr(Predictor, "on_gpu", on_gpu)
-    assert served.lanes(4) == lanes
+    assert served.concurrency(4) == expected
 
 
 @pytest.mark.parametrize(

@@ -269,9 +269,9 @@ def test_a_worker_that_is_stuck_is_replaced(pair: Pair, tmp_path: Path) -> None:
     hang = """
 import time
 from gunicorn.app.wsgiapp import run
-from serving.engine.deployment import Served
-pixels = Served.pixels
-Served.pixels = lambda self, photo, *rest: time.sleep(600) if photo == b"hang" else pixels(self, photo, *rest)
+from serving.engine.deployment import Deployment
+pixels = Deployment.pixels
+Deployment.pixels = lambda self, photo, *rest: time.sleep(600) if photo == b"hang" else pixels(self, photo, *rest)
 run()
 """
     command = [sys.executable, "-c", hang, *COMMAND[2:]]

@@ -18,7 +18,7 @@ import trustme
 
 from serving.fetch.client import Fetcher, UrlTooLarge, UrlUnfetchable
 from serving.fetch.policy import (
-    Policy,
+    FetchPolicy,
     UrlError,
     UrlRefused,
     check_addresses,
@@ -135,7 +135,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def fetcher() -> Fetcher:
-    return Fetcher.create(Policy(), seconds=5, max_bytes=1000, max_redirects=3, at_once=2)
+    return Fetcher.create(FetchPolicy(), seconds=5, max_bytes=1000, max_redirects=3, at_once=2)
 
 
 @pytest.mark.parametrize("url", HOSTILE)
@@ -163,7 +163,7 @@ def test_hostile_url_is_refused_before_any_connection(
     ],
 )
 def test_plain_urls_pass(url: str) -> None:
-    target = check_url(url, Policy())
+    target = check_url(url, FetchPolicy())
     assert target.port in (80, 443) and target.path.startswith("/")
     assert (target.host + target.path).isascii() and "#" not in target.path and not target.host.endswith(".")
 
@@ -175,13 +175,13 @@ def test_public_addresses(address: str) -> None:
 
 def test_one_private_address_among_public_ones_refuses_all() -> None:
     with pytest.raises(UrlRefused):
-        check_addresses(["8.8.8.8", "10.0.0.1"], Policy())
+        check_addresses(["8.8.8.8", "10.0.0.1"], FetchPolicy())
     with pytest.raises(UrlRefused):
-        check_addresses([], Policy())
+        check_addresses([], FetchPolicy())
 
 
 def test_host_lists() -> None:
-    policy = Policy(allow_hosts={"a.example", ".b.example"}, deny_hosts={"bad.b.example"})
+    policy = FetchPolicy(allow_hosts={"a.example", ".b.example"}, deny_hosts={"bad.b.example"})
     for host in ("a.example", "b.example", "x.b.example"):
         check_url(f"https://{host}/", policy)
     for host in ("x.a.example", "bad.b.example", "ab.example", "c.example"):
@@ -203,7 +203,7 @@ def test_host_lists() -> None:
     ],
 )
 def test_patterns_match_every_spelling_of_a_host(pattern: str, matched: str, not_matched: str) -> None:
-    policy = Policy(allow_hosts={host_pattern(pattern)})
+    policy = FetchPolicy(allow_hosts={host_pattern(pattern)})
     check_url(f"https://{matched}/", policy)
     with pytest.raises(UrlRefused, match="not allowed"):
         check_url(f"https://{not_matched}/", policy)
@@ -222,7 +222,7 @@ def test_a_denied_host_that_would_match_nothing_stops_the_start(value: str) -> N
 
 def test_denied_networks() -> None:
     settings = Settings.from_env({"URL_DENY_NETWORKS": "8.8.8.0/24, 2606:4700::/32", "URL_ALLOW_NETWORKS": "::/0"})
-    policy = Policy(allow_networks=settings.url_allow_networks, deny_networks=settings.url_deny_networks)
+    policy = FetchPolicy(allow_networks=settings.url_allow_networks, deny_networks=settings.url_deny_networks)
     check_addresses(["8.8.4.4", "2a00:1450::8a"], policy)
     for address in ("8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8"):
         with pytest.raises(UrlRefused):
@@ -280,7 +280,7 @@ def drips(head: bytes, byte: bytes) -> Answer:
 
 def local(fetcher: Fetcher, port: int, **changes: object) -> Fetcher:
     """A fetcher that may talk to this machine, on this port, whatever the name."""
-    policy = Policy(ports={port}, allow_networks=[ip_network("127.0.0.0/8")])
+    policy = FetchPolicy(ports={port}, allow_networks=[ip_network("127.0.0.0/8")])
     resolver = Resolver(2, changes.pop("resolve", lambda host, port: ["127.0.0.1"]))
     return replace(fetcher, **{"policy": policy, "resolver": resolver, **changes})
 
@@ -468,7 +468,7 @@ def test_redirects_as_servers_write_them(location: str | bytes, asked: str, fetc
     ],
 )
 def test_the_host_header(url: str, authority: str) -> None:
-    assert check_url(url, Policy(ports={80, 443, 8443})).authority == authority
+    assert check_url(url, FetchPolicy(ports={80, 443, 8443})).authority == authority
 
 
 def test_an_ipv6_literal_keeps_its_brackets(fetcher: Fetcher) -> None:

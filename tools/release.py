@@ -19,7 +19,7 @@ from dvc.exceptions import DvcException
 from gto import api as gto
 from gto.exceptions import GTOException
 
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 from tools.shell import DVC, ask
 
 NAME = "dirty-car"  # under `artifacts:` in dvc.yaml
@@ -29,7 +29,7 @@ _VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")
 _STAGE = re.compile(r"[a-z][a-z0-9-]*[a-z0-9]")
 
 
-class ReleaseError(ExpectedError):
+class ReleaseError(UserError):
     """It cannot be released or promoted; the message says why."""
 
 
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         tag = promote(Path.cwd(), args.version, args.stage) if args.stage else release(Path.cwd(), args.version)
-    except (ExpectedError, GTOException, OSError) as error:
+    except (UserError, GTOException, OSError) as error:
         print(f"release: {error}", file=sys.stderr)
         return 1
     print(f"tagged {tag}; `git push --follow-tags` publishes it")

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 
 DVC = (sys.executable, "-m", "dvc")
 
 
-class CommandError(ExpectedError):
+class CommandError(UserError):
     """A command failed; the message holds what it complained of."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from serving.engine.deployment import load
 from serving.process.reload import CAN_BE_SERVED, files
 from serving.settings import Settings
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     folder = Path(sys.argv[1])
     try:
         load(Settings.from_env(), *files(folder))
-    except ExpectedError as error:
+    except UserError as error:
         print(str(error).replace("\n", " "), file=sys.stderr)
         return 1
     print(CAN_BE_SERVED)

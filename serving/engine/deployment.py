@@ -7,6 +7,7 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,15 @@ class PhotoTooHeavy(PhotoError):
     """More bytes than one photo may have."""
 
 
+class Concurrency(NamedTuple):
+    """Threads that decode and score, and how many of them may be in a model call at once."""
+
+    threads: int
+    model_calls: int
+
+
 @dataclass(frozen=True)
-class Served:
+class Deployment:
     """A model in service and the rule in force."""
 
     predictor: Predictor
@@ -50,10 +58,9 @@ class Served:
         threshold = self.predictor.threshold
         return threshold.certified and self.rule.t_clean == threshold.rule.t_clean
 
-    def lanes(self, cores: int) -> tuple[int, int]:
-        """Threads that decode and score with so many cores, and how many of them may be in a model call at once."""
-        # On a CPU a model call keeps its core busy; on a GPU one call at a time, and every core decodes beside it.
-        return (cores + 1, 1) if self.predictor.on_gpu else (cores, cores)
+    def concurrency(self, cores: int) -> Concurrency:
+        """On a CPU a model call occupies its core. A GPU takes one call at a time while every core decodes."""
+        return Concurrency(cores + 1, 1) if self.predictor.on_gpu else Concurrency(cores, cores)
 
     def pixels(self, photo: bytes, settings: Settings, *, deadline: float = math.inf) -> NDArray[np.uint8]:
         """What the model is to see of a photo, uint8 `[S, S, 3]`. Raises PhotoError, also for what is over a limit, and
@@ -80,28 +87,28 @@ class Served:
         return self.rule.decide(p_clean)
 
 
-def load(settings: Settings, model: Path, threshold: Path | None) -> Served:
+def load(settings: Settings, model: Path, threshold: Path | None) -> Deployment:
     """Load a model, hold it against the settings and its golden answers. `threshold`: in place of its own.
 
     Raises ModelError or ThresholdError with what is wrong.
     """
     predictor = Predictor(model, threshold=threshold, threads=1)  # the batcher's lanes are the parallelism
     max_batch = settings.max_batch or (MAX_BATCH_GPU if predictor.on_gpu else MAX_BATCH_CPU)
-    served = Served(predictor, settings.rule(predictor.threshold), max_batch)
+    deployment = Deployment(predictor, settings.rule(predictor.threshold), max_batch)
     if settings.imgsz not in (None, predictor.image_size):
         raise ModelError(f"IMGSZ={settings.imgsz}, but {model} takes photos of {predictor.image_size} pixels")
     if settings.require_gpu and not predictor.on_gpu:
         raise ModelError(f"REQUIRE_GPU=1, but {model} runs on {predictor.provider}: see convert.target in params.yaml")
-    if settings.require_certified and not served.certified:
-        reason = _not_certified(served, settings, model)
+    if settings.require_certified and not deployment.certified:
+        reason = _not_certified(deployment, settings, model)
         raise ModelError(f"REQUIRE_CERTIFIED=1, but {reason}; REQUIRE_CERTIFIED=0 serves it all the same")
     _check_answers(predictor, max_batch, model)
     if settings.override:
         log.warning("thresholds replaced by the environment: %s", settings.override)
-    if not served.certified:
-        reason = _not_certified(served, settings, model)
+    if not deployment.certified:
+        reason = _not_certified(deployment, settings, model)
         log.warning("the precision of clean verdicts is not proven: %s", reason)
-    return served
+    return deployment
 
 
 def _check_answers(predictor: Predictor, max_batch: int, model: Path) -> None:
@@ -124,14 +131,14 @@ def _check_answers(predictor: Predictor, max_batch: int, model: Path) -> None:
         )
 
 
-def _not_certified(served: Served, settings: Settings, model: Path) -> str:
+def _not_certified(deployment: Deployment, settings: Settings, model: Path) -> str:
     """Why the T_clean in force is not certified."""
-    if served.predictor.threshold_replaced:
+    if deployment.predictor.threshold_replaced:
         return f"THRESHOLD_PATH={settings.threshold_path} is another threshold than the one in {model}"
-    if not served.predictor.threshold.certified:
+    if not deployment.predictor.threshold.certified:
         return f"the threshold in {model} says certified: false"
     name = "T_HIGH" if settings.thresh is None else "THRESH"
-    return f"{name}={served.rule.t_clean} replaces the certified T_clean of {model}"
+    return f"{name}={deployment.rule.t_clean} replaces the certified T_clean of {model}"
 
 
 def builtin_photo() -> bytes:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import compress
 
 from serving.engine.batcher import Batcher
-from serving.engine.deployment import Served, builtin_photo
+from serving.engine.deployment import Deployment, builtin_photo
 from serving.photo.decode import PhotoError
 from serving.process import metrics
 from serving.settings import Settings
@@ -37,18 +37,18 @@ class Verdict:
 
     label: str
     p_clean: float
-    served: Served
+    deployment: Deployment
 
 
 class Engine:
     """One process's serving path. Create it after the server has forked."""
 
-    def __init__(self, settings: Settings, served: Served) -> None:
-        self.served = served  # replaced as a whole on reload; a photo keeps the one it began with
+    def __init__(self, settings: Settings, deployment: Deployment) -> None:
+        self.deployment = deployment  # replaced as a whole on reload; a photo keeps the one it began with
         self._settings = settings
         self._free = settings.queue
         self._lock = threading.Lock()
-        self.batcher = Batcher(*served.lanes(settings.threads), served.max_batch)
+        self.batcher = Batcher(*deployment.concurrency(settings.threads), deployment.max_batch)
         self._checking = threading.Lock()
         self._checked = float("-inf")
         self._failure: Exception | None = None
@@ -90,10 +90,10 @@ class Engine:
         Costly photos are decoded from here, one after the other: other processes do the work, and no lane, which other
         requests wait for, stands still meanwhile.
         """
-        served, started = self.served, time.monotonic()
-        light = [served.is_light(photo) for photo in photos]
-        queue = partial(self.batcher.submit, served.predictor, first=first)
-        decoders = [partial(served.pixels, photo, self._settings) for photo in photos]
+        deployment, started = self.deployment, time.monotonic()
+        light = [deployment.is_light(photo) for photo in photos]
+        queue = partial(self.batcher.submit, deployment.predictor, first=first)
+        decoders = [partial(deployment.pixels, photo, self._settings) for photo in photos]
         futures = dict(zip(_where(light), queue(list(compress(decoders, light))), strict=True))
         errors: dict[int, PhotoError] = {}
         try:
@@ -106,7 +106,8 @@ class Engine:
                 else:
                     futures[place] = queue([pixels.copy])[0]
             return [
-                errors.get(place) or _verdict(futures[place], started + seconds, served) for place in range(len(photos))
+                errors.get(place) or _verdict(futures[place], started + seconds, deployment)
+                for place in range(len(photos))
             ]
         finally:
             self.batcher.drop(list(futures.values()))  # after a failure: nobody waits for what has not begun
@@ -131,9 +132,9 @@ def _where(flags: Sequence[bool]) -> list[int]:
     return [place for place, flag in enumerate(flags) if flag]
 
 
-def _verdict(p_clean: Future[float], deadline: float, served: Served) -> Verdict | PhotoError:
+def _verdict(p_clean: Future[float], deadline: float, deployment: Deployment) -> Verdict | PhotoError:
     error = p_clean.exception(max(0.0, deadline - time.monotonic()))
     if isinstance(error, PhotoError):
         return error  # not raised: a traceback would be in its way out of memory
     p = p_clean.result()
-    return Verdict(served.label(p), p, served)
+    return Verdict(deployment.label(p), p, deployment)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.engine.deployment import Served
+from serving.engine.deployment import Deployment
 from serving.photo.cores import usable_cores
 from serving.photo.decode import PhotoError
 from serving.settings import Settings
@@ -39,10 +39,10 @@ class Row(NamedTuple):
 class Scorer:
     """Photos -> rows, a batch at a time, on every core."""
 
-    def __init__(self, served: Served, settings: Settings, folder: Path) -> None:
-        self._served, self._settings, self._folder = served, settings, folder
-        self.batch = settings.max_batch or max(served.max_batch, BATCH_CPU)  # photos in one model call
-        self._threads, calls = served.lanes(usable_cores())
+    def __init__(self, deployment: Deployment, settings: Settings, folder: Path) -> None:
+        self._deployment, self._settings, self._folder = deployment, settings, folder
+        self.batch = settings.max_batch or max(deployment.max_batch, BATCH_CPU)  # photos in one model call
+        self._threads, calls = deployment.concurrency(usable_cores())
         self._calls = threading.Semaphore(calls)
 
     def rows(self, paths: Sequence[str]) -> Generator[Row, None, None]:
@@ -66,7 +66,7 @@ class Scorer:
         images = [image for image in read if not isinstance(image, str)]
         if images:
             with self._calls:
-                p_clean = iter(self._served.predictor.p_clean(np.stack(images)).tolist())
+                p_clean = iter(self._deployment.predictor.p_clean(np.stack(images)).tolist())
         return [
             Row(path, error=found) if isinstance(found, str) else self._row(path, next(p_clean))
             for path, found in zip(paths, read, strict=True)
@@ -78,11 +78,11 @@ class Scorer:
             with (self._folder / path).open("rb") as file:
                 # One byte more is enough to be told that there are too many; and no more room is made than is needed.
                 photo = file.read(min(os.fstat(file.fileno()).st_size, self._settings.max_bytes) + 1)
-            return self._served.pixels(photo, self._settings)
+            return self._deployment.pixels(photo, self._settings)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         except PhotoError as error:
             return " ".join(str(error).split())
 
     def _row(self, path: str, p_clean: float) -> Row:
-        return Row(path, self._served.label(p_clean), f"{p_clean:.6f}", f"{self._served.rule.t_clean:.6f}")
+        return Row(path, self._deployment.label(p_clean), f"{p_clean:.6f}", f"{self._deployment.rule.t_clean:.6f}")

@@ -14,7 +14,7 @@ from urllib.parse import quote, urljoin
 import certifi
 import httpcore
 
-from serving.fetch.policy import Address, Policy, Target, UrlError, UrlRefused, check_addresses, check_url
+from serving.fetch.policy import Address, FetchPolicy, Target, UrlError, UrlRefused, check_addresses, check_url
 from serving.fetch.resolve import Resolver
 
 _HEADERS: dict[str | bytes, str | bytes] = {
@@ -38,7 +38,7 @@ class UrlTooLarge(UrlError):
 class Fetcher:
     """Fetches URLs under a policy. `seconds` covers a fetch with all its redirects, `max_bytes` its body."""
 
-    policy: Policy
+    policy: FetchPolicy
     seconds: float
     max_bytes: int
     max_redirects: int
@@ -46,7 +46,9 @@ class Fetcher:
     tls: ssl.SSLContext
 
     @classmethod
-    def create(cls, policy: Policy, *, seconds: float, max_bytes: int, max_redirects: int, at_once: int) -> Fetcher:
+    def create(
+        cls, policy: FetchPolicy, *, seconds: float, max_bytes: int, max_redirects: int, at_once: int
+    ) -> Fetcher:
         """A fetcher, for so many fetches at once, that trusts the system's certificate authorities and Mozilla's."""
         tls = ssl.create_default_context()
         tls.load_verify_locations(certifi.where())

@@ -5,47 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
 
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 
 MAX_URL = 2048
 _PORTS = {"http": 80, "https": 443}
 
 Address = IPv4Address | IPv6Address
 
-# IANA's special-purpose registry, multicast, and the one public address that a cloud answers itself (Azure's
-# 168.63.129.16). `ipaddress.is_global` says other things in other Python versions, and calls multicast global.
-_REFUSED = [
-    ip_network(network)
-    for network in (
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "168.63.129.16/32",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.0.0.0/24",
-        "192.0.2.0/24",
-        "192.31.196.0/24",
-        "192.52.193.0/24",
-        "192.88.99.0/24",
-        "192.168.0.0/16",
-        "192.175.48.0/24",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "2001::/23",
-        "2001:db8::/32",
-        "2002::/16",
-        "2620:4f:8000::/48",
-        "3fff::/20",
-    )
-]
+# What `ipaddress.is_global` lets through, in some or all Python versions, although it is in IANA's special-purpose
+# registries: protocol assignments, AS112, AMT and 6to4 anycast, multicast, Teredo, 6to4, documentation. Beside them
+# Azure's 168.63.129.16, a public address that the cloud itself answers.
+_NOT_PUBLIC = (
+    *map(IPv4Network, ("168.63.129.16/32", "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24")),
+    *map(IPv4Network, ("192.175.48.0/24", "224.0.0.0/4")),
+    *map(IPv6Network, ("2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20")),
+)
 # Only this much of IPv6 is global unicast: mapped, NAT64, unique-local, link-local and multicast all lie outside.
 _GLOBAL_V6 = IPv6Network("2000::/3")
 
@@ -53,7 +30,7 @@ _NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z
 _NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
 
 
-class UrlError(ExpectedError):
+class UrlError(UserError):
     """A URL that gives no photo; the message says why in words for its sender."""
 
 
@@ -62,7 +39,7 @@ class UrlRefused(UrlError):
 
 
 @dataclass(frozen=True)
-class Policy:
+class FetchPolicy:
     """What may be fetched; what is denied is, even if it is allowed too. Hosts are as `host_pattern` gives them."""
 
     ports: Collection[int] = (80, 443)
@@ -114,7 +91,7 @@ def host_name(text: str) -> str:
     return pattern
 
 
-def check_url(url: str, policy: Policy) -> Target:
+def check_url(url: str, policy: FetchPolicy) -> Target:
     """Take a URL apart. Raises UrlRefused for anything but a plain http(s) URL to an allowed host and port."""
     if len(url) > MAX_URL:
         raise UrlRefused(f"the URL is longer than {MAX_URL} characters")
@@ -140,7 +117,7 @@ def check_url(url: str, policy: Policy) -> Target:
     return Target(parts.scheme, host, port, f"{path}?{query}" if query else path)
 
 
-def check_addresses(addresses: Iterable[str], policy: Policy) -> list[Address]:
+def check_addresses(addresses: Iterable[str], policy: FetchPolicy) -> list[Address]:
     """The addresses a name resolved to, if every one may be connected to; raises UrlRefused otherwise."""
     found = [ip_address(address) for address in addresses]
     if not found:
@@ -156,7 +133,7 @@ def is_public(address: Address) -> bool:
     """Whether an address is global unicast: a machine on the open internet, and no way around to another one."""
     if isinstance(address, IPv6Address) and (address not in _GLOBAL_V6 or address.scope_id):
         return False
-    return not any(address in network for network in _REFUSED)
+    return address.is_global and not any(address in network for network in _NOT_PUBLIC)
 
 
 def _check_host(host: str, *, bracketed: bool) -> str:

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.verdict.errors import ExpectedError, read_at_most
+from serving.verdict.errors import UserError, read_at_most
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit on a message: a model beyond it needs external data
 
@@ -43,7 +43,7 @@ _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
 _ONE = ("op_type", "domain", "name", "data_location", "key", "value")  # every other field may come several times
 
 
-class ModelError(ExpectedError):
+class ModelError(UserError):
     """The model file cannot be served; the message names the file and what is wrong with it."""
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 
 
-class PhotoError(ExpectedError):
+class PhotoError(UserError):
     """A photo that cannot be used; the message says why in words for its sender."""
 
 

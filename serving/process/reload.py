@@ -22,7 +22,7 @@ from pathlib import Path
 from serving.model import onnx_check
 from serving.process.metrics import MULTIPROCESS_DIR, RELOADS
 from serving.verdict import rule
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ TRY_SECONDS = 120
 CAN_BE_SERVED = "can be served"  # what serving.engine.check says of such a model
 
 
-class ReloadError(ExpectedError):
+class ReloadError(UserError):
     """A model cannot be served; the message says why."""
 
 

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 
-class ExpectedError(ValueError):
+class UserError(ValueError):
     """Something its sender, or who runs this, can mend; the message says what is wrong and with which file or key.
 
     Whatever else is raised is a defect.
     """
 
 
-def read_at_most(path: Path, limit: int, kind: type[ExpectedError]) -> bytes:
+def read_at_most(path: Path, limit: int, kind: type[UserError]) -> bytes:
     """The bytes of a file. Raises `kind`, with its name, when it cannot be read or has more than `limit` of them."""
     try:
         with path.open("rb") as file:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving.verdict.errors import ExpectedError, read_at_most
+from serving.verdict.errors import UserError, read_at_most
 
 CLEAN, DIRTY, UNCERTAIN = "clean", "dirty", "uncertain"
 CLASSES = (DIRTY, CLEAN)  # in the order of the network's outputs
 MAX_BYTES = 2**20  # of a threshold.json; it has some 1,000
 
 
-class ThresholdError(ExpectedError):
+class ThresholdError(UserError):
     """threshold.json is missing, damaged or holds values that make no rule; the message names file and key."""
 
 

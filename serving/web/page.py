@@ -20,7 +20,7 @@ pages = Blueprint("pages", __name__)
 @pages.get("/")
 def index() -> Response:
     """The page that shows verdicts to people; it says first where the model in service knows drawn cars alone."""
-    drawn = state.current().engine.served.predictor.metadata.trained_on_drawings
+    drawn = state.current().engine.deployment.predictor.metadata.trained_on_drawings
     return Response(_PAGE.replace('id="drawn" hidden', 'id="drawn"') if drawn else _PAGE)
 
 

@@ -124,6 +124,6 @@ def _answer(verdict: Verdict) -> dict[str, Any]:
     return {
         "label": verdict.label,
         "p_clean": round(verdict.p_clean, 6),
-        "threshold": round(verdict.served.rule.t_clean, 6),
-        "model": verdict.served.version,
+        "threshold": round(verdict.deployment.rule.t_clean, 6),
+        "model": verdict.deployment.version,
     }

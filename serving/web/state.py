@@ -1,4 +1,4 @@
-"""What the paths share: one `Service` in each process, found through Flask's current app."""
+"""What the paths share: one `AppState` in each process, found through Flask's current app."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Service:
+class AppState:
     """Everything a request may need."""
 
     settings: Settings
@@ -53,18 +53,18 @@ class Service:
     store: Store | None  # None outside of gunicorn
 
 
-def install(app: Flask, service: Service) -> None:
+def install(app: Flask, service: AppState) -> None:
     """Give an app its service."""
     app.extensions[_KEY] = service
 
 
-def current() -> Service:
+def current() -> AppState:
     """The service of the app that is handling this request."""
     return of(current_app)
 
 
-def of(app: Flask) -> Service:
+def of(app: Flask) -> AppState:
     """The service of an app."""
     service = app.extensions[_KEY]
-    assert isinstance(service, Service)
+    assert isinstance(service, AppState)
     return service

@@ -42,20 +42,20 @@ def readyz() -> Response:
 def model() -> Response:
     """Everything that decides an answer, and where it comes from."""
     service = current()
-    settings, served = service.settings, service.engine.served
-    predictor, metadata = served.predictor, served.predictor.metadata
+    settings, deployment = service.settings, service.engine.deployment
+    predictor, metadata = deployment.predictor, deployment.predictor.metadata
     answer = ModelAnswer(
         model=metadata.model,
-        version=served.version,
+        version=deployment.version,
         precision=metadata.precision,
         provider=predictor.provider,
         image_size=predictor.image_size,
         resize=metadata.resize,
-        T_clean=served.rule.t_clean,
-        T_low=served.rule.t_low,
+        T_clean=deployment.rule.t_clean,
+        T_low=deployment.rule.t_low,
         override=settings.override,
         threshold_json=predictor.threshold.content,
-        certified=served.certified,
+        certified=deployment.certified,
         model_path=str(settings.model_path),
         threshold_path=str(settings.threshold_path) if settings.threshold_path else None,
         model_sha256=predictor.sha256,
@@ -72,7 +72,7 @@ def model() -> Response:
 @status.get("/metrics", summary="Prometheus metrics of all workers", responses=_METRICS)
 def metrics() -> Response:
     """Counters and histograms since the server started, over all its workers."""
-    served = current().engine.served
-    precision, rule = served.predictor.metadata.precision, served.rule
-    model = prometheus.ModelInService(served.version, precision, served.certified, rule.t_clean, rule.t_low)
+    deployment = current().engine.deployment
+    precision, rule = deployment.predictor.metadata.precision, deployment.rule
+    model = prometheus.ModelInService(deployment.version, precision, deployment.certified, rule.t_clean, rule.t_low)
     return Response(prometheus.exposition(model), content_type=CONTENT_TYPE_LATEST)

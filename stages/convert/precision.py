@@ -14,14 +14,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 from stages.convert.graph import outside_layers
 from stages.convert.stem import on_pixel_blocks
 
 Images = NDArray[np.uint8]
 
 
-class ConversionError(ExpectedError):
+class ConversionError(UserError):
     """ONNX Runtime's tools cannot make this precision of this network; the message is theirs."""
 
 

@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from serving.photo.cores import usable_cores
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 from stages.common.base.errors import StageError
 from stages.common.scoring.malloc import keep_freed_memory
 
@@ -126,7 +126,7 @@ def _speak_up(worker: Callable[[], None]) -> None:
     """
     try:
         worker()
-    except (ExpectedError, OSError) as error:  # as in `run_stage`
+    except (UserError, OSError) as error:  # as in `run_stage`
         print(f"train: {error}", file=sys.stderr)
     except Exception:  # a defect, whatever it is: all of it is shown here, as the launcher tells of one failure only
         traceback.print_exc()

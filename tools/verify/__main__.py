@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 
 from serving.photo.cores import processor
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 from tools.shell import DVC, CommandError, ask
 from tools.verify.locks import FINE, Lock, compare, table
 
@@ -38,11 +38,11 @@ MEASURED = "reports/benchmark.json"  # names the processor that made dvc.lock; h
 _RUNS = re.compile(r"Running stage '(.+)':")
 
 
-class VerifyError(ExpectedError):
+class VerifyError(UserError):
     """It could not be verified; the message says what stands in the way."""
 
 
-class StaleError(ExpectedError):
+class StaleError(UserError):
     """dvc.lock is not of HEAD's code, params and photos."""
 
 
@@ -164,7 +164,7 @@ def main() -> int:
     except StaleError as error:
         print(f"verify: {error}", file=sys.stderr)
         return 1
-    except (ExpectedError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -6,10 +6,10 @@ import logging
 import sys
 from collections.abc import Callable
 
-from serving.verdict.errors import ExpectedError
+from serving.verdict.errors import UserError
 
 
-class StageError(ExpectedError):
+class StageError(UserError):
     """Something the user can mend; the message names the file, folder or key and says what to do."""
 
 
@@ -22,7 +22,7 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.WARNING, format=f"{name}: %(levelname)s: %(message)s", stream=sys.stderr)
     try:
         main()
-    except (ExpectedError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"\n{name}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
