@@ -18,7 +18,7 @@ Address = IPv4Address | IPv6Address
 # What `ipaddress.is_global` lets through, in some or all Python versions, although it is in IANA's special-purpose
 # registries: protocol assignments, AS112, AMT and 6to4 anycast, multicast, Teredo, 6to4, documentation. Beside them
 # Azure's 168.63.129.16, a public address that the cloud itself answers.
-_NOT_PUBLIC = (
+_NOT_PUBLIC: tuple[IPv4Network | IPv6Network, ...] = (
     *map(IPv4Network, ("168.63.129.16/32", "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24")),
     *map(IPv4Network, ("192.175.48.0/24", "224.0.0.0/4")),
     *map(IPv6Network, ("2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20")),
