@@ -41,8 +41,8 @@ verify: data ## the whole pipeline once more in a temporary clone: is every outp
 audit: data ## suspected wrong labels, ranked on reports/split_check.html
 	python -m tools.audit
 
-relabel: setup ## what the page's FILE=corrections.csv would do; APPLY=1 does it, UNDO=LOG puts everything back
-	python -m tools.relabel $(if $(FILE),--file '$(FILE)') $(if $(UNDO),--undo '$(UNDO)') $(if $(APPLY),--apply)
+relabel: setup ## what the page's FILE=corrections.csv would do; APPLY=1 does it
+	python -m tools.relabel $(if $(FILE),--file '$(FILE)') $(if $(APPLY),--apply)
 
 split: setup ## a leak-free split of FROM=photos/{clean,dirty}: a plan; COPY=1 copies (TO=, SHARES=70/15/15, SEED=0)
 	python -m tools.split $(if $(FROM),'$(FROM)') $(if $(TO),--to '$(TO)') $(if $(SHARES),--shares $(SHARES)) \

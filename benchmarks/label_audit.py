@@ -24,8 +24,7 @@ from serving.photo.cores import usable_cores
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_groups, usable_photos
 from stages.train.params import Params
-from tools.audit.features import Features, features
-from tools.audit.suspicion import FOLDS, REGULARISATION, Labels, Probabilities, out_of_fold, rank_suspects
+from tools.audit import FOLDS, REGULARISATION, Features, Labels, Probabilities, features, out_of_fold, rank_suspects
 
 FIRST = 50
 Judge = Callable[[Features, Labels, NDArray[np.str_]], Probabilities]

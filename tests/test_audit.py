@@ -16,9 +16,7 @@ from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, list_photos
 from stages.train.params import Params
 from tests.support.workspace import ROOT, Workspace
-from tools.audit.__main__ import main
-from tools.audit.features import features
-from tools.audit.suspicion import Labels, out_of_fold, rank_suspects
+from tools.audit import Labels, features, main, out_of_fold, rank_suspects
 
 AUDIT, BLIND, PAGE = (Path("reports", name) for name in ("label_audit.csv", "blind_sample.csv", "split_check.html"))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.workspace import ROOT
+from tests.support.repository import do, environment
 from tools import release
 
 DVC_YAML = """
@@ -20,13 +18,15 @@ stages:
     outs:
       - artifacts/best.onnx: {remote: samples}
       - artifacts/threshold.json: {remote: samples}
+      - reports/threshold.json: {cache: false}
 artifacts:
-  dirty-car: {path: artifacts/best.onnx, type: model}
+  dirty-car: {path: samples/dirty-car.onnx, type: model}
 """
 EXPORT = """
 import json, pathlib
 pathlib.Path("artifacts/best.onnx").write_text("MODEL")
-pathlib.Path("artifacts/threshold.json").write_text(json.dumps({"certified": CERTIFIED}))
+for folder in ("artifacts", "reports"):
+    pathlib.Path(folder, "threshold.json").write_text(json.dumps({"certified": CERTIFIED}))
 """
 
 
@@ -35,21 +35,15 @@ class Repository:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        (root / "artifacts").mkdir(parents=True)
+        for name in ("artifacts", "reports", "samples"):
+            (root / name).mkdir(parents=True)
         (root / "dvc.yaml").write_text(DVC_YAML)
         (root / ".gitignore").write_text("/artifacts\n/samples/remote\n")
         self.do("git init -q -b main", "dvc init -q", "dvc remote add -q samples samples/remote")
 
-    def do(self, *commands: str, cwd: Path | None = None) -> str:
+    def do(self, *commands: str) -> str:
         """Run commands; what the last one printed."""
-        out = ""
-        for command in commands:
-            words = command.split()
-            words = [sys.executable, "-m", *words] if words[0] == "dvc" else words
-            done = subprocess.run(words, cwd=cwd or self.root, capture_output=True, text=True, timeout=120, check=False)
-            assert done.returncode == 0, done.stderr
-            out = done.stdout.strip()
-        return out
+        return do(self.root, *commands)
 
     def make(self, model: str, *, certified: bool) -> None:
         """Another model, committed."""
@@ -61,14 +55,7 @@ class Repository:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
     """Its first model is released."""
     folder = tmp_path_factory.mktemp("release")
-    with pytest.MonkeyPatch.context() as patch:
-        for role in ("AUTHOR", "COMMITTER"):
-            patch.setenv(f"GIT_{role}_NAME", "a")
-            patch.setenv(f"GIT_{role}_EMAIL", "a@b")
-        patch.setenv("DVC_NO_ANALYTICS", "1")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-        patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
+    with environment(folder):
         made = Repository(folder / "repository")
         made.make("first", certified=True)
         assert release.release(made.root, "1.2.0") == "dirty-car@v1.2.0"
@@ -79,11 +66,11 @@ def test_a_clone_has_the_released_model_and_nothing_else(repository: Repository,
     assert repository.do("git status --porcelain") == ""
     assert len(repository.do("git ls-files samples/remote").split()) == 2
     assert repository.do("git cat-file -t dirty-car@v1.2.0") == "tag"
-    repository.do(f"git clone -q {repository.root} clone", f"dvc get clone {release.MODEL} -o got.onnx", cwd=tmp_path)
-    repository.do(f"dvc pull -q {release.MODEL}", cwd=tmp_path / "clone")
-    # After the pull: of a tag, DVC finds a relative remote only where it is the default one, but reads the cache.
-    repository.do("dvc artifacts get clone dirty-car -o artifact.onnx", cwd=tmp_path)
-    for name in ("got.onnx", "artifact.onnx", f"clone/{release.MODEL}"):
+    do(tmp_path, f"git clone -q {repository.root} clone", f"git clone -q --bare {repository.root} bare.git")
+    do(tmp_path / "clone", "dvc artifacts get . dirty-car -o ../inside.onnx", f"dvc pull -q {release.MODEL}")
+    do(tmp_path, "dvc artifacts get clone dirty-car -o path.onnx")
+    do(tmp_path, f"dvc artifacts get {(tmp_path / 'bare.git').as_uri()} dirty-car")
+    for name in ("inside.onnx", "path.onnx", "dirty-car.onnx", f"clone/{release.MODEL}"):
         assert (tmp_path / name).read_text() == "first"
 
 

@@ -20,7 +20,7 @@ from stages.split_check import page as pages
 from stages.split_check.findings import Findings, Note
 from stages.split_check.groups import Group, Kind
 from tests.support.workspace import Workspace, write_photos
-from tools.relabel.__main__ import relabel
+from tools.relabel import relabel
 
 NASTY = "<img src=x onerror=alert(1)> \"&'.jpg"
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -215,7 +215,7 @@ def test_choices_are_exported_and_can_be_applied(tab: Any, site: Path, monkeypat
     (site / "corrections.csv").write_bytes(content)
     (site / "data_cars/val/dirty/002.jpg").unlink()  # it would be in the way
     monkeypatch.chdir(site)
-    assert relabel(site / "corrections.csv", site, "data_cars", go=True)
+    assert relabel(site / "corrections.csv", site / "data_cars", go=True)
     assert (site / "data_cars/val/dirty/002.jpg").exists() and (site / "removed_photos/train/dirty" / NASTY).exists()
 
 

@@ -3,6 +3,11 @@
 `python -m tools.release VERSION --stage prod` assigns a stage to a released version. Both are annotated tags of the
 convention that GTO and DVC's registry read: `dirty-car@v1.2.0` and `dirty-car#prod#1`. The files go to the remote that
 dvc.yaml names for them. Where that is a folder of this repository they stay in its history: release what will be used.
+
+`dvc artifacts get` reads the configuration inside a tag. There DVC 3.67 takes the root of the repository for that of
+the local disk (`Config._load_paths`): `../samples/remote` becomes `/samples/remote`. So the artifact in dvc.yaml is a
+copy of the model in git; samples/remote holds the same bytes, so that they are in the history once. With a remote that
+has a URL, the artifact can be artifacts/best.onnx itself.
 """
 
 from __future__ import annotations
@@ -15,15 +20,15 @@ from pathlib import Path
 
 import dvc.api
 import yaml
-from dvc.exceptions import DvcException
 from gto import api as gto
 from gto.exceptions import GTOException
 
 from serving.verdict.errors import UserError
-from tools.shell import DVC, ask
+from stages.common.base.files import write_bytes
+from tools.shell import DVC, CommandError, ask
 
 NAME = "dirty-car"  # under `artifacts:` in dvc.yaml
-MODEL, THRESHOLD = "artifacts/best.onnx", "artifacts/threshold.json"
+MODEL, THRESHOLD, REPORT = "artifacts/best.onnx", "artifacts/threshold.json", "reports/threshold.json"
 STORE = Path("samples/remote/files/md5")  # the objects of the remote that is in this repository
 _VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")
 _STAGE = re.compile(r"[a-z][a-z0-9-]*[a-z0-9]")
@@ -41,15 +46,13 @@ def tag_of(version: str) -> str:
 
 
 def check_certified(root: Path, revision: str) -> None:
-    """Raises ReleaseError unless the threshold of a revision, from DVC's cache or the remote, is certified."""
+    """Raises ReleaseError unless the report of a revision, which is in git, says that its threshold is certified."""
     try:
-        content = json.loads(dvc.api.read(THRESHOLD, str(root), revision))
-    except (DvcException, OSError, ValueError) as error:
-        raise ReleaseError(f"cannot read {THRESHOLD} of {revision}: {error}") from error
-    if content.get("certified") is not True:
-        raise ReleaseError(
-            f"the model of {revision} is not certified; its reports/threshold.json says what it would take"
-        )
+        certified = json.loads(ask(["git", "show", f"{revision}:{REPORT}"], root))["certified"]
+    except (CommandError, KeyError, TypeError, ValueError) as error:
+        raise ReleaseError(f"cannot read {REPORT} of {revision}: {error}") from error
+    if certified is not True:
+        raise ReleaseError(f"the model of {revision} is not certified; its {REPORT} says what it would take")
 
 
 def check_committed(root: Path) -> None:
@@ -73,8 +76,12 @@ def release(root: Path, version: str) -> str:
     check_committed(root)
     check_certified(root, "HEAD")
     ask([*DVC, "push", MODEL, THRESHOLD], root)
-    if objects := stored(root):
-        ask(["git", "add", "--force", *objects], root)  # ignored, so that nothing else is published by accident
+    published = stored(root)
+    if (copy := yaml.safe_load((root / "dvc.yaml").read_text())["artifacts"][NAME]["path"]) != MODEL:
+        write_bytes(root / copy, dvc.api.read(MODEL, str(root), mode="rb"))
+        published.append(copy)
+    if published:
+        ask(["git", "add", "--force", *published], root)  # ignored, so that nothing else is published by accident
         if ask(["git", "status", "--porcelain"], root):
             ask(["git", "commit", "--quiet", "--message", f"Release {NAME} {version}"], root)
     gto.register(root, NAME, "HEAD", version=f"v{version}", message=f"{NAME} {version}")

@@ -23,4 +23,4 @@ def ask(command: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None)
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CommandError(f"`{' '.join(command[-3:])}` failed: {done.stderr.strip()}")
-    return done.stdout.strip()
+    return done.stdout.rstrip()
