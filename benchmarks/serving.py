@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -137,11 +138,12 @@ def memory_mib(pid: int) -> float:
 
 
 def request_bytes(photo: bytes) -> bytes:
-    """A whole POST /predict/file."""
-    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    body = head + photo + b"\r\n--x--\r\n"
-    lines = f"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-    return lines.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + body
+    """A whole POST /predict/file, its boundary as long as those of clients are."""
+    mark = uuid.uuid4().hex
+    part = 'Content-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg'
+    body = f"--{mark}\r\n{part}\r\n\r\n".encode() + photo + f"\r\n--{mark}--\r\n".encode()
+    head = f"Host: x\r\nContent-Length: {len(body)}\r\nContent-Type: multipart/form-data; boundary={mark}"
+    return f"POST /predict/file HTTP/1.1\r\n{head}\r\n\r\n".encode() + body
 
 
 def exchange(connection: socket.socket, request: bytes) -> None:

@@ -41,7 +41,7 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 
 from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
-from serving.front.listener import refuse_handshakes  # noqa: E402
+from serving.front.handshakes import refuse_handshakes  # noqa: E402
 from serving.near_misses import near_misses  # noqa: E402
 from serving.process import cards, logs, metrics  # noqa: E402
 from serving.process.reload import Reloader, ReloadError, Store  # noqa: E402

@@ -26,9 +26,8 @@ from gunicorn.http.parser import RequestParser
 from benchmarks.fault_http import FORM, PART, read, request
 from serving.front.body import Body, ChunkedBody, Received
 from serving.front.connection import Connection, State
-from serving.front.limits import Connections, Limits, Overdue, overdue
-from serving.front.listener import refuse_handshakes
-from serving.front.room import Room
+from serving.front.handshakes import refuse_handshakes
+from serving.front.limits import Connections, Limits, Overdue, Room, overdue
 from serving.web.state import Budget
 from tests.support.live import ROOT, Live, photo, running, wait_until
 from tests.support.onnx_models import Pair, write_pair
@@ -153,11 +152,11 @@ def test_bodies_wait_for_room_and_one_of_them_goes_on() -> None:
 
 def test_one_connection_too_many_takes_the_place_of_the_stalest() -> None:
     connections, busy, old = Connections(LIMITS), connection(state=State.WORK), connection()
-    assert connections.add(busy) is None and connections.add(old) is None
-    assert connections.add(connection()) is None and connections.add(connection()) is old  # of one address
-    connections.remove(old)
-    assert connections.add(connection("10.0.0.2")) is None
-    assert connections.add(connection("10.0.0.3")) not in (None, busy)  # of all
+    assert connections.enter(busy) is None and connections.enter(old) is None
+    assert connections.enter(connection()) is None and connections.enter(connection()) is old  # of one address
+    connections.leave(old)
+    assert connections.enter(connection("10.0.0.2")) is None
+    assert connections.enter(connection("10.0.0.3")) not in (None, busy)  # of all
     assert (
         connection("2001:db8::1").address == connection("2001:db8::2").address != connection("2001:db8:0:1::").address
     )
@@ -178,7 +177,7 @@ def test_a_listener_that_refuses_handshakes_keeps_those_that_were_made() -> None
 
 
 def test_what_gunicorn_imports_before_it_forks_starts_no_thread_of_onnx_runtime() -> None:
-    code = "import sys, serving.process.worker, serving.front.listener; sys.exit('onnxruntime' in sys.modules)"
+    code = "import sys, serving.process.worker, serving.front.handshakes; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -339,6 +338,7 @@ def in_pieces(data: bytes, rng: random.Random) -> list[object]:
             found.append((one.request.method, one.request.path, one.body.read()))
             if one.request.should_close():
                 break
+            one.forget_request()
             one.enter(State.HEAD)
     except ParseException:
         found.append("wrong")

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import IO, Any, NamedTuple
 
@@ -64,7 +65,7 @@ class Outbox:
 
     def flush(self, sock: socket.socket) -> None:
         """Send as much as the client takes now. Raises OSError when it is gone."""
-        try:
+        with suppress(BlockingIOError):
             while self._parts:
                 part = self._parts[0]
                 if isinstance(part, bytearray):
@@ -78,8 +79,6 @@ class Outbox:
                 self.sent += count
                 if done:
                     self._drop()
-        except BlockingIOError:
-            return
 
     def clear(self) -> None:
         """Forget the rest."""
@@ -93,23 +92,25 @@ class Outbox:
 
 
 class Connection:
-    """A client's connection. `sock` is what gunicorn writes an answer to; the real socket never blocks."""
+    """A client's connection. `outbox` is what gunicorn writes an answer to; the socket itself never blocks."""
 
-    def __init__(self, real: socket.socket, client: Any, server: Any) -> None:
-        real.setblocking(False)
-        self.real, self.client, self.server = real, client, server
+    def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:
+        sock.setblocking(False)
+        self.sock, self.client, self.server = sock, client, server
         self.address = _network(client)
-        self.sock = Outbox()
+        self.outbox = Outbox()
         self.received = bytearray()  # what is not understood yet
         self.request: Request | None = None
         self.body: Body | None = None
         self.body_limit: int | None = None  # None: it is answered without its body
+        self.exchange: tuple[Any, dict[str, Any]] | None = None  # gunicorn's response and WSGI environment
         self.paused = False  # not read, for want of room
-        self.requests = 0
+        self.watched = 0  # the event that the loop waits for, as epoll has it
+        self.requests = self.answers = 0
         self.began = 0.0  # when the first byte of a request came, by the monotonic clock
         self.held = 0  # bytes it has of the budget
         self.keep = True  # whether it may bring another request after this one
-        self._awaits_invitation = False
+        self._expects_continue = False
         self.enter(State.HEAD)
 
     @property
@@ -121,8 +122,10 @@ class Connection:
         """Begin to wait for something."""
         self.state = state
         self.restart()
-        if state is State.HEAD:
-            self.request = self.body = self.body_limit = None
+
+    def forget_request(self) -> None:
+        """Let go of the request, its body too: it has its answer."""
+        self.request = self.body = self.body_limit = self.exchange = None
 
     def restart(self) -> None:
         """Begin to measure anew how fast it is."""
@@ -146,14 +149,18 @@ class Connection:
         elif not self.complete:
             self.body_limit = body_limit(self)
             if self.body_limit is not None:
-                self._invite()
+                if self._expects_continue and self.body is not None and not self.body.size:
+                    self.outbox.sendall(_CONTINUE)
+                    self.outbox.flush(self.sock)
                 self.enter(State.BODY)
         assert self.body is not None
         return self.complete or self.body_limit is None or self.body.size > self.body_limit
 
     def _parse(self, cfg: Any) -> bool:
         """Whether the head is complete, which gunicorn's parser decides."""
-        source = Received(self.received)
+        end = self.received.find(b"\r\n\r\n", 1, HEAD_BYTES) + 4  # no more is copied than is needed
+        head = self.received[: end if end > 4 else HEAD_BYTES]
+        source = Received(head)
         try:
             request = Request(cfg, source, self.client, self.requests + 1)
         except IncompleteError:
@@ -164,21 +171,16 @@ class Connection:
         self.request, self.began = request, self.since
         reader = request.body.reader
         self.body = request.body = ChunkedBody(request) if isinstance(reader, ChunkedReader) else Body(reader.length)
-        self._awaits_invitation, request._expected_100_continue = request._expected_100_continue, False
-        self.received = self.body.feed(bytearray(source.take_buffered()))
+        self._expects_continue, request._expected_100_continue = request._expected_100_continue, False
+        del self.received[: len(head) - len(source.take_buffered())]
+        self.received = self.body.feed(self.received)
         return True
-
-    def _invite(self) -> None:
-        """Tell a client that waits for it to go on with its body."""
-        if self._awaits_invitation and self.body is not None and not self.body.size:
-            self.sock.sendall(_CONTINUE)
-            self.sock.flush(self.real)
 
     def close(self) -> None:
         """Let go of everything."""
         self.state = State.CLOSED
-        self.sock.clear()
-        self.real.close()
+        self.outbox.clear()
+        self.sock.close()
 
 
 def _network(client: Any) -> str:

@@ -1,36 +1,65 @@
-"""Reads whole requests, and finishes answers, in one loop in front of the threads: slow clients hold none of them."""
+"""The event loop in front of the threads: it reads whole requests and finishes answers, so that slow clients hold no
+thread. A connection goes through the states of `State`: HEAD, BODY, WORK in a thread, ANSWER, and HEAD again or LINGER.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from flask import Flask
+from gunicorn.workers.gthread import PollableMethodQueue  # type: ignore[import-untyped]
+
 from serving.front.connection import Connection, State
-from serving.front.handler import Handler
-from serving.front.limits import Connections, Limits, Overdue, overdue
-from serving.front.listener import Listeners
-from serving.front.loop import READ, WRITE, Loop
-from serving.front.room import Room
+from serving.front.handler import STATUS_PATHS, Handler
+from serving.front.limits import Connections, Limits, Overdue, Room, overdue
 from serving.process import metrics
+from serving.web import state
 from serving.web.problems import Kind
 from serving.web.state import Budget
 
 log = logging.getLogger(__name__)
 
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 ACCEPT_SECONDS = 0.5  # for handshakes that are under way when a server stops
 LINGER_BYTES = 16 * 1024 * 1024  # that are thrown away for a client to see its answer
 _PIECE = 256 * 1024
 _SWEEP_SECONDS = 0.25
+_TURN = 16  # new clients, and as many known ones, that have a turn before the next look at who is ready
+_SEND_BUFFER = 128 * 1024  # the system's own limit, some MiB for each client that does not read, is too much
+_PROBES, _PROBE_BYTES = 64, 1024 * 1024  # connections at HEALTH_PORT, and what they may hold
 _ANSWERS = {Overdue.HEAD: Kind.TOO_SLOW, Overdue.BODY: Kind.TOO_SLOW, Overdue.ROOM: Kind.OVERLOADED}  # else none
 
 
+def start(cfg: Any, app: Flask, listeners: Sequence[socket.socket], alive: Callable[[], bool]) -> Front:
+    """A front for the listeners of a worker; where HEALTH_PORT is set, that port has another in a thread of its own."""
+    shared = state.of(app)
+    settings = shared.settings
+    inside = [one for one in listeners if one.getsockname()[1] == settings.health_port]
+    limits = Limits(settings.request_seconds, cfg.keepalive, settings.connections, settings.connections_per_address)
+    if inside:
+        few = limits._replace(connections=_PROBES, per_address=_PROBES)
+        probes = Front(cfg, inside, Handler(cfg, app, alive, only=STATUS_PATHS), few, Budget(_PROBE_BYTES))
+
+        def answer() -> None:
+            while alive():
+                probes.step()
+            probes.close()
+
+        threading.Thread(target=answer, name="health", daemon=True).start()
+    outside = [one for one in listeners if one not in inside]
+    return Front(cfg, outside, Handler(cfg, app, alive), limits, shared.bytes)
+
+
 class Front:
-    """The connections of some listeners, and whose turn it is. One thread calls `step` again and again."""
+    """The connections of some listeners. One thread calls `step` again and again; nothing in it waits for a client."""
 
     def __init__(
         self, cfg: Any, listeners: Sequence[socket.socket], handler: Handler, limits: Limits, budget: Budget
@@ -38,13 +67,31 @@ class Front:
         self._cfg, self._handler, self._limits = cfg, handler, limits
         self._connections = Connections(limits)
         self._room = Room(budget, _PIECE, partial(self._watch, event=READ))
-        self._loop = Loop(_SWEEP_SECONDS, self._sweep)
-        self._listeners = Listeners(self._loop, listeners, self._admit, self._make_place)
         self._stopping: float | None = None
+        self._swept = time.monotonic()
+        self._poller = select.epoll()
+        self._watched: dict[int, Connection] = {}
+        self._calls = PollableMethodQueue()  # what threads want to have done
+        self._calls.init()
+        self._own: dict[int, Callable[[], None]] = {self._calls.fileno(): partial(self._calls.run_callbacks, None)}
+        self._poller.register(self._calls.fileno(), READ)
+        self._listeners = list(listeners)
+        for listener in listeners:
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # its connections inherit it
+            self._own[listener.fileno()] = partial(self._accept, listener)
+            self._poller.register(listener, READ)
 
     def step(self) -> None:
         """Wait for something to do, for less than a second, and do it."""
-        self._loop.step()
+        for file, _ in self._turn(self._poller.poll(_SWEEP_SECONDS)):
+            if file in self._own:
+                self._own[file]()
+            elif connection := self._watched.get(file):  # else it was closed in this very step
+                self._guarded(self._read if connection.watched == READ else self._write, connection)
+        if time.monotonic() - self._swept > _SWEEP_SECONDS:
+            self._sweep()
+            self._swept = time.monotonic()
 
     def stop(self) -> None:
         """Take no more connections but those under way, and let all that are there finish. Go on with `step`."""
@@ -57,27 +104,66 @@ class Front:
 
     def close(self) -> None:
         """Let go of everything."""
-        for connection in self._connections:
+        self._handler.close()
+        for connection in list(self._connections):
             self._close(connection)
-        self._listeners.close()
-        self._loop.close()
+        self._close_listeners()
+        self._poller.close()
+        self._calls.close()
 
-    def _admit(self, sock: socket.socket, client: Any, listener: socket.socket) -> None:
-        connection = Connection(sock, client, listener.getsockname())
-        self._cut(Overdue.CONNECTIONS, self._connections.add(connection))
-        if connection.state is not State.CLOSED:
-            self._watch(connection, READ)
+    def _turn(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Whose turn it is: of a crowd that comes at once, a few, and before them clients that had answers already."""
+        if len(ready) <= _TURN:
+            return ready
+        own: list[tuple[int, int]] = []
+        known: list[tuple[int, int]] = []
+        new: list[tuple[int, int]] = []
+        for one in ready:
+            connection = self._watched.get(one[0])
+            (own if connection is None else known if connection.answers else new).append(one)
+        return own + known[:_TURN] + new[:_TURN]
 
-    def _make_place(self) -> None:
-        self._cut(Overdue.CONNECTIONS, self._connections.stalest())
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_TURN):
+            try:
+                sock, client = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):  # ours; accept(2) has many of clients'
+                    raise
+                log.warning("a connection cannot be accepted: %s", error)
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._cut(Overdue.CONNECTIONS, self._connections.stalest())
+                return
+            connection = Connection(sock, client, listener.getsockname())
+            self._cut(Overdue.CONNECTIONS, self._connections.enter(connection))
+            if connection.state is not State.CLOSED:
+                self._watch(connection, READ)
+
+    def _close_listeners(self) -> None:
+        while self._listeners:
+            listener = self._listeners.pop()
+            del self._own[listener.fileno()]
+            self._poller.unregister(listener)
+            listener.close()
 
     def _watch(self, connection: Connection, event: int) -> None:
-        act = self._read if event == READ else self._write
-        self._loop.watch(connection.real, event, partial(self._guarded, act, connection))
+        if connection.watched != event:
+            file = connection.sock.fileno()
+            (self._poller.modify if connection.watched else self._poller.register)(file, event)
+            connection.watched, self._watched[file] = event, connection
+
+    def _unwatch(self, connection: Connection) -> None:
+        if connection.watched:
+            file = connection.sock.fileno()
+            self._poller.unregister(file)
+            connection.watched = 0
+            del self._watched[file]
 
     def _guarded(self, act: Callable[[Connection], None], connection: Connection) -> None:
         """Do something for a client, unless it is gone."""
-        if connection.state is State.CLOSED:  # by what came before in the same step
+        if connection.state is State.CLOSED:
             return
         try:
             act(connection)
@@ -86,17 +172,20 @@ class Front:
             self._close(connection)
 
     def _read(self, connection: Connection) -> None:
+        if connection.state is State.WORK:  # what comes now has time
+            self._unwatch(connection)
+            return
         if not self._room.allows(connection):
             stalled = self._connections.stalled_body()
             if stalled is None:
                 self._room.pause(connection)
-                self._loop.unwatch(connection.real)
+                self._unwatch(connection)
                 return
             self._guarded(partial(self._cut, Overdue.ROOM), stalled)
             if stalled is connection:
                 return
         try:
-            data = connection.real.recv(_PIECE)
+            data = connection.sock.recv(_PIECE)
         except BlockingIOError:
             return
         connection.moves(len(data))
@@ -118,68 +207,62 @@ class Front:
         except Exception as error:  # gunicorn's, about what it cannot understand; anything else is answered with 500
             self._refuse(connection, error)
             return
-        if not ready:
-            return
-        self._loop.unwatch(connection.real)
-        connection.enter(State.WORK)
-        future = self._handler.start(connection)
-        if future is None:
-            self._refuse(connection, Kind.OVERLOADED)
-        else:
-            future.add_done_callback(lambda done: self._loop.call(partial(self._finish, connection, done)))
+        if ready:
+            connection.enter(State.WORK)
+            if not self._handler.start(connection, partial(self._calls.defer, self._finish, connection)):
+                self._refuse(connection, Kind.OVERLOADED)
 
-    def _finish(self, connection: Connection, done: Future[bool]) -> None:
-        """The answer is there, as far as it has not been sent yet."""
+    def _finish(self, connection: Connection, keep: bool | None) -> None:
+        """The answer is there, as far as it has not been sent yet; `keep` is None where the client is gone."""
         if connection.state is State.CLOSED:
-            connection.sock.clear()
+            connection.outbox.clear()
             return
-        error = done.exception()
-        connection.keep = error is None and done.result() and connection.complete
-        connection.body = None
-        self._room.hold(connection, len(connection.received) + len(connection.sock))
-        self._guarded(self._after if error is None else self._close, connection)
+        connection.keep = bool(keep) and connection.complete
+        connection.forget_request()
+        self._room.hold(connection, len(connection.received) + len(connection.outbox))
+        self._guarded(self._close if keep is None else self._after, connection)
         self._room.resume()
 
     def _refuse(self, connection: Connection, reason: Exception | Kind) -> None:
-        self._loop.unwatch(connection.real)
-        connection.keep, connection.body = False, None
+        connection.keep = False
+        connection.forget_request()
         connection.received.clear()
         self._handler.refuse(connection, reason)
-        connection.sock.flush(connection.real)
-        self._room.hold(connection, len(connection.sock))
+        connection.outbox.flush(connection.sock)
+        self._room.hold(connection, len(connection.outbox))
         self._after(connection)
 
     def _after(self, connection: Connection) -> None:
         """What follows on an answer: the rest of it, the next request, or the end."""
-        if connection.sock:
+        if connection.outbox:
             connection.enter(State.ANSWER)
             self._watch(connection, WRITE)
             return
+        connection.answers += 1
         connection.enter(State.HEAD if connection.keep else State.LINGER)
         if not connection.keep:
-            connection.real.shutdown(socket.SHUT_WR)
+            connection.sock.shutdown(socket.SHUT_WR)
         self._watch(connection, READ)
         if connection.keep and connection.received:
             self._advance(connection)
 
     def _write(self, connection: Connection) -> None:
-        before = connection.sock.sent
-        connection.sock.flush(connection.real)
-        connection.moves(connection.sock.sent - before)
-        if not connection.sock:
-            self._loop.unwatch(connection.real)
+        before = connection.outbox.sent
+        connection.outbox.flush(connection.sock)
+        connection.moves(connection.outbox.sent - before)
+        if not connection.outbox:
             self._room.hold(connection, len(connection.received))
             self._after(connection)
 
     def _sweep(self) -> None:
         """End what is overdue."""
-        for connection in self._connections:
+        for connection in list(self._connections):
             reason = overdue(connection, self._limits, short=self._room.short, stopping=self._stopping)
             if reason is not None:
                 self._guarded(partial(self._cut, reason), connection)
         self._room.resume()
         if self._stopping is not None and time.monotonic() - self._stopping > ACCEPT_SECONDS:
-            self._listeners.close()
+            self._close_listeners()
         metrics.CONNECTIONS.set(len(self._connections))
 
     def _cut(self, reason: Overdue, connection: Connection | None) -> None:
@@ -193,7 +276,7 @@ class Front:
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        self._connections.remove(connection)
+        self._connections.leave(connection)
         self._room.hold(connection, 0)
-        self._loop.unwatch(connection.real)
+        self._unwatch(connection)
         connection.close()

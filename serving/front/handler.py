@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
@@ -25,7 +24,8 @@ log = logging.getLogger(__name__)
 
 STATUS_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 _PHOTO_THREADS = 64  # more would only wait for Python's lock, and others for theirs to be done with it
-_QUICK_THREADS = 4
+_PAGE_THREADS = 1  # none of them waits for anything: with more, a crowd would take more of Python's lock from photos
+_STATUS_THREADS = 4  # a self-check may hold one
 
 _KINDS: dict[type[Exception], Kind] = {
     http_errors.LimitRequestLine: Kind.URI_TOO_LONG,
@@ -35,63 +35,42 @@ _KINDS: dict[type[Exception], Kind] = {
 }
 
 
-class Lane:
-    """Threads for one purpose, and places for requests that they work on or that wait for them."""
-
-    def __init__(self, threads: int, places: int) -> None:
-        self._threads = ThreadPoolExecutor(threads)
-        self._places = Budget(places)
-
-    def submit(self, work: Callable[[], bool]) -> Future[bool] | None:
-        """Have a thread do something; None if there is no place left."""
-        if not self._places.take(1):
-            return None
-        future = self._threads.submit(work)
-        future.add_done_callback(lambda _: self._places.give(1))
-        return future
-
-    def close(self) -> None:
-        """Begin nothing more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
 class Handler:
-    """Answers the requests of one process; `only` those for some paths. Called in the event loop, all but
-    the work in the threads is quick."""
+    """Answers the requests of one process; `only` those for some paths. Photos, pages and probes have threads of
+    their own. Called in the event loop, all but the work in the threads is quick."""
 
     def __init__(self, cfg: Any, app: Flask, alive: Callable[[], bool], only: frozenset[str] = frozenset()) -> None:
         self._cfg, self._app, self._alive, self._only = cfg, app, alive, only
         settings = state.of(app).settings
         photos = settings.queue + settings.url_concurrency
-        self._photos = Lane(min(photos, _PHOTO_THREADS + settings.url_concurrency), photos)
-        self._pages = Lane(_QUICK_THREADS, settings.connections)
-        self._status = Lane(_QUICK_THREADS, settings.connections)
+        self._places = Budget(photos)  # for photos; of all others, each connection has one at a time
+        self._photos = ThreadPoolExecutor(min(photos, _PHOTO_THREADS + settings.url_concurrency))
+        self._pages = ThreadPoolExecutor(_PAGE_THREADS)
+        self._status = ThreadPoolExecutor(_STATUS_THREADS)
 
     def close(self) -> None:
         """Begin nothing more."""
-        for lane in (self._photos, self._pages, self._status):
-            lane.close()
+        for threads in (self._photos, self._pages, self._status):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def body_limit(self, connection: Connection) -> int | None:
         """How many bytes of a body may come, as far as the head tells; None if it is answered without them."""
-        if self._only:
-            return None
-        _, environ = wsgi.create(connection.request, connection.sock, connection.client, connection.server, self._cfg)
-        return body_limit(self._app, environ)
+        return None if self._only else body_limit(self._app, self._exchange(connection)[1])
 
-    def start(self, connection: Connection) -> Future[bool] | None:
-        """Have a thread answer; None if there is no place for it. Photos, pages and probes do not wait for each other.
-        The future tells whether the connection may stay open."""
+    def start(self, connection: Connection, done: Callable[[bool | None], None]) -> bool:
+        """Have a thread answer; False if there is no place for it. The thread calls `done` with whether the connection
+        may stay open, None if it is gone."""
         request = connection.request
         assert request is not None
-        lane = self._photos if request.method == "POST" and connection.complete else self._pages
-        return (self._status if request.path in STATUS_PATHS else lane).submit(partial(self._work, connection))
-
-    def _work(self, connection: Connection) -> bool:
-        """Answer, and send as much as the client takes at once."""
-        keep = self._serve(connection)
-        connection.sock.flush(connection.real)
-        return keep
+        if request.path in STATUS_PATHS:
+            self._status.submit(self._work, connection, done)
+        elif request.method != "POST" or not connection.complete:
+            self._pages.submit(self._work, connection, done)
+        elif self._places.take(1):
+            self._photos.submit(self._work_on_photo, connection, done)
+        else:
+            return False
+        return True
 
     def refuse(self, connection: Connection, reason: Exception | Kind) -> None:
         """Answer what is no request, or comes to nothing."""
@@ -107,7 +86,33 @@ class Handler:
         metrics.REQUESTS.labels("other", kind.status).inc()
         if kind.status == 503:
             metrics.UNAVAILABLE.labels("front").inc()
-        connection.sock.sendall(raw_response(kind, detail))
+        connection.outbox.sendall(raw_response(kind, detail))
+
+    def _exchange(self, connection: Connection) -> tuple[Any, dict[str, Any]]:
+        """gunicorn's response and WSGI environment of a request."""
+        if connection.exchange is None:
+            connection.exchange = wsgi.create(
+                connection.request, connection.outbox, connection.client, connection.server, self._cfg
+            )
+        return connection.exchange
+
+    def _work_on_photo(self, connection: Connection, done: Callable[[bool | None], None]) -> None:
+        try:
+            self._work(connection, done)
+        finally:
+            self._places.give(1)
+
+    def _work(self, connection: Connection, done: Callable[[bool | None], None]) -> None:
+        """Answer, and send as much as the client takes at once."""
+        keep = None
+        try:
+            keep = self._serve(connection)
+            connection.outbox.flush(connection.sock)
+        except OSError as error:
+            log.debug("a client is gone: %s", error)
+            keep = None
+        finally:
+            done(keep)
 
     def _serve(self, connection: Connection) -> bool:
         request = connection.request
@@ -120,13 +125,12 @@ class Handler:
         try:
             return self._answer(connection)
         except Exception as error:  # of gunicorn; the application answers its own
-            connection.sock.clear()  # nothing of an answer has left yet
+            connection.outbox.clear()  # nothing of an answer has left yet
             self.refuse(connection, error)
             return False
 
     def _answer(self, connection: Connection) -> bool:
-        request, sock = connection.request, connection.sock
-        response, environ = wsgi.create(request, sock, connection.client, connection.server, self._cfg)
+        response, environ = self._exchange(connection)
         environ |= {"wsgi.multithread": True, ARRIVED: connection.since}
         if not self._alive() or not connection.complete:
             response.force_close()

@@ -1,14 +1,15 @@
-"""How many clients there may be, and how long each may take for what it does."""
+"""How many clients there may be, how long each may take, and how many bytes they may have in memory together."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
 from serving.front.connection import Connection, State
+from serving.web.state import Budget
 
 HEAD_SECONDS = 5.0  # for a head, from its first byte, and for the first byte of a new connection
 MIN_RATE = 8 * 1024  # bytes a second of a body or an answer, over each REQUEST_SECONDS
@@ -62,45 +63,89 @@ def overdue(connection: Connection, limits: Limits, *, short: bool, stopping: fl
     return None
 
 
-class Connections:
+class Connections(set[Connection]):
     """All that are open. One too many takes the place of the one that has not moved for the longest time."""
 
     def __init__(self, limits: Limits) -> None:
+        super().__init__()
         self._limits = limits
-        self._open: set[Connection] = set()
         self._addresses: Counter[str] = Counter()
 
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._open))
-
-    def add(self, connection: Connection) -> Connection | None:
+    def enter(self, connection: Connection) -> Connection | None:
         """Add one; the one to close in its place, if there are too many of its address, or of all."""
         excess = None
         if self._addresses[connection.address] >= self._limits.per_address:
             excess = self.stalest(connection.address) or connection
-        elif len(self._open) >= self._limits.connections:
+        elif len(self) >= self._limits.connections:
             excess = self.stalest() or connection
-        self._open.add(connection)
+        self.add(connection)
         self._addresses[connection.address] += 1
         return excess
 
-    def remove(self, connection: Connection) -> None:
+    def leave(self, connection: Connection) -> None:
         """Forget one."""
-        self._open.remove(connection)
+        self.remove(connection)
         self._addresses[connection.address] -= 1
         if not self._addresses[connection.address]:
             del self._addresses[connection.address]
 
     def stalest(self, address: str | None = None) -> Connection | None:
         """Of those that wait for their client, the one that has not moved for the longest time."""
-        waiting = (c for c in self._open if c.state is not State.WORK and address in (None, c.address))
+        waiting = (c for c in self if c.state is not State.WORK and address in (None, c.address))
         return min(waiting, key=lambda c: c.progress, default=None)
 
     def stalled_body(self) -> Connection | None:
         """The body that has not moved for the longest time, if that is too long where others need its room."""
-        bodies = (c for c in self._open if c.state is State.BODY and not c.paused)
+        bodies = (c for c in self if c.state is State.BODY and not c.paused)
         stalest = min(bodies, key=lambda c: c.progress, default=None)
         return stalest if stalest and time.monotonic() - stalest.progress > STALL_SECONDS else None
+
+
+class Room:
+    """A budget of bytes, shared by connections and counted as they arrive.
+
+    Where it is used up, no body is read any further but one, the favoured: with all of them waiting for each other
+    none would ever end. More than the budget is taken by what it lacks, and by what arrives in one piece.
+    """
+
+    def __init__(self, budget: Budget, piece: int, read: Callable[[Connection], None]) -> None:
+        """`read` begins to read a connection again, by `piece` bytes at once."""
+        self._budget, self._piece, self._read = budget, piece, read
+        self._paused: deque[Connection] = deque()
+        self._favoured: Connection | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether somebody waits for room."""
+        return bool(self._paused)
+
+    def hold(self, connection: Connection, count: int) -> None:
+        """Count so many bytes as a connection's, in place of what it had."""
+        if count != connection.held:
+            self._budget.take(count - connection.held, beyond=True)
+            connection.held = count
+
+    def allows(self, connection: Connection) -> bool:
+        """Whether a connection may be read."""
+        return connection.state is not State.BODY or self._budget.free > 0 or connection is self._favoured
+
+    def pause(self, connection: Connection) -> None:
+        """Have a connection wait until `resume` lets it go on."""
+        connection.paused = True
+        self._paused.append(connection)
+
+    def resume(self) -> None:
+        """Let as many go on as there is room for a piece of each."""
+        if self._favoured is not None and self._favoured.state is not State.BODY:
+            self._favoured = None
+        places = max(0, self._budget.free) // self._piece
+        while self._paused and (places > 0 or self._favoured is None):
+            connection = self._paused.popleft()
+            if connection.state is not State.BODY:
+                continue
+            if places <= 0:
+                self._favoured = connection
+            places -= 1
+            connection.paused = False
+            connection.restart()
+            self._read(connection)

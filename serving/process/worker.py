@@ -34,20 +34,20 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until SIGTERM; then answer what is under way, for DRAIN_SECONDS at most."""
-        from serving.front.server import Server
+        from serving.front.front import start
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection takes one, or two with a file to send
         sys.setswitchinterval(0.001)  # a fifth of the default: the loop must not wait long for threads that compute
-        server = Server(self.cfg, self.wsgi, self.sockets, lambda: self.alive)
+        front = start(self.cfg, self.wsgi, self.sockets, lambda: self.alive)
         trimmer = Trimmer()
         while self.alive and self.ppid == os.getppid():
             self.notify()
             trimmer.maybe()
-            server.step()
-        server.stop()
+            front.step()
+        front.stop()
         deadline = time.monotonic() + self.cfg.graceful_timeout
-        while not server.done and time.monotonic() < deadline:
+        while not front.done and time.monotonic() < deadline:
             self.notify()
-            server.step()
-        server.close()
+            front.step()
+        front.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal, cast
 
 from flask_openapi3 import FileStorage
@@ -26,13 +27,27 @@ File = Annotated[FileStorage, BeforeValidator(_is_file)]
 Label = Literal["clean", "dirty", "uncertain"]
 
 
-class PhotoForm(BaseModel):
+@cache
+def _schema(form: type[BaseModel]) -> dict[str, Any]:
+    return BaseModel.model_json_schema.__func__(form)  # type: ignore[attr-defined, no-any-return]
+
+
+class Form(BaseModel):
+    """A form. flask-openapi3 asks for its schema at every request, and making it takes 0.2 ms."""
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As pydantic's, which is asked once."""
+        return super().model_json_schema(*args, **kwargs) if args or kwargs else _schema(cls)
+
+
+class PhotoForm(Form):
     """One photo as multipart/form-data."""
 
     file: File = Field(description="A photo: JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF")
 
 
-class PhotosForm(BaseModel):
+class PhotosForm(Form):
     """Several photos as multipart/form-data, each a part named `file`."""
 
     file: list[File] = Field(description="Photos, in the order of their answers", min_length=1)
