@@ -38,8 +38,8 @@ from stages.common.base.paths import BACKBONE  # noqa: E402
 from stages.common.base.photos import list_photos  # noqa: E402
 from stages.common.model import Normalise, create  # noqa: E402
 from stages.common.scoring.loader import loader  # noqa: E402
+from stages.train.devices import choose_algorithms  # noqa: E402
 from stages.train.distributed import process_group  # noqa: E402
-from stages.train.loop import choose_algorithms  # noqa: E402
 from stages.train.params import Params  # noqa: E402
 from stages.train.sampling import Batches, Positioned  # noqa: E402
 from stages.train.trainer import Trainer  # noqa: E402

@@ -48,11 +48,10 @@ from stages.common.pixels.photo_set import PhotoSet  # noqa: E402
 from stages.common.scoring.loader import loader  # noqa: E402
 from stages.common.scoring.score import score  # noqa: E402
 from stages.train import distributed  # noqa: E402
-from stages.train.loop import choose_algorithms  # noqa: E402
-from stages.train.optim import loss  # noqa: E402
+from stages.train.devices import choose_algorithms  # noqa: E402
 from stages.train.params import Params  # noqa: E402
 from stages.train.sampling import Batches, Positioned, hold_out  # noqa: E402
-from stages.train.trainer import Trainer  # noqa: E402
+from stages.train.trainer import Trainer, loss  # noqa: E402
 
 SIZE, EPOCHS, ROUNDS = 224, 5, 3
 UNDO_BATCHES = 4  # of an epoch, for each choice that is undone

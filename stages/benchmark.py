@@ -24,7 +24,7 @@ from serving.model.predictor import Metadata, Predictor, default_providers
 from serving.photo.cores import processor, usable_cores
 from serving.photo.decode import decode
 from stages.common.base.errors import run_stage
-from stages.common.base.files import json_bytes, write_all
+from stages.common.base.files import json_bytes, write_atomically
 from stages.common.base.params import Data, load, strict
 from stages.common.base.paths import ARTIFACTS, MODEL, REPORTS
 from stages.common.base.photos import CLEAN, Photo, usable_photos
@@ -138,7 +138,7 @@ def main() -> None:
         found: dict[str, Any] = dict(speed(predictor, contents, params.benchmark.seconds))
         report["speed"][provider] = found | cold_start(provider, contents[0])
     report["as_served"] = as_served(predictor, params.data, photos)
-    write_all({MEASURED_HERE: json_bytes(report["speed"]), REPORT: json_bytes(report)})
+    write_atomically({MEASURED_HERE: json_bytes(report["speed"]), REPORT: json_bytes(report)})
     show(report)
 
 

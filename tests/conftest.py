@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.support.workspace import Workspace, write_photos
+from tests.support.workspace import InProcess, Workspace, write_photos
 
 # A shell makes what it starts in the background deaf to Ctrl-C, and so every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,13 +26,41 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 @pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which all was run that training needs. Do not change it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_photos(folder / "data_cars")
+    workspace = InProcess(folder)
+    workspace.must("split_check", "backbone")
+    return workspace
+
+
+@pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which every stage has run once. Do not change it."""
     folder = tmp_path_factory.mktemp("pipeline")
     write_photos(folder / "data_cars", clean=40, dirty=20)
-    workspace = Workspace(folder)
+    workspace = InProcess(folder)
     workspace.must("split_check", "backbone", "train", "convert", "eval", "threshold", "export", "benchmark")
     return workspace
+
+
+@pytest.fixture
+def trainable(prepared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of `prepared` that may be changed; the current folder."""
+    return _copy(prepared, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def copy(pipeline: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of the whole run that may be changed; the current folder."""
+    return _copy(pipeline, tmp_path, monkeypatch)
+
+
+def _copy(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    shutil.copytree(workspace.folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return InProcess(tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")  # its event loop must not outlive the tests that need it

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,9 +19,11 @@ from stages.common.base.params import Data
 from stages.common.base.photos import Photo, list_photos
 from stages.common.pixels import cache
 from stages.common.pixels import photo_set as module
-from stages.common.pixels.cache import Pack
+from stages.common.pixels.cache import PixelCache
+from stages.common.pixels.digests import DigestCache
 from stages.common.pixels.photo_set import PhotoSet, read_pixels
 from stages.common.pixels.scratch import VARIABLE, locked, scratch
+from tests.support.workspace import ROOT as CHECKOUT
 from tests.support.workspace import Workspace, full_disk
 
 ROOT = Path("data_cars")
@@ -111,7 +116,7 @@ def test_an_unreadable_photo_is_named_and_the_others_are_kept(
     for where in ("disk", "ram"):
         with pytest.raises(StageError, match=str(broken)):
             open_set(where)
-    assert len(Pack(scratch("pixels"), SIZE).rows) == 8
+    assert len(PixelCache(scratch("pixels"), SIZE).rows) == 8
     broken.write_bytes(good)
     assert (whole(open_set()) == decoded()).all()
 
@@ -130,7 +135,7 @@ def test_what_a_dying_run_leaves_is_not_believed(workspace: Workspace) -> None:
         if torn_pixels is not None:
             os.truncate(pixels, pixels.stat().st_size - torn_pixels)
         assert (whole(open_set()) == decoded()).all()
-    (scratch("pixels") / next(scratch("pixels").glob("seen-*")).name).write_text("{")
+    (scratch("pixels") / next(scratch("pixels").glob("digests-*")).name).write_text("{")
     assert (whole(open_set()) == decoded()).all()
 
 
@@ -142,7 +147,7 @@ def test_runs_that_build_at_once_agree(workspace: Workspace) -> None:
     with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
         sums = set(pool.map(build_slowly, range(4)))
     assert sums == {int(decoded().astype(np.int64).sum())}
-    assert len(Pack(scratch("pixels"), SIZE).rows) == len(photos())
+    assert len(PixelCache(scratch("pixels"), SIZE).rows) == len(photos())
 
 
 def test_the_bound_holds_over_all_sizes_and_the_longest_unused_goes(workspace: Workspace) -> None:
@@ -156,11 +161,11 @@ def test_the_bound_holds_over_all_sizes_and_the_longest_unused_goes(workspace: W
 def test_a_full_pack_keeps_its_rows_whatever_else_is_asked_for(workspace: Workspace) -> None:
     room = len(photos()) * ROW / 1e9
     open_set(cache_gb=room)
-    rows = Pack(scratch("pixels"), SIZE).rows
+    rows = PixelCache(scratch("pixels"), SIZE).rows
     other = PhotoSet(Data("data_cars", "disk", room), list_photos(ROOT, "val"), SIZE)
     expected = [read_pixels(ROOT, photo, SIZE) for photo in other.photos]
     assert (whole(other) == np.stack(expected)).all()
-    assert Pack(scratch("pixels"), SIZE).rows == rows
+    assert PixelCache(scratch("pixels"), SIZE).rows == rows
 
 
 def test_copies_of_photos_are_found_in_a_full_pack(no_decoding: None) -> None:
@@ -209,6 +214,79 @@ def test_copies_that_dvc_makes_for_experiments_share_the_checkouts_folder(
     monkeypatch.setenv(VARIABLE, "/proc/nothing")
     with pytest.raises(StageError, match=VARIABLE):
         scratch("pixels")
+
+
+def experiment(name: str, monkeypatch: pytest.MonkeyPatch, *, links: bool) -> None:
+    """Go into a copy of the workspace as `dvc exp run --temp` makes it, photos being links or copies."""
+    here = Path.cwd()
+    copy = here / ".dvc/tmp/exps" / name
+    shutil.copytree(here / ROOT, copy / ROOT, copy_function=os.symlink if links else shutil.copyfile)
+    monkeypatch.chdir(copy)
+
+
+def test_an_experiment_reads_no_linked_photo_again(no_decoding: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment("one", monkeypatch, links=True)
+    monkeypatch.setattr(DigestCache, "read", lambda *_: pytest.fail("read again"))
+    assert whole(open_set()).any()
+
+
+def test_experiments_on_copied_photos_leave_one_list_in_all(no_decoding: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = Path.cwd()
+    for name in ("one", "two", "three"):
+        monkeypatch.chdir(checkout)
+        experiment(name, monkeypatch, links=False)
+        assert whole(open_set()).any()
+        with monkeypatch.context() as patch:  # stages after the first one read nothing
+            patch.setattr(DigestCache, "read", lambda *_: pytest.fail("read again"))
+            open_set()
+    assert len(list(scratch("pixels").glob("digests-*"))) == 2
+    assert not (Path.cwd() / ".scratch").exists()
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(DigestCache, "read", lambda *_: pytest.fail("the checkout's own list was written over"))
+    open_set()
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from stages.common.base.params import Data
+from stages.common.base.photos import list_photos
+from stages.common.pixels.digests import DigestCache
+from stages.common.pixels.digests import DigestCache
+from stages.common.pixels.photo_set import PhotoSet
+
+reads, read = [], DigestCache.read
+DigestCache.read = lambda self, name: reads.append(name) or read(self, name)
+photos = list_photos(Path("data_cars"), "train")
+PhotoSet(Data("data_cars", "disk", 1.0), photos, 32)
+with Path(sys.argv[1]).open("a") as file:
+    print(len(reads), file=file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cache_type", "reads"), [("symlink", 0), ("hardlink", 0), ("copy", 24)])
+def test_what_an_experiment_of_dvc_reads_and_leaves(workspace: Workspace, cache_type: str, reads: int) -> None:
+    env = os.environ | {"PYTHONPATH": str(CHECKOUT), "DVC_SITE_CACHE_DIR": str(workspace.folder / ".site")}
+
+    def do(*command: str) -> None:
+        for each in command:
+            subprocess.run(each.split(), cwd=workspace.folder, env=env, check=True, capture_output=True, timeout=120)
+
+    dvc, told = f"{sys.executable} -m dvc", workspace.folder / "told.txt"
+    Path("count.py").write_text(COUNT)
+    Path(".gitignore").write_text("/.scratch\n/.site\n/told.txt\n")
+    stage = {"cmd": f"{sys.executable} count.py {told}", "deps": ["data_cars", "count.py"]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"count": stage}}))
+    do("git init -q", f"{dvc} init -q", f"{dvc} config cache.type {cache_type}", f"{dvc} add -q data_cars")
+    do("git add -A", "git -c user.name=a -c user.email=a@b commit -qm one", f"{dvc} repro")
+    before = set(Path(".scratch").rglob("*"))
+    for number in (1, 2):
+        with Path("count.py").open("a") as file:
+            file.write(f"# {number}\n")
+        do(f"{dvc} exp run --temp")
+    assert told.read_text().split()[1:] == [str(reads)] * 2
+    assert len(set(Path(".scratch").rglob("*")) - before) == (reads > 0)
 
 
 def test_a_lock_is_for_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import csv_bytes, read_json, write_all, write_bytes, write_json
+from stages.common.base.files import csv_bytes, read_json, write_atomically, write_bytes, write_json
 from tests.support.workspace import full_disk
 
 
@@ -27,9 +27,9 @@ def test_of_several_files_all_are_written_or_none(tmp_path: Path) -> None:
     """The second is too large for what the disk has left."""
     files = {tmp_path / "plots/a.csv": b"a", tmp_path / "plots/b.csv": b"b" * 100_000, tmp_path / "c.json": b"{}"}
     with full_disk(50_000), pytest.raises(StageError, match=r"cannot write .*plots/b\.csv: File too large"):
-        write_all(files)
+        write_atomically(files)
     assert os.listdir(tmp_path) == ["plots"] and os.listdir(tmp_path / "plots") == []
-    write_all(files)
+    write_atomically(files)
     assert {path: path.read_bytes() for path in files} == files
     assert sorted(os.listdir(tmp_path / "plots")) == ["a.csv", "b.csv"]
 
@@ -51,7 +51,7 @@ def test_content_is_on_disk_before_it_has_its_name_and_then_the_name_is(
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(Path, "replace", spy_replace)
-    write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    write_atomically({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert steps == ["flush ['a']", "flush ['b']", "name a", "name b", "flush []"]
 
 

@@ -2,30 +2,76 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from stages.common.base.errors import StageError
 from stages.common.base.params import Data, Runtime, load
+from stages.common.base.paths import CHECKPOINT
 from stages.common.base.photos import CLEAN, DIRTY, Photo
 from stages.common.pixels.scratch import locked, scratch
-from stages.train import resume
+from stages.train import recovery
 from stages.train.distributed import Ranks
 from stages.train.params import Params
-from stages.train.resume import DiskRecoveryStore, recovery_store, run_key
+from stages.train.recovery import RecoveryStore, recovery_store, run_key
+from stages.train.trainer import Trainer
 from tests.support.live_training import SECONDS, Training
 from tests.support.workspace import ROOT, Workspace, full_disk
 
+OUTPUTS = ("artifacts/best.pt", "artifacts/holdout.csv", "reports/train.json")
 
-def test_killed_interrupted_damaged_and_run_twice_at_once(workspace: Workspace) -> None:
-    training = Training(workspace.folder)
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C in the step of this number from now on."""
+    step, steps = Trainer.step, itertools.count(1)
+
+    def interrupted(self: Trainer, *batch: Any) -> torch.Tensor:
+        if next(steps) == number:
+            monkeypatch.setattr(Trainer, "step", step)
+            raise KeyboardInterrupt
+        return step(self, *batch)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+
+
+def test_a_run_that_is_stopped_and_whose_state_is_damaged_goes_on(
+    trainable: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainable.set(**{"runtime.save_every": 0.0})
+    trainable.must("train")
+    wanted = [Path(name).read_bytes() for name in OUTPUTS]
+    Path(CHECKPOINT).unlink()
+    for number, said in ((3, ""), (2, "goes on from step 2 of epoch 1")):
+        stop_at(monkeypatch, number)
+        done = trainable.run("train")
+        assert done.returncode == 130 and "interrupted; `dvc repro` goes on" in done.stderr and said in done.stderr
+    assert not CHECKPOINT.exists()
+    *_, newest = sorted(Path(".scratch/train").glob("*/[0-9]*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    done = trainable.run("train")
+    assert newest.name in done.stderr and "set aside" in done.stderr
+    assert "goes on from step 2 of epoch 1" in done.stderr
+    assert [Path(name).read_bytes() for name in OUTPUTS] == wanted, "as if it had run once, undisturbed"
+    assert not list(Path(".scratch/train").iterdir()), "a finished run clears up"
+
+
+def test_two_runs_in_one_folder_are_refused(trainable: Workspace) -> None:
+    with locked(Path()):
+        trainable.refuses("train", "runs in this folder already")
+
+
+@pytest.mark.slow
+def test_killed_interrupted_damaged_and_run_twice_at_once(trainable: Workspace) -> None:
+    training = Training(trainable.folder)
     training.stop(signal.SIGKILL, states=3)
     said = training.stop(signal.SIGINT, states=7)
     assert "Traceback" not in said and "goes on" in said
@@ -40,8 +86,9 @@ def test_killed_interrupted_damaged_and_run_twice_at_once(workspace: Workspace) 
     assert not training.states(), "a finished run clears up"
 
 
-def test_a_process_that_dies_stops_the_others_and_all_go_on(workspace: Workspace) -> None:
-    training = Training(workspace.folder, processes=2)
+@pytest.mark.slow
+def test_a_process_that_dies_stops_the_others_and_all_go_on(trainable: Workspace) -> None:
+    training = Training(trainable.folder, processes=2)
     said = training.stop(signal.SIGINT, states=1)
     assert "Traceback" not in said and "interrupted; `dvc repro` goes on" in said
     process = training.start()
@@ -57,8 +104,8 @@ def test_a_process_that_dies_stops_the_others_and_all_go_on(workspace: Workspace
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> DiskRecoveryStore:
-    memory = DiskRecoveryStore(tmp_path, 0.0)
+def disk(tmp_path: Path) -> RecoveryStore:
+    memory = RecoveryStore(tmp_path, 0.0)
     for step in range(4):
         memory.save({"step": step, "weights": torch.full((1000,), step)})
     memory.wait()
@@ -66,7 +113,7 @@ def disk(tmp_path: Path) -> DiskRecoveryStore:
 
 
 def test_the_last_two_states_are_kept_and_a_damaged_one_is_set_aside(
-    disk: DiskRecoveryStore, caplog: pytest.LogCaptureFixture
+    disk: RecoveryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, last = states_in(disk)
     assert disk.load()["step"] == 3  # type: ignore[index]
@@ -83,13 +130,13 @@ def test_the_last_two_states_are_kept_and_a_damaged_one_is_set_aside(
     assert not disk.folder.exists()
 
 
-def states_in(memory: DiskRecoveryStore) -> list[Path]:
+def states_in(memory: RecoveryStore) -> list[Path]:
     memory.wait()
     return sorted(memory.folder.glob("*.pt"))
 
 
 def test_a_state_that_cannot_be_written_does_not_stop_training(
-    disk: DiskRecoveryStore, caplog: pytest.LogCaptureFixture
+    disk: RecoveryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     with full_disk():
         disk.save({"step": 4, "weights": torch.zeros(1000)})
@@ -117,7 +164,7 @@ def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path, monkeypatc
     backbone.write_bytes(b"other")
     others.add(run_key(params, fit, held, "version", backbone, ranks))
     backbone.write_bytes(b"weights")
-    monkeypatch.setattr(resume, "DECODER", "another")
+    monkeypatch.setattr(recovery, "DECODER", "another")
     others.add(run_key(params, fit, held, "version", backbone, ranks))
     assert len(others | {key}) == 8
     backbone.unlink()
@@ -126,7 +173,7 @@ def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path, monkeypatc
 
 
 def test_abandoned_states_are_deleted_but_for_those_in_use(workspace: Workspace) -> None:
-    folder, long_ago = scratch("train"), time.time() - resume.ABANDONED - 1
+    folder, long_ago = scratch("train"), time.time() - recovery.ABANDONED - 1
     for name in ("used", "old", "new"):
         (folder / name).mkdir()
         (folder / f"{name}.lock").touch()

@@ -30,12 +30,22 @@ from stages.common.base.paths import BACKBONE, CHECKPOINT
 from stages.common.base.photos import CLEAN, DIRTY, list_photos
 from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.scoring.loader import loader
-from stages.train import augment, devices, portable
+from stages.train import augment, devices
 from stages.train.distributed import Ranks, launch, process_count, process_group
-from stages.train.optim import class_weights, depthwise_share, loss, lr_factor, pick_precision
+from stages.train.loop import Reporter
 from stages.train.params import Params
 from stages.train.sampling import Batches, Positioned
-from stages.train.trainer import Trainer, build, compiled
+from stages.train.trainer import (
+    Trainer,
+    build,
+    class_weights,
+    compiled,
+    depthwise_share,
+    loss,
+    lr_factor,
+    pick_precision,
+)
+from tests.support.live_training import fail_in_one_process
 from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, full_disk
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
@@ -154,20 +164,24 @@ def train(workspace: Workspace, **changes: object) -> bytes:
     return CHECKPOINT.read_bytes()
 
 
-def test_a_run_repeats_to_the_bit_on_fewer_cores(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    workspace.must("split_check", "backbone")
-    first = train(workspace)
+def test_a_run_repeats_and_reports_itself(trainable: Workspace) -> None:
+    first = train(trainable)
     report = json.loads(Path("reports/train.json").read_text())
     assert report["processes"] == 1 and report["precision"] == "float32" and report["epoch"] == 2
     held_out = Path("artifacts/holdout.csv").read_text().split()
-    assert held_out[0] == "path" and len(held_out) - 1 == sum(report["held_out"].values()) == 24 - sum(
-        report["fit"].values()
-    )
-    live = Path("reports/train/plots/metrics/holdout_auc.tsv").read_text().splitlines()
-    assert len(live) == 3
+    assert held_out[0] == "path"
+    assert len(held_out) - 1 == sum(report["held_out"].values()) == 24 - sum(report["fit"].values())
+    assert len(Path("reports/train/plots/metrics/holdout_auc.tsv").read_text().splitlines()) == 3
+    assert train(trainable) == first
+
+
+@pytest.mark.slow
+def test_a_run_repeats_to_the_bit_on_fewer_cores(trainable: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Workspace(trainable.folder)
+    first = train(process)
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL")
     with one_core():
-        assert train(workspace) == first
+        assert train(process) == first
 
 
 @contextmanager
@@ -196,10 +210,10 @@ def test_kernels_are_limited_where_bits_shall_be_the_same(
     flags: str, changes: dict[str, Any], limited: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: A Processor\nflags\t\t: fpu {flags} sse\n")
-    monkeypatch.setattr(portable, "vector_instructions", partial(vector_instructions, tmp_path / "cpuinfo"))
+    monkeypatch.setattr(devices, "vector_instructions", partial(vector_instructions, tmp_path / "cpuinfo"))
     monkeypatch.setattr(os, "environ", {})
-    portable.limit_kernels(replace(PARAMS, **changes))
-    assert os.environ == (portable.COMMON_KERNELS if limited else {})
+    devices.limit_kernels(replace(PARAMS, **changes))
+    assert os.environ == (devices.COMMON_KERNELS if limited else {})
 
 
 def test_kernels_are_limited_before_torch_looks_at_the_processor() -> None:
@@ -214,32 +228,21 @@ def test_kernels_are_limited_before_torch_looks_at_the_processor() -> None:
         {"train.sampler": "none", "train.amp": "bf16", "train.class_weights": [1.0, 3.0], "train.label_smoothing": 0.1},
     ],
 )
-def test_every_kind_of_run_makes_a_usable_checkpoint(workspace: Workspace, changes: dict[str, object]) -> None:
-    workspace.must("split_check", "backbone")
-    train(workspace, **changes)
+def test_every_kind_of_run_makes_a_usable_checkpoint(trainable: Workspace, changes: dict[str, object]) -> None:
+    train(trainable, **changes, **{"train.epochs": 1})
     checkpoint = Checkpoint.load(CHECKPOINT)
     assert checkpoint.model == SMALL_MODEL
     outputs = checkpoint.network()(torch.zeros(1, 3, 64, 64))
     assert outputs.shape == (1, 2) and bool(torch.isfinite(outputs).all())
 
 
-def test_a_failing_process_ends_the_run_with_its_error(workspace: Workspace) -> None:
-    workspace.must("split_check", "backbone")
-    workspace.set(**{"train.devices": 2})
-    for photo in (workspace.data / "train/clean").iterdir():
+@pytest.mark.slow
+def test_a_failing_process_ends_the_run_with_its_error(trainable: Workspace) -> None:
+    trainable.set(**{"train.devices": 2})
+    for photo in (trainable.data / "train/clean").iterdir():
         photo.write_bytes(b"")
-    done = workspace.run("train")
-    assert done.returncode == 1
-    assert "the file is empty" in done.stderr
+    Workspace(trainable.folder).refuses("train", "the file is empty")
     assert not CHECKPOINT.exists()
-
-
-def fail_in_one_process() -> None:
-    """One process fails in the group while the other waits for it."""
-    with process_group() as ranks:
-        if not ranks.first:
-            raise ValueError("the second process fails")
-        ranks.wait()
 
 
 def test_one_failing_process_neither_hangs_nor_hides_its_error(
@@ -252,7 +255,22 @@ def test_one_failing_process_neither_hangs_nor_hides_its_error(
     with pytest.raises(StageError, match="a training process failed"):
         launch(fail_in_one_process, 2)
     assert time.monotonic() - start < 60
-    assert "the second process fails" in capfd.readouterr().err
+    assert "the second process fails; mean of the ranks 0.5" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [StageError("a photo is broken"), OSError("the disk is full"), KeyError("a defect")])
+def test_a_child_says_what_went_wrong_and_ends_at_once(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setenv("RANK", "1")
+    launch(fail, 2)
+    said = capsys.readouterr().err
+    assert codes == [1] and str(error) in said and ("Traceback" in said) == isinstance(error, KeyError)
 
 
 def test_after_a_failure_the_group_is_not_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +312,7 @@ def test_a_card_that_torch_cannot_use_is_named_with_driver_and_remedy(
 
 def test_accumulating_gives_the_same_gradient(workspace: Workspace) -> None:
     workspace.set(model="convnext_atto")  # without batch norm, whose statistics are those of each part
-    workspace.must("backbone")
+    write_backbone("convnext_atto")
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (8, 64, 64, 3), np.uint8))
     labels, positions = torch.tensor([DIRTY, CLEAN] * 4), torch.arange(8)
@@ -312,10 +330,9 @@ def test_accumulating_gives_the_same_gradient(workspace: Workspace) -> None:
         assert float((split - gradient).norm() / gradient.norm()) < 1e-3
 
 
-def test_a_batch_that_cannot_be_shared_out_is_named(workspace: Workspace) -> None:
-    workspace.must("split_check", "backbone")
-    workspace.set(**{"train.accumulate": 3})
-    workspace.refuses("train", "train.batch_size: 8", "train.accumulate: 3", "a multiple of 3")
+def test_a_batch_that_cannot_be_shared_out_is_named(trainable: Workspace) -> None:
+    trainable.set(**{"train.accumulate": 3})
+    trainable.refuses("train", "train.batch_size: 8", "train.accumulate: 3", "a multiple of 3")
     assert not Path(".scratch/pixels").exists(), "nothing is decoded before"
 
 
@@ -353,15 +370,6 @@ def test_the_backbone_of_another_network_is_named(workspace: Workspace) -> None:
         build(load(Params), torch.device("cpu"))
 
 
-def average() -> None:
-    with process_group() as ranks:
-        assert float(ranks.mean(torch.tensor(float(ranks.rank)))) == 0.5
-
-
-def test_a_loss_is_that_of_all_processes() -> None:
-    launch(average, 2)
-
-
 @pytest.mark.parametrize("cache", ["disk", "none"])
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 def test_readers_beside_a_gpu_give_the_same_batches(workspace: Workspace, cache: str) -> None:
@@ -385,11 +393,10 @@ def test_where_nothing_compiles_it_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         compiled(nn.Linear(1, 1), torch.device("cpu"))
 
 
-def test_tensorboard_without_its_package_is_named(workspace: Workspace) -> None:
-    workspace.must("split_check", "backbone")
-    (workspace.folder / "tensorboard.py").write_text("raise ImportError")
-    workspace.set(**{"runtime.tensorboard": True})
-    workspace.refuses("train", "pip install tensorboard")
+def test_tensorboard_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(StageError, match="pip install tensorboard"):
+        Reporter(Ranks(0, 1, torch.device("cpu")), 10, 0, tensorboard=True)
 
 
 def test_a_full_disk_leaves_no_half_checkpoint(workspace: Workspace) -> None:

@@ -21,7 +21,7 @@ from stages.backbone.fit import Partial, fit_partially, without_head
 from stages.backbone.params import BackboneParams, Params
 from stages.backbone.sources import PACKAGED, Unavailable, Weights, from_file, from_hub, from_package, random_weights
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import json_bytes, write_all
+from stages.common.base.files import json_bytes, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import BACKBONE, REPORTS
 from stages.common.model import create
@@ -98,7 +98,7 @@ def main() -> None:
         "model": params.model, **origin, "pretrained": origin["source"] != "random",
         "sha256": hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
-    write_all({BACKBONE: content, REPORT: json_bytes(report)})
+    write_atomically({BACKBONE: content, REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from serving.model.predictor import Metadata
 from serving.photo.decode import RESIZE_RULE
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import json_bytes, sha256, write_all
+from stages.common.base.files import json_bytes, sha256, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import CHECKPOINT, HOLDOUT, NETWORK, REPORTS
 from stages.common.base.photos import CLEAN, DIRTY, Photo, train_photos
@@ -163,7 +163,7 @@ def main() -> None:
         raise StageError(f"{' and '.join(wanted)} did not pass; see `convert` in params.yaml")
     chosen = tried[passed[0]]
     assert isinstance(chosen, Candidate)
-    write_all({NETWORK: chosen.content, REPORT: json_bytes(report)})
+    write_atomically({NETWORK: chosen.content, REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from scipy.special import expit
 from serving.model.predictor import Network
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import csv_bytes, json_bytes, write_all
+from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import Data, load
 from stages.common.base.paths import CALIBRATION, NETWORK, PREDICTIONS, REPORTS
 from stages.common.base.photos import CLEAN, Photo, read_groups, usable_photos
@@ -80,7 +80,7 @@ def main() -> None:
     p_test = calibration.p_clean(test.logit)
     p_val_unseen = cross_fitted(val.logit, val.is_clean, folds=FOLDS, seed=params.eval.seed)
     report = {"val": report_split(val, p_val_unseen, params.eval), "test": report_split(test, p_test, params.eval)}
-    write_all({
+    write_atomically({
         PREDICTIONS / "val.csv": predictions(val, calibration.p_clean(val.logit)),
         PREDICTIONS / "test.csv": predictions(test, p_test),
         **plots(PLOTS, test.is_clean, test.logit, p_test, expit(test.logit), params.eval.bins),

@@ -14,7 +14,7 @@ from serving.model.golden import CANDIDATES, Golden, images, pick
 from serving.model.predictor import GOLDEN, THRESHOLD, Network, Predictor
 from serving.verdict.rule import Threshold, read_threshold
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import json_bytes, read_json, write_all
+from stages.common.base.files import json_bytes, read_json, write_atomically
 from stages.common.base.params import Data, load
 from stages.common.base.paths import CALIBRATION, MODEL, NETWORK, PREDICTIONS, REPORTS
 from stages.common.base.paths import THRESHOLD as DECISION
@@ -73,7 +73,7 @@ def main() -> None:
     checked = {split: check(predictor, data, split) for split in ("val", "test")}
     precision = predictor.metadata.precision
     report = {"precision": precision, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    write_all({MODEL: content, REPORT: json_bytes(report | checked)})
+    write_atomically({MODEL: content, REPORT: json_bytes(report | checked)})
     print(f"{precision}, {len(content) / 1e6:.1f} MB, every verdict on val and test as it was certified")
 
 

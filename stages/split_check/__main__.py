@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import csv_bytes, json_bytes, write_all
+from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import EXCLUSIONS, GROUPS, REPORTS, TRAIN_PHOTOS
 from stages.common.base.photos import SPLITS, list_photos
@@ -32,7 +32,7 @@ def main() -> None:
     findings = Findings.of(checked, params.data.root)
     findings.write()  # before stopping: that is when it is needed most
     if not checked.stops:
-        write_all(
+        write_atomically(
             {
                 EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
                 GROUPS: csv_bytes(["path", "group"], sorted(checked.group_of.items())),

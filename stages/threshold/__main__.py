@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serving.verdict.rule import Rule
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import csv_bytes, json_bytes, write_all
+from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import PREDICTIONS, REPORTS, THRESHOLD
 from stages.common.base.photos import read_groups
@@ -156,7 +156,7 @@ def main() -> None:
     found, turned_out = describe(rule, decisions, params), outcome(test.is_clean, verdicts(rule, test.p_clean))
     tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=groups)
     report = found | {"test": turned_out, "at_dirty_shares": tables.shares, "at_targets": tables.targets}
-    write_all({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})
+    write_atomically({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})
     certified = "certified" if found["certified"] else "NOT certified"
     print(f"T_clean {rule.t_clean:.4f}, {certified} as one of {params.tries} (threshold.tries); on test: {turned_out}")
 

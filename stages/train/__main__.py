@@ -7,16 +7,15 @@ from pathlib import Path
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.params import load
 from stages.common.pixels.scratch import locked
+from stages.train.devices import choose_device, limit_kernels
 from stages.train.params import Params
-from stages.train.portable import limit_kernels
 
 
 def main() -> None:
     """Train on every device asked for; one run at a time in a folder, whose reports two would mix up."""
     params = load(Params)
     limit_kernels(params.train)
-    from stages.train.devices import choose_device  # with torch, hence only now
-    from stages.train.distributed import launch, process_count
+    from stages.train.distributed import launch, process_count  # with torch, hence only now
     from stages.train.loop import run
 
     choose_device(params.train.device)

@@ -1,19 +1,26 @@
-"""The training loop, one process of one or several."""
+"""The training loop, in one process of one or several: what is trained on, each step, each epoch, what is kept."""
 
 from __future__ import annotations
 
 import logging
-import os
+import math
 import sys
 from collections import Counter
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from dvclive import Live
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from serving.verdict.rule import CLASSES
-from stages.common.base.files import csv_bytes, json_bytes, sha256, write_all
+from stages.common.base.errors import StageError
+from stages.common.base.files import csv_bytes, json_bytes, sha256, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import BACKBONE, CHECKPOINT, HOLDOUT, REPORTS, TRAIN_PHOTOS
 from stages.common.base.photos import CLEAN, Photo, train_photos
@@ -21,20 +28,18 @@ from stages.common.model import Checkpoint
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.scoring.loader import loader
 from stages.common.scoring.score import score
+from stages.train.devices import choose_algorithms, is_portable
 from stages.train.distributed import Ranks, describe, process_group
-from stages.train.log import Log, SilentLog
 from stages.train.params import Params, TrainParams
-from stages.train.portable import is_portable
-from stages.train.progress import Kept, Progress
-from stages.train.resume import RecoveryStore, recovery_store, run_key
+from stages.train.recovery import RecoveryStore, recovery_store, run_key
 from stages.train.sampling import Batches, Positioned, hold_out
 from stages.train.trainer import Trainer
 
-REPORT = REPORTS / "train.json"
+REPORT, LIVE_DIR, TENSORBOARD_DIR = REPORTS / "train.json", REPORTS / "train", Path("runs")
 SCORE_BATCH = 64
 ENOUGH = 200  # held-out photos of each class; with fewer, AUC ranks the epochs by noise
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def run() -> None:
@@ -42,9 +47,9 @@ def run() -> None:
     params = load(Params)
     group_of = train_photos()
     fit, held = hold_out(list(group_of), list(group_of.values()), params.train.holdout, params.train.seed)
-    version = sha256(TRAIN_PHOTOS)
     with process_group(params.train.threads if is_portable(params.train) else None) as ranks:
         choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
+        version = sha256(TRAIN_PHOTOS)
         key = run_key(params, fit, held, version, BACKBONE, ranks)
         if ranks.first:
             advise(params.train, held)
@@ -56,24 +61,15 @@ def run() -> None:
             states.clear()
 
 
-def write(params: Params, trainer: Trainer, kept: Kept, fit: list[Photo], held: list[Photo], version: str) -> None:
-    """Write the checkpoint, the list of held-out photos and the report, all or none."""
-    epoch = kept.epoch + 1
-    checkpoint = Checkpoint(params.model, params.img_size, trainer.mean, trainer.std, version, epoch, kept.weights)
-    report = {
-        "epoch": epoch,
-        "holdout_auc": kept.auc,
-        "fit": by_class(fit),
-        "held_out": by_class(held),
-        "processes": trainer.ranks.world,
-        "device": trainer.device.type,
-        "precision": str(trainer.precision).removeprefix("torch."),
-    }
-    write_all({
-        CHECKPOINT: checkpoint.content(),
-        HOLDOUT: csv_bytes(["path"], ([photo.name] for photo in held)),
-        REPORT: json_bytes(report),
-    })  # fmt: skip
+def advise(train: TrainParams, held: list[Photo]) -> None:
+    """Warn about settings that do not do what they say."""
+    if train.keep == "best" and not can_rank_epochs(held):
+        found = ", ".join(f"{by_class(held)[name]} {name}" for name in CLASSES)
+        log.warning(
+            "train.keep: best needs %d held-out photos of each class, found %s; the last epoch is kept", ENOUGH, found
+        )
+    if train.sampler != "none" and train.class_weights != "none":
+        log.warning("train.class_weights adds to train.sampler: %s, which balances the classes already", train.sampler)
 
 
 def by_class(photos: list[Photo]) -> Counter[str]:
@@ -86,26 +82,92 @@ def can_rank_epochs(held: list[Photo]) -> bool:
     return min(by_class(held)[name] for name in CLASSES) >= ENOUGH
 
 
-def advise(train: TrainParams, held: list[Photo]) -> None:
-    """Warn about settings that do not do what they say."""
-    if train.keep == "best" and not can_rank_epochs(held):
-        found = ", ".join(f"{by_class(held)[name]} {name}" for name in CLASSES)
-        _log.warning(
-            "train.keep: best needs %d held-out photos of each class, found %s; the last epoch is kept", ENOUGH, found
-        )
-    if train.sampler != "none" and train.class_weights != "none":
-        _log.warning("train.class_weights adds to train.sampler: %s, which balances the classes already", train.sampler)
+@dataclass
+class Kept:
+    """The epoch whose weights are kept, with its AUC on the held-out photos."""
+
+    auc: float = -1.0
+    epoch: int = -1
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def update(self, keep: str, auc: float, epoch: int, model: nn.Module) -> None:
+        """Keep a copy of the model: for keep `last` always, for `best` where its AUC is at least the best so far."""
+        if keep == "last" or auc >= self.auc:
+            # Plain contiguous CPU tensors: the checkpoint does not depend on the device it was trained on.
+            weights = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+            self.auc, self.epoch, self.weights = auc, epoch, weights
 
 
-def choose_algorithms(train: TrainParams, *, gpu: bool) -> None:
-    """Repeatable algorithms, or on a GPU whichever prove quickest."""
-    deterministic = not gpu if train.deterministic == "auto" else train.deterministic
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with a fixed workspace
-        # A debugging aid that comes with it, and costs.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+@dataclass
+class Progress:
+    """How far a run is: `step` steps into `epoch`, with the loss of each, and the metrics of the epochs before."""
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    kept: Kept = field(default_factory=Kept)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> Progress:
+        """What `dataclasses.asdict` made of one, with its tensors on the device again."""
+        losses = [loss.to(device) for loss in state["losses"]]
+        return cls(**state | {"losses": losses, "kept": Kept(**state["kept"])})
+
+    def mean_loss(self) -> float:
+        """Of this epoch. Raises StageError when it is no number any more."""
+        mean = float(torch.stack(self.losses).mean())
+        if not math.isfinite(mean):
+            raise StageError(f"the loss is {mean} in epoch {self.epoch + 1}; lower train.lr, or set train.amp: off")
+        return mean
+
+    def next_epoch(self, metrics: dict[str, float]) -> None:
+        """This epoch is over."""
+        self.history.append(metrics)
+        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
+
+
+class Reporter:
+    """On the first process a progress bar with ETA and images/s, DVCLive's files under reports/train, event files under
+    runs/ if wanted; on the others nothing.
+
+    Images/s go to the terminal only: a file with a clock in it would differ from run to run.
+    """
+
+    def __init__(self, ranks: Ranks, images: int, done: int, *, tensorboard: bool) -> None:
+        """`images`: how many will be trained on in all; `done`: how many were, by a run that this one resumes.
+
+        Raises StageError when TensorBoard is wanted but missing.
+        """
+        self.writer: Any = None
+        if tensorboard and ranks.first:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise StageError("runtime.tensorboard is on: `.venv/bin/pip install tensorboard` first") from error
+            self.writer = SummaryWriter(TENSORBOARD_DIR)
+        disable = None if ranks.first else True
+        self.bar = tqdm(total=images, initial=done, desc="train", unit="img", smoothing=0.1, disable=disable)
+        self.live = Live(str(LIVE_DIR), report=None, save_dvc_exp=False, dvcyaml=None) if ranks.first else None
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch is over."""
+        if self.live is None:
+            return
+        for name, value in metrics.items():
+            self.live.log_metric(name, round(value, 6))
+            if self.writer is not None:
+                self.writer.add_scalar(name, value, epoch)
+        self.live.next_step()
+        self.bar.write(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def close(self) -> None:
+        """The run is over."""
+        for part in (self.bar, self.writer):
+            if part is not None:
+                part.close()
+        if self.live is not None:
+            self.live.end()
 
 
 def train(
@@ -129,20 +191,20 @@ def train(
     keep = "best" if train.keep == "best" and can_rank_epochs(held) else "last"
     done = (progress.epoch * len(batches) + progress.step) * train.batch_size
     total = train.epochs * len(batches) * train.batch_size
-    with Log(total, done, tensorboard=params.runtime.tensorboard) if ranks.first else SilentLog() as log:
+    with closing(Reporter(ranks, total, done, tensorboard=params.runtime.tensorboard)) as reporter:
         for epoch, metrics in enumerate(progress.history):
-            log.epoch(epoch, metrics)
+            reporter.epoch(epoch, metrics)
         while progress.epoch < train.epochs:
             batches.begin(progress.epoch, progress.step)
             for images, labels, positions in loaded:
                 progress.losses.append(trainer.step(images, labels, positions, progress.epoch, progress.step))
                 progress.step += 1
-                log.images(train.batch_size)
+                reporter.bar.update(train.batch_size)
                 if states.due():
                     states.save({"trainer": trainer.state(), "progress": asdict(progress)})
             metrics = {"loss": progress.mean_loss(), "holdout_auc": holdout_auc(trainer, held, held_out, ranks)}
             progress.kept.update(keep, metrics["holdout_auc"], progress.epoch, trainer.eval_model)
-            log.epoch(progress.epoch, metrics)
+            reporter.epoch(progress.epoch, metrics)
             progress.next_epoch(metrics)
     return trainer, progress.kept
 
@@ -150,18 +212,27 @@ def train(
 def holdout_auc(trainer: Trainer, held: list[Photo], mine: PhotoSet, ranks: Ranks) -> float:
     """ROC-AUC on the held-out photos, each process scoring its share of them, `held[rank::world]`."""
     ranks.share_weights(trainer.eval_model)
-    workers = trainer.params.runtime.num_workers
+    own = score(
+        trainer.eval_model, trainer.normalise, mine, batch_size=SCORE_BATCH,
+        num_workers=trainer.params.runtime.num_workers, precision=trainer.precision,
+    )  # fmt: skip
     logits = np.empty(len(held))
-    shares = ranks.gathered(
-        score(
-            trainer.eval_model,
-            trainer.normalise,
-            mine,
-            batch_size=SCORE_BATCH,
-            num_workers=workers,
-            precision=trainer.precision,
-        )
-    )
-    for rank, share in enumerate(shares):
+    for rank, share in enumerate(ranks.gathered(own)):
         logits[rank :: ranks.world] = share
     return float(roc_auc_score([photo.label == CLEAN for photo in held], logits))
+
+
+def write(params: Params, trainer: Trainer, kept: Kept, fit: list[Photo], held: list[Photo], version: str) -> None:
+    """Write the checkpoint, the list of held-out photos and the report, all or none."""
+    epoch = kept.epoch + 1
+    checkpoint = Checkpoint(params.model, params.img_size, trainer.mean, trainer.std, version, epoch, kept.weights)
+    report = {
+        "epoch": epoch, "holdout_auc": kept.auc, "fit": by_class(fit), "held_out": by_class(held),
+        "processes": trainer.ranks.world, "device": trainer.device.type,
+        "precision": str(trainer.precision).removeprefix("torch."),
+    }  # fmt: skip
+    write_atomically({
+        CHECKPOINT: checkpoint.content(),
+        HOLDOUT: csv_bytes(["path"], ([photo.name] for photo in held)),
+        REPORT: json_bytes(report),
+    })  # fmt: skip

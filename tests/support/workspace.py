@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import logging
 import os
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import yaml
 from PIL import Image
+
+from stages.common.base.errors import run_stage
 
 ROOT = Path(__file__).parents[2]
 SMALL_MODEL = "mobilenetv3_small_050"
@@ -96,6 +101,28 @@ class Workspace:
         for word in words:
             assert word in done.stderr, (word, done.stderr)
         return done.stderr
+
+
+class InProcess(Workspace):
+    """Runs stages in this process, which saves the seconds that their imports take."""
+
+    def run(self, stage: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        package = (ROOT / "stages" / stage).is_dir()
+        main = importlib.import_module(f"stages.{stage}.__main__" if package else f"stages.{stage}").main
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        warnings = logging.StreamHandler(err)
+        logging.getLogger().addHandler(warnings)
+        with (
+            redirect_stdout(out), redirect_stderr(err), chdir(self.folder),
+            mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": "", **environment}),
+        ):  # fmt: skip
+            try:
+                run_stage(stage, main)
+            except SystemExit as stop:
+                code = int(str(stop.code))
+            finally:
+                logging.getLogger().removeHandler(warnings)
+        return subprocess.CompletedProcess(stage, code, out.getvalue(), err.getvalue())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from stages.common.base.errors import StageError
 
 
-def write_all(contents: Mapping[Path, bytes | memoryview]) -> None:
+def write_atomically(contents: Mapping[Path, bytes | memoryview]) -> None:
     """Write several files, all or none: each to a temporary name and flushed to disk, and only then all renamed.
 
     A full disk or a crash leaves the old files or none. Raises StageError naming the file that cannot be written.
@@ -42,7 +42,7 @@ def write_all(contents: Mapping[Path, bytes | memoryview]) -> None:
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write one file whole or not at all. Raises StageError naming it."""
-    write_all({path: content})
+    write_atomically({path: content})
 
 
 def write_json(path: Path, content: Any, *, digits: int | None = 6) -> None:

@@ -1,14 +1,13 @@
-"""Decoded photos on disk: a packed file of pixels per image size, shared by every stage and run that has the lock.
+"""Decoded photos on disk: a file of pixels per image size, shared by every stage and run that has the lock.
 
     <scratch>/pixels/lock             held by whoever looks up or adds
     <scratch>/pixels/<rule>-<decoder>-<size>/
-                                      pixels.bin: uint8 rows [S, S, 3], only ever added to; rows.txt: whose they are
+                                      pixels.bin: uint8 rows [S, S, 3], append-only; rows.txt: the sha256 of each row
 
-A row belongs to the content of a photo (the sha256 of its bytes), whatever its name. Rows count once rows.txt names
-them, and it names them when their pixels are on the disk: a run that dies leaves rows that nobody reads and the next
-one overwrites. A pack that is deleted while another run reads it lives on until that run ends. No row is dropped
-alone, not even of a photo that is gone: who else will ask for it is not known, and runs read rows where they lie.
-Deleting the folder starts over.
+A row belongs to the content of a photo (the sha256 of its bytes), whatever its name. rows.txt is the commit log: a row
+is appended after its pixels are fsynced. A crash leaves unindexed bytes, which the next run overwrites. A cache that is
+evicted while another run reads it lives on until that run ends. No row is evicted alone, not even of a photo that is
+gone: other runs read rows where they lie, and may ask for them again. Deleting the folder starts over.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ DIGEST = 64  # hex digits of a sha256
 LINE = DIGEST + 1
 
 
-class Pack:
-    """The packed file for one image size. Only for whoever holds the lock."""
+class PixelCache:
+    """The pixels at one image size. Only for whoever holds the lock."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder / f"{decode.RESIZE_RULE}-{DECODER}-{size}", size
@@ -40,7 +39,7 @@ class Pack:
         self._pixels, self._names = self.folder / "pixels.bin", self.folder / "rows.txt"
         self._pixels.touch()
         self._names.touch()
-        os.utime(self.folder)  # when it was last used, for `make_room`
+        os.utime(self.folder)  # when it was last used, for `evict`
         whole = min(self._names.stat().st_size // LINE, self._pixels.stat().st_size // self.row_bytes)
         names = self._names.read_text()[: whole * LINE].split("\n")[:whole]
         self.rows = {name: row for row, name in enumerate(names)}
@@ -63,12 +62,11 @@ class Pack:
         shape = (len(self.rows), self.size, self.size, 3)
         return np.memmap(self._pixels, np.uint8, "r", shape=shape) if self.rows else np.empty(shape, np.uint8)
 
-    def make_room(self, missing: int, limit: int) -> int:
-        """How many rows may be added below `limit` bytes of all packs together, after deleting other packs as far as
-        `missing` new ones need it: those of another decoder first, which are of no use any more, then the longest
-        unused."""
-        others = [pack for pack in self.folder.parent.iterdir() if pack.is_dir() and pack != self.folder]
-        sizes = {pack: _bytes(pack) for pack in sorted(others, key=_worth)}
+    def evict(self, missing: int, limit: int) -> int:
+        """Delete caches of other sizes as far as `missing` new rows need it, those of another decoder first, then the
+        least recently used. Gives how many rows may be added while all caches stay below `limit` bytes."""
+        others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder != self.folder]
+        sizes = {folder: _bytes(folder) for folder in sorted(others, key=_lru_key)}
 
         def room() -> int:
             return max(0, (limit - sum(sizes.values())) // self.row_bytes - len(self.rows))
@@ -89,10 +87,10 @@ def _write_at(path: Path, place: int, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _bytes(pack: Path) -> int:
-    return sum(file.stat().st_size for file in pack.iterdir())
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _worth(pack: Path) -> tuple[bool, float]:
+def _lru_key(folder: Path) -> tuple[bool, float]:
     """Whether it is of this decoder, and when it was last used."""
-    return f"-{DECODER}-" in pack.name, pack.stat().st_mtime
+    return f"-{DECODER}-" in folder.name, folder.stat().st_mtime

@@ -1,7 +1,7 @@
 """The pixels of photos at one size, decoded once and kept for whoever asks next.
 
-`data.cache` in params.yaml says where they are kept: `disk`, in a packed file that every stage and run shares (see
-pack.py); `ram`, in each process that reads them; `none`, nowhere, so that each use decodes. They are the same to the
+`data.cache` in params.yaml says where they are kept: `disk`, in a file that every stage and run shares (see
+cache.py); `ram`, in each process that reads them; `none`, nowhere, so that each use decodes. They are the same to the
 bit, and `data.cache_gb` bounds what is kept: the photos beyond it are decoded at each use, which is said.
 
 They are kept at exactly the size the network sees, as the service makes them: augmentation resamples them once.
@@ -24,8 +24,8 @@ from serving.photo.decode import PhotoError, decode
 from stages.common.base.errors import StageError
 from stages.common.base.params import Data
 from stages.common.base.photos import Photo
-from stages.common.pixels.cache import Pack
-from stages.common.pixels.digests import Seen
+from stages.common.pixels.cache import PixelCache
+from stages.common.pixels.digests import DigestCache
 from stages.common.pixels.scratch import locked, scratch
 
 CHUNK = 256  # photos decoded before they are written down
@@ -123,25 +123,25 @@ class PhotoSet:
         return kept, rows
 
     def _on_disk(self, limit: int) -> tuple[Images, NDArray[np.int64]]:
-        """The shared pack, after adding what it lacks; one run at a time."""
+        """The shared cache, after adding what it lacks; one run at a time."""
         folder = scratch("pixels")
         with locked(folder / "lock", wait=False) as free:
             if free:
-                return self._fill(Pack(folder, self.size), Seen(folder, self.root), limit)
+                return self._fill(PixelCache(folder, self.size), DigestCache(folder, self.root), limit)
         log.warning("another process is decoding photos; waiting for it (%s)", folder / "lock")
         with locked(folder / "lock"):
-            return self._fill(Pack(folder, self.size), Seen(folder, self.root), limit)
+            return self._fill(PixelCache(folder, self.size), DigestCache(folder, self.root), limit)
 
-    def _fill(self, pack: Pack, seen: Seen, limit: int) -> tuple[Images, NDArray[np.int64]]:
-        """Read the photos whose content is not known, then decode those that the pack lacks and has room for."""
-        digests = [seen.digest(photo.name) for photo in self.photos]
-        todo = [index for index, digest in enumerate(digests) if digest not in pack.rows]
+    def _fill(self, cache: PixelCache, known: DigestCache, limit: int) -> tuple[Images, NDArray[np.int64]]:
+        """Read the photos whose content is not known, then decode those that the cache lacks and has room for."""
+        digests = [known.digest(photo.name) for photo in self.photos]
+        todo = [index for index, digest in enumerate(digests) if digest not in cache.rows]
 
         def read(index: int) -> tuple[bytes, str]:
             with naming(self.root / self.photos[index].name):
-                return seen.read(self.photos[index].name)
+                return known.read(self.photos[index].name)
 
-        def known(index: int) -> str:
+        def digest_of(index: int) -> str:
             return digests[index] or read(index)[1]
 
         def decoded(index: int) -> tuple[str, Images]:
@@ -154,14 +154,14 @@ class PhotoSet:
             try:
                 for start in range(0, len(todo), CHUNK):
                     chunk = todo[start : start + CHUNK]
-                    for index, digest in zip(chunk, pool.map(known, chunk), strict=True):
+                    for index, digest in zip(chunk, pool.map(digest_of, chunk), strict=True):
                         digests[index] = digest
-                    new = {digests[index]: index for index in chunk if digests[index] not in pack.rows}
-                    room = pack.make_room(len(new), limit)
-                    pack.append(dict(pool.map(decoded, list(new.values())[:room])))
+                    new = {digests[index]: index for index in chunk if digests[index] not in cache.rows}
+                    room = cache.evict(len(new), limit)
+                    cache.append(dict(pool.map(decoded, list(new.values())[:room])))
                     bar.update(len(chunk))
             except OSError as error:  # such as a full disk: slower, no reason to stop
-                log.warning("decoded photos cannot be kept in %s: %s", pack.folder, error.strerror)
+                log.warning("decoded photos cannot be kept in %s: %s", cache.folder, error.strerror)
             finally:
-                seen.save()
-        return pack.open(), np.array([NOT_KEPT if x is None else pack.rows.get(x, NOT_KEPT) for x in digests])
+                known.save()
+        return cache.open(), np.array([NOT_KEPT if x is None else cache.rows.get(x, NOT_KEPT) for x in digests])

@@ -13,16 +13,19 @@ from stages.common.base.errors import StageError
 VARIABLE = "DIRTYCAR_SCRATCH"
 
 
+def checkout() -> Path:
+    """The checkout: the current folder, but in the copy below `.dvc/tmp/exps` in which `dvc exp run --temp` or the
+    queue runs an experiment, and which is deleted after it, the folder that was copied."""
+    here = Path.cwd()
+    return next((parent.parent for parent in reversed(here.parents) if parent.name == ".dvc"), here)
+
+
 def scratch(name: str) -> Path:
     """A folder of this name below $DIRTYCAR_SCRATCH, else below `.scratch/` in the checkout; it exists afterwards.
 
-    An experiment of `dvc exp run --temp` or of the queue runs in a copy under the checkout's `.dvc/`, which is deleted
-    after it: such a copy uses the checkout's folder. Raises StageError when it cannot be made.
+    Raises StageError when it cannot be made.
     """
-    here = Path.cwd()
-    inside_dvc = [parent.parent for parent in here.parents if parent.name == ".dvc"]
-    default = (inside_dvc[-1] if inside_dvc else here) / ".scratch"
-    folder = Path(os.environ.get(VARIABLE) or default) / name
+    folder = Path(os.environ.get(VARIABLE) or checkout() / ".scratch") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,15 +42,12 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """
     file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield _lock(file, wait)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to the processes forked meanwhile
         os.close(file)
-
-
-def _lock(file: int, wait: bool) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True

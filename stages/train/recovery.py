@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import shutil
 import sys
 import time
@@ -40,27 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class RecoveryStore:
-    """Forgets: for the processes that do not write, and where another run has the state."""
+    """The states of one run, in `<folder>/<number>.pt`: the sha256 of what follows, then torch's format.
 
-    def load(self) -> dict[str, Any] | None:
-        """The last state, or None to start from the beginning."""
-        return None
+    Without a folder it keeps nothing: for the processes that do not write, and where another run has the folder.
+    """
 
-    def due(self) -> bool:
-        """Whether it is time to save."""
-        return False
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Keep a state: a tree of numbers, texts and tensors."""
-
-    def clear(self) -> None:
-        """The run is finished: nothing to go on with."""
-
-
-class DiskRecoveryStore(RecoveryStore):
-    """States in a folder, `<number>.pt`: the sha256 of what follows, then torch's format."""
-
-    def __init__(self, folder: Path, every: float) -> None:
+    def __init__(self, folder: Path | None, every: float = math.inf) -> None:
         """`every`: seconds between two states, and so of work lost at most."""
         self.folder, self.every, self.saved = folder, every, time.monotonic()
         self._writer, self._writing = ThreadPoolExecutor(1), Future[None]()
@@ -71,7 +57,7 @@ class DiskRecoveryStore(RecoveryStore):
         self._writing.result()
 
     def load(self) -> dict[str, Any] | None:
-        """The last state that is whole; a damaged one is set aside with a warning."""
+        """The last state that is whole, None to start from the beginning; a damaged one is set aside with a warning."""
         self.wait()
         for path in reversed(self._states()):
             content = path.read_bytes()
@@ -84,10 +70,12 @@ class DiskRecoveryStore(RecoveryStore):
         return None
 
     def due(self) -> bool:
-        return time.monotonic() - self.saved >= self.every
+        """Whether it is time to save."""
+        return self.folder is not None and time.monotonic() - self.saved >= self.every
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copy the state; a thread writes the copy while training goes on. A full disk is a warning."""
+        """Copy a tree of numbers, texts and tensors; a thread writes the copy while training goes on. A full disk is a
+        warning."""
         self.wait()
         buffer = io.BytesIO(bytes(DIGEST))
         buffer.seek(DIGEST)
@@ -100,6 +88,7 @@ class DiskRecoveryStore(RecoveryStore):
         number = int(states[-1].stem) + 1 if states else 0
         content[:DIGEST] = hashlib.sha256(content[DIGEST:]).digest()
         try:
+            assert self.folder is not None
             write_bytes(self.folder / f"{number:08}.pt", content)
             for old in states[: 1 - KEPT]:
                 old.unlink()
@@ -107,33 +96,34 @@ class DiskRecoveryStore(RecoveryStore):
             log.warning("training cannot be resumed from here: %s", error)
 
     def clear(self) -> None:
+        """The run is finished: nothing to go on with."""
         self.wait()
-        shutil.rmtree(self.folder)
+        if self.folder is not None:
+            shutil.rmtree(self.folder)
 
     def _states(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.pt"))
+        return sorted(self.folder.glob("[0-9]*.pt")) if self.folder else []
 
 
 @contextmanager
 def recovery_store(key: str, every: float, ranks: Ranks) -> Iterator[RecoveryStore]:
     """The recovery store of the run with this key, on the first process; one run at a time has it."""
     if not ranks.first:
-        yield RecoveryStore()
+        yield RecoveryStore(None)
         return
     folder = scratch("train")
     _forget_abandoned(folder)
     with locked(folder / f"{key}.lock", wait=False) as had:
-        if not had:
+        if had:
+            (folder / key).mkdir(exist_ok=True)
+        else:
             log.warning("the same training runs already; this one cannot be resumed if it is stopped")
-            yield RecoveryStore()
-            return
-        (folder / key).mkdir(exist_ok=True)
-        store = DiskRecoveryStore(folder / key, every)
+        store = RecoveryStore(folder / key if had else None, every)
         try:
             yield store
         finally:
             store.wait()
-        if not (folder / key).exists():
+        if had and not (folder / key).exists():
             (folder / f"{key}.lock").unlink()
 
 
