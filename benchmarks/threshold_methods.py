@@ -1,67 +1,16 @@
-"""Ways to choose T on validation photos: ours, and those it is compared with."""
+"""Other ways to choose T on validation photos, which ours is compared with."""
+
+from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
 
-from benchmarks.threshold_populations import Bools, Floats
-from benchmarks.threshold_scenarios import CONFIDENCE, Scenario
 from stages.common.bounds import tail
-from stages.threshold import Decision, choose_threshold
-from stages.threshold.cuts import Cuts
-
-Method = Callable[[Scenario, Bools, Floats, NDArray[np.int64] | None], float | None]
-
-
-def promised(
-    scenario: Scenario,
-    clean: Bools,
-    p: Floats,
-    cars: NDArray[np.int64] | None = None,
-    confidence: float = CONFIDENCE,
-    foretell: bool = False,
-) -> Decision:
-    """What the scenario's promise comes to on these photos."""
-    return choose_threshold(
-        clean,
-        p,
-        target_precision=scenario.target,
-        confidence=confidence,
-        dirty_share=scenario.dirty_share,
-        groups=cars,
-        max_false_clean_rate=scenario.max_false_clean_rate,
-        foretell=foretell,
-    )
-
-
-def ours(scenario: Scenario, clean: Bools, p: Floats, cars: NDArray[np.int64] | None) -> float | None:
-    decision = promised(scenario, clean, p, cars)
-    return decision.threshold if decision.certified else None
-
-
-def ours_calibrated(scenario: Scenario, clean: Bools, p: Floats, cars: NDArray[np.int64] | None) -> float | None:
-    """As the pipeline does it: calibrate and choose on the same labels; the threshold is read back on the raw scale."""
-    logit = special.logit(np.clip(p, 1e-12, 1 - 1e-12))
-    slope, shift = logistic(logit, clean)
-    threshold = ours(scenario, clean, special.expit(slope * logit + shift), cars)
-    return None if threshold is None else float(special.expit((special.logit(threshold) - shift) / slope))
-
-
-def logistic(logit: Floats, clean: Bools) -> tuple[float, float]:
-    """Slope and shift of a logistic calibration, the most likely ones with a slight pull to (1, 0)."""
-
-    def loss(fitted: Floats) -> tuple[float, Floats]:
-        odds = fitted[0] * logit + fitted[1]
-        wrong = special.expit(odds) - clean
-        pull = 0.01 * (fitted - (1, 0))
-        likelihood = np.logaddexp(0, np.where(clean, -odds, odds)).sum()
-        return likelihood + 0.5 * (pull * (fitted - (1, 0))).sum(), np.array([wrong @ logit, wrong.sum()]) + pull
-
-    slope, shift = optimize.minimize(loss, (1.0, 0.0), jac=True, method="BFGS").x
-    return float(slope), float(shift)
+from stages.threshold.decision import Cuts
+from tests.support.populations import CONFIDENCE, Bools, Floats, Scenario
+from tests.support.promises import Method
 
 
 def empirical(scenario: Scenario, clean: Bools, p: Floats, cars: NDArray[np.int64] | None) -> float | None:

@@ -14,7 +14,14 @@ import yaml
 from serving.verdict.rule import read_threshold
 from stages.common.base.errors import StageError
 from stages.threshold.__main__ import main
+from tests.support.in_process import InProcess
 from tests.support.workspace import ROOT, Workspace
+
+
+@pytest.fixture
+def workspace(workspace: Workspace) -> Workspace:
+    """The workspace, stages being run in process."""
+    return InProcess(workspace.folder)
 
 
 def predictions(folder: Path, clean: int, dirty: int, distance: float) -> None:
@@ -66,7 +73,7 @@ def test_a_poor_model_is_said_not_to_be_certified(workspace: Workspace, caplog: 
     assert "NOT CERTIFIED" in caplog.text
     workspace.set(**{"threshold.on_unreachable": "fail"})
     Path("artifacts/threshold.json").unlink()
-    workspace.refuses("threshold", "NOT CERTIFIED", "best_effort")
+    workspace.refuses("threshold", "on_unreachable: best_effort")
     assert not Path("artifacts/threshold.json").exists()
 
 
@@ -125,13 +132,19 @@ def test_the_review_zone(workspace: Workspace) -> None:
     assert 0 < report["test"]["review_share"] < 1
 
 
-@pytest.mark.parametrize("target", [1.0, 0.0, "high"])
+@pytest.mark.parametrize("target", [1.0, "high"])
 def test_a_target_that_is_none_is_named(workspace: Workspace, target: object) -> None:
     workspace.set(**{"threshold.target_precision_clean": target})
     workspace.refuses("threshold", "threshold.target_precision_clean")
 
 
-@pytest.mark.parametrize("content", ["", "path,label\nx,clean\n", "path,label,logit,p_clean\nx,muddy,0,0.5\n"])
+HEADER = "path,label,logit,p_clean\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "path,label\nx,clean\n", *(HEADER + f"x,{row}" for row in ("muddy,0,0.5", "clean,0,nan", "clean,0,2"))],
+)
 def test_damaged_predictions_are_named(workspace: Workspace, content: str) -> None:
     predictions(workspace.folder, 60, 30, 3.0)
     Path("artifacts/predictions/val.csv").write_text(content)
@@ -141,7 +154,7 @@ def test_damaged_predictions_are_named(workspace: Workspace, content: str) -> No
 def test_it_needs_no_torch(workspace: Workspace) -> None:
     predictions(workspace.folder, 60, 30, 3.0)
     (workspace.folder / "torch.py").write_text("raise ImportError('torch')")
-    workspace.must("threshold")
+    Workspace(workspace.folder).must("threshold")
 
 
 def test_photos_of_one_car_count_once(workspace: Workspace) -> None:

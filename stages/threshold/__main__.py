@@ -18,12 +18,13 @@ from stages.common.base.params import load
 from stages.common.base.paths import PREDICTIONS, REPORTS, THRESHOLD
 from stages.common.base.photos import read_groups
 from stages.common.rates import outcome, verdicts
-from stages.threshold import Decision, Scenarios, choose_low_threshold, choose_threshold, scenarios
-from stages.threshold.choose import one_per_car
+from stages.threshold.choose import choose_low_threshold, choose_threshold, one_per_car
+from stages.threshold.decision import Decision
 from stages.threshold.params import Params, ThresholdParams
+from stages.threshold.scenarios import Scenarios, scenarios
 
 REPORT, PLOTS = REPORTS / "threshold.json", REPORTS / "threshold"
-LIMITS, SHARES = (0.02, 0.05, 0.1), (0.1, 0.2)  # that a trivial promise is answered with
+LIMITS, SHARES = (0.02, 0.05, 0.1), (0.1, 0.2)  # suggested where the promise is trivial
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def read_predictions(path: Path) -> Predictions:
                 names.append(row["path"])
                 is_clean.append({"clean": True, "dirty": False}[row["label"]])
                 p_clean.append(float(row["p_clean"]))
+                if not 0 <= p_clean[-1] <= 1:
+                    raise ValueError(f"p_clean is {p_clean.pop()}, not in [0, 1]")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise StageError(f"{path}, row {len(p_clean) + 1}: {error!r}; `dvc repro eval` makes it") from error
     if not p_clean:
@@ -55,10 +58,7 @@ def read_predictions(path: Path) -> Predictions:
 def decide_clean(
     val: Predictions, groups: NDArray[np.str_], params: ThresholdParams, *, foretell: bool = True
 ) -> Decision:
-    """The decision on T_clean.
-
-    Photos of one group count once: were they taken for so many cars, the promise would be too bold.
-    """
+    """The decision on T_clean. Photos of one group count once: photos of one car are no independent evidence."""
     return choose_threshold(
         val.is_clean, val.p_clean, target_precision=params.target_precision_clean, confidence=params.confidence_each,
         dirty_share=params.dirty_share, groups=groups, max_false_clean_rate=params.max_false_clean_rate,

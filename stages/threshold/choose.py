@@ -1,15 +1,17 @@
-"""The thresholds of both verdicts: arguments checked, one unit per car, then the cut and what is to be said of it."""
+"""The threshold of each verdict: one unit per car, the most permissive certified cut, and what it would take."""
 
+from bisect import bisect_left
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stages.common.bounds import Floats, rate_high
-from stages.threshold.certify import choose_cut, precise, reachable_precision, within_limit
-from stages.threshold.cuts import Cuts
-from stages.threshold.decision import Decision, Promise, describe
+from stages.common.bounds import rate_high
+from stages.threshold.decision import Cuts, Decision, Promise, describe
+from stages.threshold.fixed_sequence import choose_cut, precise, within_limit
 from stages.threshold.forecast import CHANCE, Forecast, more_units
+
+LOWER_TARGETS = np.round(np.arange(0.99, 0.495, -0.01), 2)
 
 
 def choose_threshold(
@@ -25,7 +27,7 @@ def choose_threshold(
 ) -> Decision:
     """Choose the lowest T such that precision(p_clean >= T) >= target with probability >= confidence.
 
-    Method and assumptions: see `fixed_sequence`. is_clean: bool [N]. p_clean: float [N] in [0, 1], higher meaning
+    Method and assumptions: see `fixed_sequence`. is_clean: bool [N], N > 0. p_clean: float [N] in [0, 1], higher for
     likelier clean; only its order counts, so a strictly monotone calibration fitted on the same photos does no harm.
     dirty_share: the share of dirty cars where T will be used (None: as among these photos). groups: car ids [N]; one
     photo per car is drawn, blind to label and score, so that cars are counted and not photos, each car alike.
@@ -34,18 +36,12 @@ def choose_threshold(
 
     T lies between the last score accepted and the next; it is 0 if all are accepted. Without a proof, T is where the
     lower bound on precision is highest, `certified` is False and `reason` says what is missing; where one class is
-    missing, T is 1. A promise that accepting every photo keeps is `trivial` and not certified. Raises ValueError naming
-    the argument that is empty, of the wrong length or type, not finite or out of range.
+    missing, T is 1. A promise that accepting every photo keeps is `trivial` and not certified.
     """
-    clean, score = _photos(is_clean, p_clean)
+    clean, score = np.asarray(is_clean), np.asarray(p_clean, dtype=np.float64)
     units = one_per_car(groups, len(clean))
-    promise = Promise(
-        _inside("target_precision", target_precision, up_to_one=True),
-        _inside("confidence", confidence),
-        None if dirty_share is None else _inside("dirty_share", dirty_share),
-        None if max_false_clean_rate is None else _inside("max_false_clean_rate", max_false_clean_rate),
-        unit="photos" if len(units) == len(clean) else "cars",
-    )
+    unit = "photos" if len(units) == len(clean) else "cars"
+    promise = Promise(target_precision, confidence, dirty_share, max_false_clean_rate, unit=unit)
     return replace(decide(Cuts.of(clean[units], score[units]), promise, foretell), n_photos=len(clean))
 
 
@@ -62,22 +58,17 @@ def choose_low_threshold(
 ) -> Decision:
     """The mirror image: the highest T_low <= t_clean whose precision of dirty among p_clean < T_low is proven.
 
-    Arguments, errors and method as in `choose_threshold`. In the Decision the classes have changed places: precision
+    Arguments and method as in `choose_threshold`. In the Decision the classes have changed places: precision
     and recall are those of dirty, false_clean_rate is the share of the clean called dirty, n_clean and
     accepted_clean count dirty photos. Where one class is missing, T_low is 0.
     """
-    clean, score = _photos(is_clean, p_clean)
-    share = None if dirty_share is None else _inside("dirty_share", dirty_share)
+    clean, score = np.asarray(is_clean), np.asarray(p_clean, dtype=np.float64)
     units = one_per_car(groups, len(clean))
-    promise = Promise(
-        _inside("target_precision_dirty", target_precision_dirty, up_to_one=True),
-        _inside("confidence", confidence),
-        None if share is None else 1 - share,
-        names=("dirty", "clean"),
-        unit="photos" if len(units) == len(clean) else "cars",
+    clean_share, unit = (
+        None if dirty_share is None else 1 - dirty_share,
+        "photos" if len(units) == len(clean) else "cars",
     )
-    if not 0 <= t_clean <= 1:
-        raise ValueError(f"t_clean must lie in [0, 1], not {t_clean!r}")
+    promise = Promise(target_precision_dirty, confidence, clean_share, names=("dirty", "clean"), unit=unit)
     cuts = Cuts.of(~clean[units], 1 - score[units])
     mirror = decide(cuts, promise, foretell)
     low = min(1 - mirror.threshold, float(t_clean))
@@ -85,7 +76,7 @@ def choose_low_threshold(
         mirror = describe(
             cuts, int((1 - cuts.score < low).sum()) - 1, promise, certified=mirror.certified, reason=mirror.reason
         )
-    return replace(mirror, threshold=low, dirty_share=share, n_photos=len(clean))
+    return replace(mirror, threshold=low, dirty_share=dirty_share, n_photos=len(clean))
 
 
 def decide(cuts: Cuts, promise: Promise, foretell: bool) -> Decision:
@@ -102,10 +93,14 @@ def decide(cuts: Cuts, promise: Promise, foretell: bool) -> Decision:
         accepted, other = promise.names
         reason = f"trivial: calling every car {accepted} meets it while {promise.other_share(cuts):.3g} are {other}"
         return replace(decision, reason=reason)
-    if promise.target == 1:
-        reason = "no number of photos can prove a precision of 1: choose a target below it"
-        return replace(decision, reason=reason, reachable_precision=reachable_precision(cuts, promise))
     return _unproven(decision, cuts, promise, foretell)
+
+
+def reachable_precision(cuts: Cuts, promise: Promise) -> float | None:
+    """The highest lower target whose precision is proven, in steps of 0.01; None: not even 0.5."""
+    targets = LOWER_TARGETS[promise.target > LOWER_TARGETS]
+    found = bisect_left(targets, True, key=lambda target: precise(cuts, replace(promise, target=float(target))) >= 0)
+    return float(targets[found]) if found < len(targets) else None
 
 
 def _unproven(decision: Decision, cuts: Cuts, promise: Promise, foretell: bool) -> Decision:
@@ -150,27 +145,5 @@ def one_per_car(groups: ArrayLike | None, n_photos: int) -> NDArray[np.int64]:
     if groups is None:
         return np.arange(n_photos)
     cars = np.asarray(groups)
-    if cars.shape != (n_photos,):
-        raise ValueError(f"groups has shape {cars.shape}, is_clean ({n_photos},)")
     drawn = np.random.default_rng(0).permutation(n_photos)
     return np.sort(drawn[np.unique(cars[drawn], return_index=True)[1]])
-
-
-def _photos(is_clean: ArrayLike, p_clean: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
-    clean = np.asarray(is_clean)
-    if clean.ndim != 1 or clean.size == 0:
-        raise ValueError(f"is_clean must be a non-empty vector, not of shape {clean.shape}")
-    if not np.isin(clean, (False, True)).all():
-        raise ValueError("is_clean must hold booleans")
-    score = np.asarray(p_clean, dtype=np.float64)
-    if score.shape != clean.shape:
-        raise ValueError(f"p_clean has shape {score.shape}, is_clean {clean.shape}")
-    if not ((score >= 0) & (score <= 1)).all():
-        raise ValueError("p_clean must lie in [0, 1], without NaN")
-    return clean.astype(np.bool_), score
-
-
-def _inside(name: str, value: float, *, up_to_one: bool = False) -> float:
-    if not (0 < value < 1 or (up_to_one and value == 1)):
-        raise ValueError(f"{name} must lie in (0, 1{']' if up_to_one else ')'}, not {value!r}")
-    return float(value)

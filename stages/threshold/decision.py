@@ -1,11 +1,71 @@
-"""What is promised, and what is known at the threshold that was chosen."""
+"""The candidate thresholds, the promise to be kept, and the decision: a threshold and what is known at it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import special
 
-from stages.common.bounds import precision_at_share, rate_high, rate_low, ratio_high
-from stages.threshold.cuts import Cuts
+from stages.common.bounds import Floats, precision_at_share, rate_high, rate_low, ratio_high
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """All C cuts of N units, strictest first: the lowest score accepted, how many of each class; all [C].
+
+    Tied scores are accepted as one block. Cuts depend on the scores through their ranks alone: a monotone
+    calibration, even one fitted on these very labels, changes neither their order nor what each accepts.
+    """
+
+    score: Floats
+    clean: Ints
+    dirty: Ints
+
+    @classmethod
+    def of(cls, is_clean: NDArray[np.bool_], score: Floats) -> "Cuts":
+        """is_clean: bool [N]. score: float [N]. N > 0."""
+        order = np.argsort(-score, kind="stable")
+        score, clean = score[order], np.cumsum(is_clean[order], dtype=np.int64)
+        last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
+        return cls(score[last], clean[last], last + 1 - clean[last])
+
+    def __len__(self) -> int:
+        return self.n_clean + self.n_dirty
+
+    @property
+    def n_clean(self) -> int:
+        return int(self.clean[-1])
+
+    @property
+    def n_dirty(self) -> int:
+        return int(self.dirty[-1])
+
+    @property
+    def total(self) -> Ints:
+        return self.clean + self.dirty
+
+    @cached_property
+    def at_dirty(self) -> Ints:
+        """The cuts [S] just below a dirty unit, and the first: each begins a clean run."""
+        return np.flatnonzero(np.diff(self.dirty, prepend=-1) > 0)
+
+    def last_before_next_dirty(self, cut: Ints) -> Ints:
+        """The last cut before the next dirty unit."""
+        return np.append(self.at_dirty, len(self.score))[np.searchsorted(self.at_dirty, cut, side="right")] - 1
+
+    def threshold(self, cut: int) -> float:
+        """A threshold in (next score, score[cut]], halfway in log-odds, clear of rounding; scores in [0, 1].
+
+        0 below the last; 1 for cut -1, which accepts nothing short of 1.
+        """
+        if cut < 0 or cut == len(self.score) - 1:
+            return 1.0 if cut < 0 else 0.0
+        above, below = self.score[cut], self.score[cut + 1]
+        odds = special.logit(np.clip([above, below], 1e-15, 1 - 1e-15))
+        return float(np.clip(special.expit(odds.mean()), np.nextafter(below, 1.0), above))
 
 
 @dataclass(frozen=True)
@@ -43,10 +103,10 @@ class Decision:
 
     # Where not certified: what these photos prove instead (None where that is not what is missing), and how many more
     # dirty units, with clean ones in proportion, bring an 80 % chance, with the recall to expect then (see `forecast`).
-    reachable_precision: float | None  # in steps of 0.01
-    reachable_false_clean_rate: float | None
-    more_dirty: int | None
-    recall_with_more: float | None
+    reachable_precision: float | None = None  # in steps of 0.01
+    reachable_false_clean_rate: float | None = None
+    more_dirty: int | None = None
+    recall_with_more: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +163,6 @@ def describe(cuts: Cuts, cut: int, promise: Promise, *, certified: bool, reason:
         n_dirty=n_dirty,
         accepted_clean=clean,
         accepted_dirty=dirty,
-        reachable_precision=None,
-        reachable_false_clean_rate=None,
-        more_dirty=None,
-        recall_with_more=None,
     )
 
 

@@ -1,9 +1,9 @@
-"""The walk from the strictest threshold to the most permissive one, and the tests that decide how far it may go.
+"""From a promise to the most permissive cut that keeps it: tests from the strictest threshold on, one after another.
 
-The fixed-sequence test of Angelopoulos et al., "Learn then Test" (2021, arXiv:2110.01052), over every cut between
-two scores, with three refinements. The p-values use the clean run after the cut as well as the count (`Pooled`).
-The first test comes late enough that one dirty photo at the top need not end the walk. Spare starts further down,
-each with a small budget that returns once it is passed, save the walk where labels are noisy (the fallback
+The fixed-sequence test of Angelopoulos et al., "Learn then Test" (2021, arXiv:2110.01052), over every cut between two
+scores, with three refinements. The p-values use the clean run after the cut as well as the count (`Pooled`).
+The first test comes late enough that one dirty photo at the top need not end the sequence. Spare starts further down,
+each with a small share of the level that returns once it is passed, save it where labels are noisy (the fallback
 procedure of Wiens & Dmitrienko, J. Biopharm. Stat. 15, 2005).
 
 Why the promise holds. Assume that (1) units (photos, or cars) are drawn independently, and (2) below the cut where
@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from stages.common.bounds import Floats, ratio_tail, tail
-from stages.threshold.cuts import Cuts, Ints
+from stages.common.bounds import Floats, rate_high, rate_low, ratio_tail, tail
+from stages.threshold.decision import Cuts, Ints, Promise
 
-SPARE = 0.05  # share of the budget for the later starts: where labels are noisy, little suffices
-CHUNK = 512  # cuts tested at once: most walks end early
+SPARE = 0.05  # share of the level for the later starts: where labels are noisy, little suffices
+CUTS_AT_ONCE = 512  # tested together: most sequences end early
 
 
 class CutTest(Protocol):
@@ -126,15 +126,61 @@ def most_permissive_cut(test: CutTest, alpha: float) -> int:
     # The last cut of the first rank that is not less.
     at = np.searchsorted(rank, rank[np.searchsorted(rank, starts)], side="right") - 1
 
-    budget = np.append(alpha - spare * (len(starts) - 1), np.full(len(starts) - 1, spare))
-    begun = np.flatnonzero(test.p_value(at, np.minimum(starts, rank[at])) <= budget)
+    levels = np.append(alpha - spare * (len(starts) - 1), np.full(len(starts) - 1, spare))
+    begun = np.flatnonzero(test.p_value(at, np.minimum(starts, rank[at])) <= levels)
     if len(begun) == 0:
         return -1
     steps = cuts.at_dirty[cuts.at_dirty > at[begun[-1]]]
     level = alpha - spare * (len(starts) - np.searchsorted(starts, rank[steps], side="right"))
-    for done in range(0, len(steps), CHUNK):
-        few = slice(done, done + CHUNK)
+    for done in range(0, len(steps), CUTS_AT_ONCE):
+        few = slice(done, done + CUTS_AT_ONCE)
         failed = test.p_value(steps[few], rank[steps[few]]) > level[few]
         if failed.any():
             return int(steps[few][np.argmax(failed)]) - 1
     return len(rank) - 1
+
+
+def choose_cut(cuts: Cuts, promise: Promise) -> tuple[int, bool]:
+    """The most permissive certified cut, else the best; whether it is certified. A trivial promise certifies nothing.
+
+    Both classes must be there.
+    """
+    cut = certify(cuts, promise)
+    return (cut, not promise.trivial(cuts)) if cut >= 0 else (_best(cuts, promise), False)
+
+
+def certify(cuts: Cuts, promise: Promise) -> int:
+    """Index of the most permissive cut for which everything promised is proven, or -1.
+
+    Two constraints cost no more than one: T is wrong only if the test of the one that breaks first has passed.
+    """
+    return min(precise(cuts, promise), within_limit(cuts, promise))
+
+
+def precise(cuts: Cuts, promise: Promise) -> int:
+    """Index of the most permissive cut whose precision is proven, or -1."""
+    if promise.dirty_share is None:
+        return most_permissive_cut(Pooled(cuts, promise.target), promise.alpha)
+    if promise.met_by_all(cuts):
+        return len(cuts.score) - 1
+    return most_permissive_cut(AtShare(cuts, promise.target, promise.dirty_share), promise.alpha)
+
+
+def within_limit(cuts: Cuts, promise: Promise) -> int:
+    """Index of the most permissive cut whose false-clean rate is proven to be within the limit, or -1."""
+    if promise.max_false_clean_rate is None:
+        return len(cuts.score) - 1
+    return int((tail(cuts.dirty, cuts.n_dirty, promise.max_false_clean_rate) <= promise.alpha).sum()) - 1
+
+
+def _best(cuts: Cuts, promise: Promise) -> int:
+    """The cut with the highest lower bound on precision; with a dirty_share, from bounds on both rates.
+
+    Where the false-clean limit is out of reach, the last of those cuts that come nearest to it.
+    """
+    if within_limit(cuts, promise) < 0:
+        return int(cuts.last_before_next_dirty(np.array([0]))[0])
+    if promise.dirty_share is None:
+        return int(np.argmax(rate_low(cuts.clean, cuts.total, promise.alpha)))
+    dirty_rate = rate_high(cuts.dirty, cuts.n_dirty, 0.9 * promise.alpha)
+    return int(np.argmax(rate_low(cuts.clean, cuts.n_clean, 0.1 * promise.alpha) / dirty_rate))

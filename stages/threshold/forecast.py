@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from stages.common.bounds import Floats
-from stages.threshold.certify import certify
-from stages.threshold.cuts import Cuts
-from stages.threshold.decision import Promise
+from stages.threshold.decision import Cuts, Promise
+from stages.threshold.fixed_sequence import certify
 
 CHANCE = 0.8  # to certify with the units that are asked for
 GROWTH = np.geomspace(1.02, 20, 64)  # more is not worth telling

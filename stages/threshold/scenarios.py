@@ -6,15 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.common.bounds import Floats, precision_at_share, rate_high, rate_low, ratio_high
-from stages.threshold.certify import certify, choose_cut
 from stages.threshold.choose import one_per_car
-from stages.threshold.cuts import Cuts
-from stages.threshold.decision import Decision, Promise, describe
+from stages.threshold.decision import Cuts, Decision, Promise, describe
+from stages.threshold.fixed_sequence import certify, choose_cut
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 TARGETS = (0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
-BAND = tuple(np.round(np.append(np.arange(0.5, 0.995, 0.01), 0.995), 3).tolist())
-POINTS = 200
+CURVE_TARGETS = tuple(np.round(np.append(np.arange(0.5, 0.995, 0.01), 0.995), 3).tolist())
+MAX_POINTS = 200
 
 Row = dict[str, float | bool | None]
 
@@ -43,33 +42,26 @@ def scenarios(
     *,
     low: Decision | None = None,
     groups: ArrayLike | None = None,
-    shares: tuple[float, ...] = SHARES,
-    targets: tuple[float, ...] = TARGETS,
 ) -> Scenarios:
     """Tabulate around `decision` (of `choose_threshold`) and `low` (of `choose_low_threshold`), given their photos.
 
-    is_clean: bool [N], with both classes. p_clean: float [N]. groups: car ids [N], as for the decision. Raises
-    ValueError if a class is missing.
+    is_clean: bool [N], with both classes. p_clean: float [N]. groups: car ids [N], as for the decision.
     """
     clean, score = np.asarray(is_clean, dtype=bool), np.asarray(p_clean, dtype=float)
     units = one_per_car(groups, len(clean))
     clean, score = clean[units], score[units]
-    if clean.all() or not clean.any():
-        raise ValueError("is_clean must hold both classes")
     cuts = Cuts.of(clean, score)
     rate = decision.max_false_clean_rate
     promise = Promise(decision.target_precision, decision.confidence, decision.dirty_share, rate)
     t_low = None if low is None else low.threshold
     return Scenarios(
-        _at_shares(shares, score[clean], score[~clean], decision.threshold, t_low, promise.alpha),
-        [_at_target(cuts, replace(promise, target=target)) for target in targets],
+        _at_shares(score[clean], score[~clean], decision.threshold, t_low, promise.alpha),
+        [_at_target(cuts, replace(promise, target=target)) for target in TARGETS],
         _curve(cuts, promise),
     )
 
 
-def _at_shares(
-    shares: tuple[float, ...], clean: Floats, dirty: Floats, t_clean: float, t_low: float | None, alpha: float
-) -> list[Row]:
+def _at_shares(clean: Floats, dirty: Floats, t_clean: float, t_low: float | None, alpha: float) -> list[Row]:
     """clean, dirty: the scores of each class."""
 
     def ratios(right: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> tuple[float, float]:
@@ -81,7 +73,7 @@ def _at_shares(
 
     ratio, high = ratios(clean >= t_clean, dirty >= t_clean)
     rows: list[Row] = []
-    for share in shares:
+    for share in SHARES:
         row: Row = {
             "dirty_share": share,
             "precision": _precision(ratio, share),
@@ -115,10 +107,12 @@ def _at_target(cuts: Cuts, promise: Promise) -> Row:
 
 
 def _curve(cuts: Cuts, promise: Promise) -> list[Row]:
-    """At most POINTS cuts, evenly spaced in what they accept; certified: tried for each target of BAND."""
+    """At most MAX_POINTS cuts, evenly spaced in what they accept; certified: tried for each target of CURVE_TARGETS."""
     total, alpha = cuts.total, promise.alpha
-    shown = np.unique(np.searchsorted(total, np.linspace(1, total[-1], POINTS)))
-    reach = np.array([certify(cuts, replace(promise, target=target, max_false_clean_rate=None)) for target in BAND])
+    shown = np.unique(np.searchsorted(total, np.linspace(1, total[-1], MAX_POINTS)))
+    reach = np.array(
+        [certify(cuts, replace(promise, target=target, max_false_clean_rate=None)) for target in CURVE_TARGETS]
+    )
     rows: list[Row] = []
     for cut in shown.tolist():
         recall, false_clean = cuts.clean[cut] / cuts.n_clean, cuts.dirty[cut] / cuts.n_dirty
@@ -128,7 +122,7 @@ def _curve(cuts: Cuts, promise: Promise) -> list[Row]:
             {
                 "threshold": cuts.threshold(cut),
                 "precision": float(precision_at_share(false_clean / recall if recall else np.inf, share)),
-                "precision_certified": BAND[proven[-1]] if len(proven) else None,
+                "precision_certified": CURVE_TARGETS[proven[-1]] if len(proven) else None,
                 "recall": float(recall),
                 "recall_low": float(rate_low(cuts.clean[cut], cuts.n_clean, alpha / 2)),
                 "recall_high": float(rate_high(cuts.clean[cut], cuts.n_clean, alpha / 2)),
