@@ -10,6 +10,7 @@ from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 from flask_openapi3.models import SecurityScheme
 
+from serving.engine.budget import Budget
 from serving.engine.deployment import load
 from serving.engine.engine import Engine
 from serving.fetch.client import Fetcher
@@ -20,7 +21,7 @@ from serving.settings import Settings
 from serving.web import auth, middleware, predict, problems, state
 from serving.web.page import pages
 from serving.web.schemas import ProblemAnswer
-from serving.web.state import AppState, Budget
+from serving.web.state import AppState
 from serving.web.status import status
 
 log = logging.getLogger(__name__)

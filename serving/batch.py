@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import logging
 import os
 import sys
@@ -45,17 +46,16 @@ def find(folder: Path, out: Path) -> list[str]:
     A link that leads nowhere or to a folder, and a folder that cannot be listed, are among them: each gets a row that
     says so.
     """
-    found = []
-
-    def unreadable(error: OSError) -> None:
-        found.append(Path(error.filename).relative_to(folder).as_posix())
-
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
+    found: list[str] = []
+    refused: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=refused.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(parent, name) for name in names if not name.startswith(".") and not _special(Path(parent, name))]
-        paths += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
-        found += [path.relative_to(folder).as_posix() for path in paths]
-    return sorted(set(found) - {os.path.relpath(out.resolve(), folder.resolve())})
+        paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # no pipe or socket
+        found += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+    found += [error.filename for error in refused]
+    relative = {Path(path).relative_to(folder).as_posix() for path in found}
+    return sorted(relative - {os.path.relpath(out.resolve(), folder.resolve())})
 
 
 def written(out: Path, rule: Rule) -> list[Row]:
@@ -65,12 +65,12 @@ def written(out: Path, rule: Rule) -> list[Row]:
     """
     if not out.exists():
         return []
-    with out.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        lines = list(csv.reader(file))
-        whole = not lines or _ends_line(out)
-    if lines and lines[0] != list(Row._fields):
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].decode(errors="surrogateescape")
+    header, *lines = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
+    if content and header != list(Row._fields):
         raise ResumeError(f"{out} does not begin with {','.join(Row._fields)}")
-    rows = [Row(*line) for line in lines[1 : None if whole else -1] if len(line) == len(Row._fields)]
+    rows = [Row(*line) for line in lines if len(line) == len(Row._fields)]
     for row in rows:
         if row.threshold not in ("", f"{rule.t_clean:.6f}"):
             raise ResumeError(f"{out} was written with threshold {row.threshold}, now it is {rule.t_clean:.6f}")
@@ -151,20 +151,6 @@ def main(arguments: list[str] | None = None) -> int:
     summary = ", ".join(f"{number} {label}" for label, number in sorted(counts.items()))
     print(f"{counts.total()} photos: {summary or 'none found'}; written to {args.out}", file=sys.stderr)
     return 1 if counts["error"] else 0
-
-
-def _special(path: Path) -> bool:
-    """Whether a path is a socket, a pipe or the like: no file, and reading it may never end."""
-    try:
-        return path.exists() and not path.is_file()
-    except OSError:  # its row will say why
-        return False
-
-
-def _ends_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
-from pydantic import model_validator as check
 
 from serving.fetch.policy import host_name, host_pattern
 from serving.photo.cores import usable_cores
-from serving.photo.decode import MAX_PIXELS
+from serving.photo.header import MAX_PIXELS
 from serving.process import cards
 from serving.verdict.errors import UserError
 from serving.verdict.rule import Rule, Threshold, ThresholdError
@@ -33,6 +33,7 @@ MEMORY_PER_CORE = 768 * MIB
 CORES_PER_WORKER = 4  # past about four cores, one process is held back by Python's lock rather than by the model
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _split(value: object) -> object:
@@ -54,6 +55,9 @@ def _bearer(token: str) -> str:
 
 Token = Annotated[str, Field(min_length=8), AfterValidator(_bearer)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_split)]
+Ports = Annotated[frozenset[Port], BeforeValidator(_split)]
+HostPatterns = Annotated[frozenset[Annotated[str, AfterValidator(host_pattern)]], BeforeValidator(_split)]
+HostNames = Annotated[frozenset[Annotated[str, AfterValidator(host_name)]], BeforeValidator(_split)]
 
 
 class SettingsError(UserError):
@@ -82,7 +86,7 @@ class Settings(BaseModel):
     threads: PositiveInt = Field(default_factory=lambda data: max(1, usable_cores() // data.get("workers", 1)))
     max_batch: PositiveInt | None = None
     queue: PositiveInt = 256
-    health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    health_port: Port | None = None
     drain_seconds: PositiveInt = 30
     request_seconds: PositiveFloat = 30
     connections: PositiveInt = 2048
@@ -105,41 +109,31 @@ class Settings(BaseModel):
     url_max_bytes: PositiveInt = 25 * MIB
     url_max_redirects: int = Field(3, ge=0, le=10)
     url_concurrency: PositiveInt = 16
-    url_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]], BeforeValidator(_split)] = frozenset(
-        {80, 443}
-    )
-    url_allow_hosts: Annotated[frozenset[Annotated[str, AfterValidator(host_pattern)]], BeforeValidator(_split)] = (
-        frozenset()
-    )
-    url_deny_hosts: Annotated[frozenset[Annotated[str, AfterValidator(host_name)]], BeforeValidator(_split)] = (
-        frozenset()
-    )
+    url_ports: Ports = frozenset({80, 443})
+    url_allow_hosts: HostPatterns = frozenset()
+    url_deny_hosts: HostNames = frozenset()
     url_allow_networks: Networks = ()
     url_deny_networks: Networks = ()
 
-    @check(mode="after")
+    @model_validator(mode="after")
     def _fits_together(self) -> Settings:
-        if self.workers * self.threads > usable_cores():
-            raise ValueError(
-                f"WORKERS x THREADS = {self.workers} x {self.threads} exceeds the {usable_cores()} cores usable here"
-            )
-        if self.health_port == self.port:
-            raise ValueError(f"HEALTH_PORT and PORT are both {self.port}; probes need a port of their own")
-        if self.max_photos > self.queue:
-            raise ValueError(f"MAX_PHOTOS={self.max_photos} would never fit in QUEUE={self.queue}")
-        if not self.max_bytes <= self.max_request_bytes <= self.max_bytes_in_flight:
-            raise ValueError(
-                f"need MAX_BYTES <= MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT, got {self.max_bytes}, "
-                f"{self.max_request_bytes} and {self.max_bytes_in_flight}"
-            )
-        if self.stuck_seconds < self.request_seconds:
-            raise ValueError(
-                f"need REQUEST_SECONDS <= STUCK_SECONDS, got {self.request_seconds} and {self.stuck_seconds}"
-            )
-        if self.thresh is not None and self.t_high is not None:
-            raise ValueError("THRESH and T_HIGH both replace T_clean; set one of them")
-        if self.t_low is not None and self.t_high is not None and self.t_low > self.t_high:
-            raise ValueError(f"T_LOW={self.t_low} is above T_HIGH={self.t_high}; need 0 <= T_LOW <= T_HIGH <= 1")
+        cores, low, high = usable_cores(), self.t_low or 0, 1 if self.t_high is None else self.t_high
+        needs = {
+            f"WORKERS x THREADS <= the {cores} cores usable here": self.workers * self.threads <= cores,
+            "HEALTH_PORT other than PORT, as probes need one of their own": self.health_port != self.port,
+            "MAX_PHOTOS <= QUEUE": self.max_photos <= self.queue,
+            "MAX_BYTES <= MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT": self.max_bytes
+            <= self.max_request_bytes
+            <= self.max_bytes_in_flight,
+            "REQUEST_SECONDS <= STUCK_SECONDS": self.request_seconds <= self.stuck_seconds,
+            "THRESH or T_HIGH, not both: each replaces T_clean": None in (self.thresh, self.t_high),
+            "0 <= T_LOW <= T_HIGH <= 1": low <= high,
+        }
+        for need, met in needs.items():
+            if not met:
+                given = [name for name in type(self).model_fields if re.search(rf"\b{name.upper()}\b", need)]
+                values = ", ".join(f"{name.upper()}={getattr(self, name)}" for name in given)
+                raise ValueError(f"need {need}; got {values}")
         return self
 
     @classmethod

@@ -26,7 +26,7 @@ from serving.app import create_app
 from serving.fetch.client import UrlUnfetchable
 from serving.model.predictor import Predictor
 from serving.photo import pool
-from serving.photo.decode import BrokenPhoto
+from serving.photo.errors import BrokenPhoto
 from serving.process.logs import JsonFormatter
 from serving.settings import Settings
 from serving.web.problems import TYPE_PREFIX
@@ -208,7 +208,7 @@ def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
     for thread in threads:
         thread.start()
     entered.acquire()
-    while service_of(app).engine._free:
+    while service_of(app).engine.photos.free:
         time.sleep(0.01)
     refused = post(app.test_client(), photo())
     assert_problem(refused, 503, "overloaded")
@@ -285,7 +285,7 @@ def test_ready_under_full_load(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("serving.engine.engine.CHECK_SECONDS", 1.5)
     load = threading.Thread(target=lambda: post(app.test_client(), *[photo()] * 10, path="/predict/files"))
     load.start()
-    while service_of(app).engine._free:
+    while service_of(app).engine.photos.free:
         time.sleep(0.01)
     assert app.test_client().get("/readyz").status_code == 200
     load.join()
@@ -432,8 +432,9 @@ def test_metrics_tell_why_requests_are_shed(pair: Pair) -> None:
     before = [shed(reason) for reason in reasons]
     service_of(app).fetching.acquire()
     client.post("/predict/url", json={"url": "https://photos.example/"})
-    with service_of(app).engine._admit(1):
-        post(client, photo())
+    service_of(app).engine.photos.take(1)
+    post(client, photo())
+    service_of(app).engine.photos.give(1)
     service_of(app).engine.batcher.give_up()
     post(client, photo())
     client.get("/healthz")
@@ -517,8 +518,8 @@ def test_a_photo_for_which_there_is_no_memory_costs_only_its_own_answer(
 def test_costly_photos_hold_up_no_others(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait for decoders; a request's ordinary photos, and other requests, do not."""
     app = make_app(pair, REQUEST_SECONDS="4", STUCK_SECONDS="4")
-    slots = [pool.shared(service_of(app).settings.threads, service_of(app).settings.decode_memory)._slots] * 64
-    held = [slot for slot in slots if slot.acquire(blocking=False)]
+    decoders = pool.shared(service_of(app).settings.threads, service_of(app).settings.decode_memory)
+    monkeypatch.setattr(decoders, "_places", 0)
     waiting = threading.Thread(target=lambda: answers.extend(send()))
     answers: list[dict[str, object]] = []
 
@@ -532,5 +533,3 @@ def test_costly_photos_hold_up_no_others(pair: Pair, monkeypatch: pytest.MonkeyP
     assert time.monotonic() - began < 1 and waiting.is_alive()
     waiting.join(10)
     assert [answer.get("status", 200) for answer in answers] == [503, 200]
-    for slot in held:
-        slot.release()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from serving.engine.batcher import Batcher, Stuck
-from serving.photo.decode import BrokenPhoto
+from serving.photo.errors import BrokenPhoto
 from serving.process import watchdog
 from serving.process.metrics import WORKERS_STUCK
 

@@ -13,15 +13,8 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from serving.photo.decode import (
-    BrokenPhoto,
-    NotAPhoto,
-    PhotoTooLarge,
-    UnsupportedPhoto,
-    decode,
-    open_photo,
-    upright_rgb,
-)
+from serving.photo.decode import decode, open_photo, upright_rgb
+from serving.photo.errors import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
 from tests.support.photos_hostile import encode, heic_with_thumbnail
 
 SIZE = 64

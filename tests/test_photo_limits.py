@@ -158,7 +158,8 @@ def test_a_decoder_that_does_not_answer_is_ended(
 def test_photos_wait_for_memory_and_for_a_decoder() -> None:
     need = header.read(PHOTO).memory(SIZE) + 3 * len(PHOTO)
     decoders = pool.Pool(2, 2 * need)
-    with decoders._room(need + 1, time.monotonic()):
+    soon = time.monotonic() + 60
+    with decoders.reserve(need + 1, soon):
         with pytest.raises(DecodersBusy, match="memory"):
             ask(decoders, wait=0.05)
         waiting = threading.Thread(target=ask, args=[decoders])
@@ -167,8 +168,7 @@ def test_photos_wait_for_memory_and_for_a_decoder() -> None:
         assert waiting.is_alive()
     waiting.join(60)
     assert not waiting.is_alive() and decoders._free == 2 * need
-    soon = time.monotonic() + 5
-    with decoders._slot(soon), decoders._slot(soon), pytest.raises(DecodersBusy, match="too many"):
+    with decoders.reserve(0, soon), decoders.reserve(0, soon), pytest.raises(DecodersBusy, match="too many"):
         ask(decoders, wait=0.05)
     with pytest.raises(DecodersBusy):
         ask(decoders, wait=-1)  # though a decoder is free
@@ -179,7 +179,7 @@ def test_photos_wait_for_memory_and_for_a_decoder() -> None:
 
 def test_decoders_end_with_the_process_that_started_them() -> None:
     code = (
-        "import io, os; from PIL import Image; from serving.image import decode; from serving.photo import pool\n"
+        "import io, os; from PIL import Image; from serving.photo import pool; from serving.photo.decode import decode\n"
         "file = io.BytesIO(); Image.new('RGB', (64, 48)).save(file, 'PNG'); decode(file.getvalue(), 64)\n"
         "(of_all,) = pool._pools.values(); print(of_all._idle[0]._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )

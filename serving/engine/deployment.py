@@ -16,8 +16,8 @@ from PIL import Image
 from serving.model import golden
 from serving.model.predictor import ModelError, Predictor
 from serving.photo.cores import processor
-from serving.photo.decode import PhotoError, decode, is_light
-from serving.photo.errors import DecodersBusy
+from serving.photo.decode import decode, is_light
+from serving.photo.errors import DecodersBusy, PhotoError
 from serving.settings import Settings
 from serving.verdict.rule import Rule
 
@@ -99,15 +99,14 @@ def load(settings: Settings, model: Path, threshold: Path | None) -> Deployment:
         raise ModelError(f"IMGSZ={settings.imgsz}, but {model} takes photos of {predictor.image_size} pixels")
     if settings.require_gpu and not predictor.on_gpu:
         raise ModelError(f"REQUIRE_GPU=1, but {model} runs on {predictor.provider}: see convert.target in params.yaml")
-    if settings.require_certified and not deployment.certified:
-        reason = _not_certified(deployment, settings, model)
-        raise ModelError(f"REQUIRE_CERTIFIED=1, but {reason}; REQUIRE_CERTIFIED=0 serves it all the same")
-    _check_answers(predictor, max_batch, model)
     if settings.override:
         log.warning("thresholds replaced by the environment: %s", settings.override)
     if not deployment.certified:
         reason = _not_certified(deployment, settings, model)
+        if settings.require_certified:
+            raise ModelError(f"REQUIRE_CERTIFIED=1, but {reason}; REQUIRE_CERTIFIED=0 serves it all the same")
         log.warning("the precision of clean verdicts is not proven: %s", reason)
+    _check_answers(predictor, max_batch, model)
     return deployment
 
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
 
-from serving.engine.batcher import Batcher
+from serving.engine.batcher import Batcher, Pixels
+from serving.engine.budget import Budget
 from serving.engine.deployment import Deployment, builtin_photo
-from serving.photo.decode import PhotoError
+from serving.photo.errors import PhotoError
 from serving.process import metrics
 from serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0  # a self-check that takes longer has failed
-BEGUN_BY = (
-    0.5  # of a request's time, a costly photo must get its decoder: decoding takes seconds, and the model follows
-)
 CHECK_AGE = 1.0  # probes may come often, and from anyone: they must not become a load of their own
+# Of a request's time, after which a costly photo is given no decoder: decoding takes seconds, and the model follows.
+DECODE_SHARE = 0.5
 
 
 class Overloaded(RuntimeError):
@@ -45,18 +43,23 @@ class Engine:
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
         self.deployment = deployment  # replaced as a whole on reload; a photo keeps the one it began with
-        self._settings = settings
-        self._free = settings.queue
-        self._lock = threading.Lock()
+        self.photos = Budget(settings.queue)
         self.batcher = Batcher(*deployment.concurrency(settings.threads), deployment.max_batch)
+        self._settings = settings
         self._checking = threading.Lock()
         self._checked = float("-inf")
         self._failure: Exception | None = None
 
     def predict(self, photos: Sequence[bytes]) -> list[Verdict | PhotoError]:
         """A verdict for each photo in order, or its error. Raises Overloaded at once when the queue is full."""
-        with self._admit(len(photos)):
+        if not self.photos.take(len(photos)):
+            raise Overloaded(f"{self._settings.queue - self.photos.free} photos are waiting already")
+        metrics.IN_FLIGHT.inc(len(photos))
+        try:
             verdicts = self._score(photos, self._settings.request_seconds)
+        finally:
+            metrics.IN_FLIGHT.dec(len(photos))
+            self.photos.give(len(photos))
         for verdict in verdicts:
             if isinstance(verdict, Verdict):
                 metrics.VERDICTS.labels(verdict.label).inc()
@@ -71,6 +74,10 @@ class Engine:
                 self._checked = time.monotonic()
             return self._failure
 
+    def close(self) -> None:
+        """Finish what is queued."""
+        self.batcher.close()
+
     def _check(self) -> Exception | None:
         """Past admission and queue: a service under full load is still ready."""
         try:
@@ -80,56 +87,39 @@ class Engine:
             return error
         return result if isinstance(result, PhotoError) else None
 
-    def close(self) -> None:
-        """Finish what is queued."""
-        self.batcher.close()
-
     def _score(self, photos: Sequence[bytes], seconds: float, *, first: bool = False) -> list[Verdict | PhotoError]:
         """Within so many seconds for all photos together; raises TimeoutError.
 
-        Costly photos are decoded from here, one after the other: other processes do the work, and no lane, which other
-        requests wait for, stands still meanwhile.
+        Costly photos are decoded from this thread, one after the other: decoders do the work, and no thread of the
+        batcher, which other requests wait for, stands still meanwhile.
         """
         deployment, started = self.deployment, time.monotonic()
-        light = [deployment.is_light(photo) for photo in photos]
-        queue = partial(self.batcher.submit, deployment.predictor, first=first)
-        decoders = [partial(deployment.pixels, photo, self._settings) for photo in photos]
-        futures = dict(zip(_where(light), queue(list(compress(decoders, light))), strict=True))
-        errors: dict[int, PhotoError] = {}
+        submit = partial(self.batcher.submit, deployment.predictor, first=first)
+        decode = [partial(deployment.pixels, photo, self._settings) for photo in photos]
+        light = [place for place, photo in enumerate(photos) if deployment.is_light(photo)]
+        results = dict(zip(light, submit([decode[place] for place in light]), strict=True))
         try:
-            for place in _where([not it for it in light]):
-                try:
-                    with metrics.DECODE_SECONDS.time():
-                        pixels = decoders[place](deadline=started + seconds * BEGUN_BY)
-                except PhotoError as error:
-                    errors[place] = type(error)(str(error))  # a new one: the traceback of this holds the photo
-                else:
-                    futures[place] = queue([pixels.copy])[0]
-            return [
-                errors.get(place) or _verdict(futures[place], started + seconds, deployment)
-                for place in range(len(photos))
-            ]
+            for place in range(len(photos)):
+                if place not in results:
+                    costly = partial(decode[place], deadline=started + seconds * DECODE_SHARE)
+                    results[place] = _submit_decoded(costly, submit)
+            return [_verdict(results[place], started + seconds, deployment) for place in range(len(photos))]
         finally:
-            self.batcher.drop(list(futures.values()))  # after a failure: nobody waits for what has not begun
-
-    @contextmanager
-    def _admit(self, count: int) -> Iterator[None]:
-        """Hold places for `count` photos, or raise Overloaded."""
-        with self._lock:
-            if count > self._free:
-                raise Overloaded(f"{self._settings.queue - self._free} photos are waiting already")
-            self._free -= count
-        metrics.IN_FLIGHT.inc(count)
-        try:
-            yield
-        finally:
-            metrics.IN_FLIGHT.dec(count)
-            with self._lock:
-                self._free += count
+            self.batcher.drop(list(results.values()))  # after a failure: nobody waits for what has not begun
 
 
-def _where(flags: Sequence[bool]) -> list[int]:
-    return [place for place, flag in enumerate(flags) if flag]
+def _submit_decoded(
+    decode: Callable[[], Pixels], submit: Callable[[list[Callable[[], Pixels]]], list[Future[float]]]
+) -> Future[float]:
+    """Decode a photo here and queue its pixels; its p_clean, or what is wrong with the photo."""
+    try:
+        with metrics.DECODE_SECONDS.time():
+            pixels = decode()
+    except PhotoError as error:
+        failed: Future[float] = Future()
+        failed.set_exception(type(error)(str(error)))  # a new one: the traceback of this holds the photo
+        return failed
+    return submit([pixels.copy])[0]
 
 
 def _verdict(p_clean: Future[float], deadline: float, deployment: Deployment) -> Verdict | PhotoError:

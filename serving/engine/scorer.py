@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from serving.engine.deployment import Deployment
 from serving.photo.cores import usable_cores
-from serving.photo.decode import PhotoError
+from serving.photo.errors import PhotoError
 from serving.settings import Settings
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
-AHEAD = 32  # batches for each thread that may be done before their turn, so that one slow photo holds up no core
+BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
 
 
 class Row(NamedTuple):
@@ -47,13 +47,12 @@ class Scorer:
 
     def rows(self, paths: Sequence[str]) -> Generator[Row, None, None]:
         """The row of each photo, in order. A caller that stops early waits for the batches under way, no more."""
-        batches = (paths[start : start + self.batch] for start in range(0, len(paths), self.batch))
         pending: deque[Future[list[Row]]] = deque()
         pool = ThreadPoolExecutor(self._threads)
         try:
-            for batch in batches:
-                pending.append(pool.submit(self._score, batch))
-                if len(pending) >= AHEAD * self._threads:
+            for start in range(0, len(paths), self.batch):
+                pending.append(pool.submit(self._score, paths[start : start + self.batch]))
+                if len(pending) >= BUFFERED * self._threads:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
@@ -61,14 +60,17 @@ class Scorer:
             pool.shutdown(cancel_futures=True)
 
     def _score(self, paths: Sequence[str]) -> list[Row]:
-        """One model call for the photos that can be read; what is wrong with the others is told in their rows."""
+        """One model call for the photos that can be read; the rows of the others say what is wrong with them."""
         read = [self._read(path) for path in paths]
-        images = [image for image in read if not isinstance(image, str)]
-        if images:
+        p_clean: list[float] = []
+        if images := [image for image in read if not isinstance(image, str)]:
             with self._calls:
-                p_clean = iter(self._deployment.predictor.p_clean(np.stack(images)).tolist())
+                p_clean = self._deployment.predictor.p_clean(np.stack(images)).tolist()
+        threshold, left = f"{self._deployment.rule.t_clean:.6f}", iter(p_clean)
         return [
-            Row(path, error=found) if isinstance(found, str) else self._row(path, next(p_clean))
+            Row(path, error=found)
+            if isinstance(found, str)
+            else Row(path, self._deployment.label(p := next(left)), f"{p:.6f}", threshold)
             for path, found in zip(paths, read, strict=True)
         ]
 
@@ -76,13 +78,10 @@ class Scorer:
         """A photo's pixels, or what keeps it from being used, in one line so that a torn row shows."""
         try:
             with (self._folder / path).open("rb") as file:
-                # One byte more is enough to be told that there are too many; and no more room is made than is needed.
+                # One byte beyond the limit tells that there are too many; no more memory is reserved than is needed.
                 photo = file.read(min(os.fstat(file.fileno()).st_size, self._settings.max_bytes) + 1)
             return self._deployment.pixels(photo, self._settings)
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         except PhotoError as error:
             return " ".join(str(error).split())
-
-    def _row(self, path: str, p_clean: float) -> Row:
-        return Row(path, self._deployment.label(p_clean), f"{p_clean:.6f}", f"{self._deployment.rule.t_clean:.6f}")

@@ -17,13 +17,13 @@ from typing import Any
 from flask import Flask
 from gunicorn.workers.gthread import PollableMethodQueue  # type: ignore[import-untyped]
 
+from serving.engine.budget import Budget
 from serving.front.connection import Connection, State
 from serving.front.handler import STATUS_PATHS, Handler
 from serving.front.limits import Connections, Limits, Overdue, Room, overdue
 from serving.process import metrics
 from serving.web import state
 from serving.web.problems import Kind
-from serving.web.state import Budget
 
 log = logging.getLogger(__name__)
 

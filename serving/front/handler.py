@@ -12,13 +12,13 @@ from flask import Flask
 from gunicorn.http import errors as http_errors  # type: ignore[import-untyped]
 from gunicorn.http import wsgi
 
+from serving.engine.budget import Budget
 from serving.front.connection import Connection
 from serving.process import metrics
 from serving.web import state
 from serving.web.middleware import ARRIVED
 from serving.web.predict import body_limit
 from serving.web.problems import Kind, raw_response
-from serving.web.state import Budget
 
 log = logging.getLogger(__name__)
 

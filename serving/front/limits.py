@@ -8,8 +8,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
+from serving.engine.budget import Budget
 from serving.front.connection import Connection, State
-from serving.web.state import Budget
 
 HEAD_SECONDS = 5.0  # for a head, from its first byte, and for the first byte of a new connection
 MIN_RATE = 8 * 1024  # bytes a second of a body or an answer, over each REQUEST_SECONDS

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from serving.verdict.rule import Rule
 
@@ -26,30 +28,21 @@ _BROWN = (96, 74, 52)
 Integers = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Golden:
     """Seeds of `images` and the p_clean of each."""
 
-    seeds: tuple[int, ...]
-    p_clean: tuple[float, ...]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**64)], ...], Field(min_length=1)]
+    p_clean: tuple[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) != len(self.p_clean):
+            raise ValueError("seeds and p_clean must have one length")
 
     @classmethod
     def read(cls, text: str) -> Golden:
         """From JSON, `{"seeds": [...], "p_clean": [...]}`. Raises ValueError when it is anything else."""
-        try:
-            content = json.loads(text)
-        except RecursionError:
-            raise ValueError("nested too deep") from None
-        if not isinstance(content, dict) or set(content) != {"seeds", "p_clean"}:
-            raise ValueError("expected the keys seeds and p_clean")
-        seeds, p_clean = content["seeds"], content["p_clean"]
-        if not (isinstance(seeds, list) and isinstance(p_clean, list) and len(seeds) == len(p_clean) > 0):
-            raise ValueError("expected two lists of one length")
-        if not all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds):
-            raise ValueError("seeds must be integers from 0 on")
-        if not all(type(p) in (int, float) and 0 <= p <= 1 for p in p_clean):
-            raise ValueError("p_clean must be probabilities")
-        return cls(tuple(seeds), tuple(map(float, p_clean)))
+        return TypeAdapter(cls).validate_json(text)
 
     def text(self) -> str:
         """As JSON, every digit kept."""

@@ -23,21 +23,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from serving.photo import header, pool
 from serving.photo.cores import usable_cores
-from serving.photo.errors import (
-    BrokenPhoto,
-    DecodersBusy,
-    NotAPhoto,
-    PhotoError,
-    PhotoTooCostly,
-    PhotoTooLarge,
-    UnsupportedPhoto,
-)
-from serving.photo.header import FORMATS, MAX_PIXELS, Header
-
-__all__ = [
-    "FORMATS", "MAX_PIXELS", "RESIZE_RULE", "BrokenPhoto", "DecodersBusy", "NotAPhoto", "PhotoError", "PhotoTooCostly",
-    "PhotoTooLarge", "UnsupportedPhoto", "decode", "decode_here", "is_light", "open_photo", "upright_rgb",
-]  # fmt: skip
+from serving.photo.errors import BrokenPhoto, PhotoError, UnsupportedPhoto
+from serving.photo.header import MAX_PIXELS, Header
 
 pillow_heif.register_heif_opener(thumbnails=False)
 # Pillow's own bomb check knows one limit per process and warns below it; `decode` applies its caller's limit instead.
@@ -137,11 +124,7 @@ def _load(image: Image.Image, size: int) -> Image.Transpose | None:
     if isinstance(image, JpegImageFile):  # drafts of other formats are embedded thumbnails
         image.draft(image.mode, (size, size))
     image.load()
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (
-        16,
-        16,
-        16,
-    ):
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode == "RGB":
         _refuse_lost_bits(image)
     return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
 
@@ -205,8 +188,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 def _refuse_lost_bits(image: TiffImagePlugin.TiffImageFile) -> None:
     """Of 16-bit colours Pillow keeps the high byte: of colours with 12 bits in 16, next to nothing is left."""
-    wide = image.mode == "RGB" and image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (16, 16, 16)
-    if wide and 0 < np.ravel(image.getextrema()).max() < 16:
+    if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (16, 16, 16) and 0 < np.max(image.getextrema()) < 16:
         raise UnsupportedPhoto("the TIFF's 16-bit colours use the lowest 12 bits only; save it with 8 bits a colour")
 
 

@@ -29,28 +29,27 @@ def main() -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pillow_heif.options.DECODE_THREADS = 1
     line = socket.socket(fileno=int(sys.argv[1]))
+    orders = line.makefile("rb")
     while True:
         try:
-            order, data = protocol.receive_order(line)
-        except EOFError:
+            order, data = protocol.receive_order(orders)
+            protocol.send_answer(line, _decode(order, data))
+        except ConnectionError:
             return
-        _answer(line, order, data)
 
 
-def _answer(line: socket.socket, order: protocol.Order, data: bytes) -> None:
+def _decode(order: protocol.Order, data: bytes) -> bytes | PhotoError:
     _limit(order)
     try:
-        pixels = decode_here(data, order.size, header.read(data, max_pixels=order.max_pixels)).tobytes()
+        return decode_here(data, order.size, header.read(data, max_pixels=order.max_pixels)).tobytes()
     except PhotoError as error:
-        protocol.send_error(line, error)
+        return error
     except MemoryError:
-        protocol.send_error(line, PhotoTooCostly("decoding takes more memory than the photo's declared size needs"))
-    else:
-        protocol.send_pixels(line, pixels)
+        return PhotoTooCostly("decoding takes more memory than the photo's declared size needs")
 
 
 def _limit(order: protocol.Order) -> None:
-    """Let this process have what a photo may take, beyond what it has."""
+    """Let this process have what the photo may take, beyond what it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + order.memory + SLACK
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.photo import containers, jpeg, tiff
+from serving.photo import containers, jpeg
+from serving.photo.containers import Layout
 from serving.photo.errors import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
-from serving.photo.layout import Layout
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 120_000_000  # of a JPEG, which is scaled while it is decoded
@@ -40,7 +40,7 @@ _READERS: dict[bytes, tuple[tuple[str, ...], Callable[[bytes], Layout]]] = {
     b"GIF89a": (("GIF",), containers.read_gif),
     b"RIFF": (("WEBP",), containers.read_webp),
     b"BM": (("BMP",), containers.read_bmp),
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (("TIFF",), tiff.read)),
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (("TIFF",), containers.read_tiff)),
 }
 _VIDEO_BRANDS = (b"mp4", b"isom", b"qt", b"M4V", b"3gp")
 _OTHER_TYPES = {

@@ -1,13 +1,12 @@
 """A few processes that decode photos, each of which can be ended: the last line against what no header tells.
 
-A photo's process may take the memory and the time that follow from the photo's declared size, no more; one that dies
-is replaced at the next photo. They are started when they are first needed, afresh: forking a process that has threads
-would hang. They see none of this process's secrets, and give back nothing but the resized pixels.
+A decoder may take the memory and the time that follow from the photo's declared size, no more; one that dies is
+replaced at the next photo. Decoders start when first needed, and afresh: a fork of a process that has threads would
+hang. They see none of this process's secrets, return resized pixels and nothing else, and end when their socket closes.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import socket
@@ -44,17 +43,17 @@ class Pool:
 
     def __init__(self, processes: int, memory: int) -> None:
         self._memory = self._free = memory
-        self._slots = threading.BoundedSemaphore(processes)
+        self._places = processes
         self._idle: list[_Decoder] = []
-        self._first = threading.Lock()  # held by the photo that is the next to get memory, so that none waits for ever
+        self._next = threading.Lock()  # held by the photo whose turn it is, so that a large one does not wait for ever
         self._change = threading.Condition()
 
     def decode(self, data: bytes, size: int, max_pixels: int, header: Header, deadline: float) -> NDArray[np.uint8]:
         """The pixels of a photo, uint8 `[size, size, 3]`. Raises PhotoError, DecodersBusy after the deadline."""
-        need = header.memory(size) + 3 * len(data)  # the decoders hold the file up to three times
+        need = header.memory(size) + 3 * len(data)  # a decoder holds the file up to three times
         if need > self._memory:
             raise PhotoTooCostly(f"decoding the photo takes {need // MIB:,} MiB; {self._memory // MIB:,} are allowed")
-        with self._slot(deadline), self._room(need, deadline):
+        with self.reserve(need, deadline):
             decoder = self._take()
             try:
                 pixels = decoder.ask(data, protocol.Order(size, max_pixels, need, header.seconds(size)))
@@ -68,6 +67,32 @@ class Pool:
         while self._idle:
             self._idle.pop().end()
 
+    @contextlib.contextmanager
+    def reserve(self, need: int, deadline: float) -> Iterator[None]:
+        """Hold one of the processes and so many bytes of memory. Raises DecodersBusy after the deadline."""
+
+        def left() -> float:
+            return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+
+        if not left() or not self._next.acquire(timeout=left()):  # after the deadline not even a free one is taken
+            raise DecodersBusy("too many photos are being decoded; try again")
+        try:
+            with self._change:
+                if not self._change.wait_for(lambda: self._places > 0 and self._free >= need, left()):
+                    reason = "leave no memory for this one" if self._places > 0 else "are too many"
+                    raise DecodersBusy(f"the photos being decoded {reason}; try again")
+                self._places -= 1
+                self._free -= need
+        finally:
+            self._next.release()
+        try:
+            yield
+        finally:
+            with self._change:
+                self._places += 1
+                self._free += need
+                self._change.notify_all()
+
     def _take(self) -> _Decoder:
         """A process that waits, or a new one."""
         with contextlib.suppress(IndexError):
@@ -77,41 +102,13 @@ class Pool:
                     return decoder
         return _Decoder()
 
-    @contextlib.contextmanager
-    def _slot(self, deadline: float) -> Iterator[None]:
-        left = _left(deadline)
-        if not left or not self._slots.acquire(timeout=left):  # after the deadline not even a free one is taken
-            raise DecodersBusy("too many photos are being decoded; try again")
-        try:
-            yield
-        finally:
-            self._slots.release()
-
-    @contextlib.contextmanager
-    def _room(self, need: int, deadline: float) -> Iterator[None]:
-        """Hold so many bytes of the memory for all."""
-        if not self._first.acquire(timeout=_left(deadline)):
-            raise DecodersBusy("the photos being decoded leave no memory for this one; try again")
-        try:
-            with self._change:
-                if not self._change.wait_for(lambda: self._free >= need, _left(deadline)):
-                    raise DecodersBusy("the photos being decoded leave no memory for this one; try again")
-                self._free -= need
-        finally:
-            self._first.release()
-        try:
-            yield
-        finally:
-            with self._change:
-                self._free += need
-                self._change.notify_all()
-
 
 class _Decoder:
     """One process and the line to it."""
 
     def __init__(self) -> None:
         self._line, theirs = socket.socketpair()
+        self._answers = self._line.makefile("rb")
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _ENVIRONMENT
         with theirs:
             self._process = subprocess.Popen(
@@ -129,7 +126,7 @@ class _Decoder:
         self._line.settimeout(order.wall_seconds)
         try:
             protocol.send_order(self._line, order, data)
-            return protocol.receive_answer(self._line, order)
+            return protocol.receive_answer(self._answers, order)
         except TimeoutError:
             self.end()
             raise DecodersBusy(f"the photo was not decoded in {order.wall_seconds:.0f} s; try again") from None
@@ -141,38 +138,19 @@ class _Decoder:
 
     def end(self) -> None:
         """End it, whatever it does."""
+        self._answers.close()
         self._line.close()
         self._process.kill()
         self._process.wait()
 
 
-def _left(deadline: float) -> float:
-    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
-
-
 _pools: dict[tuple[int, int], Pool] = {}
-_making = threading.Lock()
 
 
 def shared(processes: int, memory: int) -> Pool:
     """This process's pool of so many decoders with so much memory."""
-    with _making:
-        if (processes, memory) not in _pools:
-            _pools[processes, memory] = Pool(processes, memory)
-        return _pools[processes, memory]
+    key = processes, memory
+    return _pools.get(key) or _pools.setdefault(key, Pool(*key))  # of two threads, the second gets the first one's
 
 
-def _forget() -> None:
-    """In a forked process: the decoders answer the one that started them."""
-    global _making
-    _making = threading.Lock()
-    _pools.clear()
-
-
-@atexit.register
-def _close() -> None:
-    for pool in _pools.values():
-        pool.close()
-
-
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_pools.clear)  # the decoders answer the process that started them

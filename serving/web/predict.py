@@ -8,7 +8,7 @@ from flask import Flask, Response, g, jsonify, request
 from flask_openapi3 import APIBlueprint
 
 from serving.engine.engine import Verdict
-from serving.photo.decode import PhotoError
+from serving.photo.errors import PhotoError
 from serving.process import metrics
 from serving.web import auth
 from serving.web.problems import Kind, Problem, as_problem
@@ -47,28 +47,30 @@ def predict_files(form: PhotosForm) -> Response:
 @urls.post("/predict/url", summary="A photo behind a URL", responses=_FETCHED)
 def predict_url(body: UrlBody) -> Response:
     """The verdict on a photo that is fetched from a public URL."""
-    service = current()
-    if not service.fetching.acquire(blocking=False) and not (
-        service.fetcher.resolver.make_room() and service.fetching.acquire(timeout=ROOM_SECONDS)
+    state = current()
+    if not state.fetching.acquire(blocking=False) and not (
+        state.fetcher.resolver.make_room() and state.fetching.acquire(timeout=ROOM_SECONDS)
     ):
         raise Problem(Kind.OVERLOADED, "too many URLs are being fetched", reason="fetches")
     try:
         with metrics.FETCH_SECONDS.time():
-            photo = service.fetcher.fetch(body.url)
+            photo = state.fetcher.fetch(body.url)
     finally:
-        service.fetching.release()
-    _hold(len(photo))
-    return _one(photo)
+        state.fetching.release()
+    if not state.bytes.take(len(photo)):
+        raise Problem(Kind.OVERLOADED, f"the requests under way leave no room for {len(photo):,} bytes", reason="bytes")
+    try:
+        return _one(photo)
+    finally:
+        state.bytes.give(len(photo))
 
 
 @files.before_request
 def _guard_files() -> None:
-    settings = current().settings
-    most = settings.max_request_bytes
-    _guard(
-        "multipart/form-data",
-        min(settings.max_bytes + FORM_OVERHEAD, most) if request.path == "/predict/file" else most,
-    )
+    settings, most = current().settings, current().settings.max_request_bytes
+    if request.path == "/predict/file":
+        most = min(settings.max_bytes + FORM_OVERHEAD, most)
+    _guard("multipart/form-data", most)
 
 
 @urls.before_request
@@ -97,18 +99,6 @@ def body_limit(app: Flask, environ: dict[str, Any]) -> int | None:
             return None
         limit: int | None = g.get("body_limit")
         return limit
-
-
-def _hold(count: int) -> None:
-    """Have room for so many more bytes until the request is over, or answer that there is none."""
-    if not current().bytes.take(count):
-        raise Problem(Kind.OVERLOADED, f"the requests under way leave no room for {count:,} bytes", reason="bytes")
-    g.held = g.get("held", 0) + count
-
-
-@urls.teardown_request
-def _let_go(error: BaseException | None = None) -> None:
-    current().bytes.give(g.pop("held", 0))
 
 
 def _one(photo: bytes) -> Response:

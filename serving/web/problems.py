@@ -60,20 +60,9 @@ class Kind(Enum):
     NOT_READY = (503, "The service is not ready")
     INTERNAL = (500, "The service failed")
 
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self.value[0]
-
-    @property
-    def title(self) -> str:
-        """A few words, the same for every problem of this kind."""
-        return self.value[1]
-
-    @property
-    def type(self) -> str:
-        """The stable URI that programs compare."""
-        return TYPE_PREFIX + self.name.lower().replace("_", "-")
+    def __init__(self, status: int, title: str) -> None:
+        self.status, self.title = status, title
+        self.type = TYPE_PREFIX + self.name.lower().replace("_", "-")  # the stable URI that programs compare
 
 
 class Problem(Exception):
@@ -84,11 +73,9 @@ class Problem(Exception):
     ) -> None:
         """`reason` tells causes of one kind apart in the metrics: a word of ours, by default the kind's name."""
         super().__init__(detail)
-        self.kind = kind
+        self.kind, self.detail = kind, detail
         self.reason = reason or kind.name.lower()
-        self.detail = detail
-        self.headers = {"Retry-After": RETRY_AFTER} if kind.status == 503 else {}
-        self.headers |= headers or {}
+        self.headers = ({"Retry-After": RETRY_AFTER} if kind.status == 503 else {}) | (headers or {})
 
     def body(self) -> dict[str, str | int]:
         """The members of the problem+json document."""
@@ -104,22 +91,22 @@ class Problem(Exception):
         return Response(json.dumps(body), self.kind.status, self.headers, mimetype=MIMETYPE)
 
 
-_KINDS: dict[type[Exception], Kind] = {
-    NotAPhoto: Kind.NOT_A_PHOTO,
-    BrokenPhoto: Kind.BROKEN_PHOTO,
-    PhotoTooLarge: Kind.TOO_MANY_PIXELS,
-    PhotoTooCostly: Kind.TOO_COSTLY,
-    DecodersBusy: Kind.OVERLOADED,
-    UnsupportedPhoto: Kind.UNSUPPORTED_PHOTO,
-    PhotoTooHeavy: Kind.TOO_MANY_BYTES,
-    UrlRefused: Kind.URL_REFUSED,
-    UrlUnfetchable: Kind.URL_UNFETCHABLE,
-    UrlTooLarge: Kind.TOO_MANY_BYTES,
-    Overloaded: Kind.OVERLOADED,
-    TimeoutError: Kind.OVERLOADED,
-    Stuck: Kind.NOT_READY,
+# What an error of the serving path is to the client, and to the metrics where its kind has several causes.
+_KINDS: dict[type[Exception], tuple[Kind, str | None]] = {
+    NotAPhoto: (Kind.NOT_A_PHOTO, None),
+    BrokenPhoto: (Kind.BROKEN_PHOTO, None),
+    PhotoTooLarge: (Kind.TOO_MANY_PIXELS, None),
+    PhotoTooCostly: (Kind.TOO_COSTLY, None),
+    DecodersBusy: (Kind.OVERLOADED, None),
+    UnsupportedPhoto: (Kind.UNSUPPORTED_PHOTO, None),
+    PhotoTooHeavy: (Kind.TOO_MANY_BYTES, None),
+    UrlRefused: (Kind.URL_REFUSED, None),
+    UrlUnfetchable: (Kind.URL_UNFETCHABLE, None),
+    UrlTooLarge: (Kind.TOO_MANY_BYTES, None),
+    Overloaded: (Kind.OVERLOADED, "queue"),
+    TimeoutError: (Kind.OVERLOADED, "timeout"),
+    Stuck: (Kind.NOT_READY, "stuck"),
 }
-_REASONS: dict[type[Exception], str] = {Overloaded: "queue", TimeoutError: "timeout", Stuck: "stuck"}
 _HTTP_KINDS = {
     404: Kind.NOT_FOUND,
     405: Kind.METHOD_NOT_ALLOWED,
@@ -130,7 +117,8 @@ _HTTP_KINDS = {
 
 def as_problem(error: Exception) -> Problem:
     """The problem that an error of the serving path is to the client."""
-    return Problem(_KINDS[type(error)], str(error) or "no answer in time", reason=_REASONS.get(type(error)))
+    kind, reason = _KINDS[type(error)]
+    return Problem(kind, str(error) or "no answer in time", reason=reason)
 
 
 def raw_response(kind: Kind, detail: str) -> bytes:

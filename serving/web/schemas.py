@@ -24,7 +24,6 @@ def _is_file(value: object) -> object:
 
 
 File = Annotated[FileStorage, BeforeValidator(_is_file)]
-Label = Literal["clean", "dirty", "uncertain"]
 
 
 @cache
@@ -68,7 +67,7 @@ class VerdictAnswer(BaseModel):
         {"label": "clean", "p_clean": 0.991204, "threshold": 0.93, "model": "resnet50-4f1d0c2b9a77"}
     )
 
-    label: Label
+    label: Literal["clean", "dirty", "uncertain"]
     p_clean: float = Field(ge=0, le=1, description="Calibrated probability that the car is clean")
     threshold: float = Field(ge=0, le=1, description="p_clean at or above this is clean")
     model: str = Field(description="The model that answered: its architecture and the start of its sha256")

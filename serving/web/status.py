@@ -41,8 +41,8 @@ def readyz() -> Response:
 @status.get("/model", summary="What is in service", responses=_MODEL)
 def model() -> Response:
     """Everything that decides an answer, and where it comes from."""
-    service = current()
-    settings, deployment = service.settings, service.engine.deployment
+    state = current()
+    settings, deployment = state.settings, state.engine.deployment
     predictor, metadata = deployment.predictor, deployment.predictor.metadata
     answer = ModelAnswer(
         model=metadata.model,
@@ -64,7 +64,7 @@ def model() -> Response:
         trained_on_drawings=metadata.trained_on_drawings,
         checkpoint_sha256=metadata.checkpoint_sha256,
         git_commit=settings.git_commit,
-        reload_refused=service.store.refused if service.store else None,
+        reload_refused=state.store.refused if state.store else None,
     )
     return jsonify(answer.model_dump())
 

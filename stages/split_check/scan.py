@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from serving.photo.cores import usable_cores
-from serving.photo.decode import PhotoError
+from serving.photo.errors import PhotoError
 from stages.common.base.errors import StageError
 from stages.common.base.photos import SPLITS, Photo
 from stages.split_check.look import Look, look_of
