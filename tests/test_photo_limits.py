@@ -179,8 +179,8 @@ def test_photos_wait_for_memory_and_for_a_decoder() -> None:
 
 def test_decoders_end_with_the_process_that_started_them() -> None:
     code = (
-        "import io, os; from PIL import Image; from serving.photo import pool; from serving.photo.decode import decode\n"
-        "file = io.BytesIO(); Image.new('RGB', (64, 48)).save(file, 'PNG'); decode(file.getvalue(), 64)\n"
+        "import io, os; from PIL import Image; from serving.photo import decode, pool\n"
+        "file = io.BytesIO(); Image.new('RGB', (64, 48)).save(file, 'PNG'); decode.decode(file.getvalue(), 64)\n"
         "(of_all,) = pool._pools.values(); print(of_all._idle[0]._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
