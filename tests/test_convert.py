@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,29 +21,19 @@ from serving.model.predictor import Network
 from serving.photo.decode import decode
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
-from stages.common.model import Checkpoint, create
+from stages.common.model import Checkpoint
 from stages.convert import __main__ as convert
-from stages.convert import candidates
-from stages.convert.candidates import Judged, judge
+from stages.convert.candidates import judge
 from stages.convert.graph import Logit, to_onnx
 from stages.convert.precision import to_fp16, to_int8
 from stages.convert.ranking import compare, placements
 from stages.eval import __main__ as eval_stage
 from stages.export import __main__ as export_stage
 from stages.threshold import __main__ as threshold_stage
+from tests.support.networks import SMALL, checkpoint, exported, run
 from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, jpeg
 
 RNG = np.random.default_rng(0)
-
-
-def small_checkpoint(name: str = SMALL_MODEL, size: int = 64) -> Checkpoint:
-    torch.manual_seed(0)
-    return Checkpoint(name, size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "v", 1, dict(create(name).state_dict()))
-
-
-def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(["logit"], {"image": images})[0]
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +43,10 @@ def fp32(pipeline: Workspace) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def copy(pipeline: Workspace, fp32: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A copy of the whole run that may be changed; the current folder."""
+def copy(copy: Workspace, fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of the whole run, whose network is not exported again."""
     monkeypatch.setattr(convert, "to_onnx", lambda checkpoint: fp32)
-    shutil.copytree(pipeline.folder, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return Workspace(tmp_path / "copy")
+    return copy
 
 
 def on_logits(change: Callable[[onnx.GraphProto], None]) -> Callable[..., onnx.ModelProto]:
@@ -88,14 +75,7 @@ def report() -> dict[str, dict[str, object]]:
 
 
 def test_a_candidate_that_ranks_worse_is_refused(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = candidates.judge
-
-    def upside_down(is_clean: np.ndarray, checkpoint: np.ndarray, logit: np.ndarray, limit: float) -> Judged:
-        """int8 is judged first."""
-        monkeypatch.setattr(candidates, "judge", judge)
-        return judge(is_clean, checkpoint, -logit, limit)
-
-    monkeypatch.setattr(candidates, "judge", upside_down)
+    monkeypatch.setattr(convert, "build", on_logits(lambda graph: last(graph, "Mul", -1.0)))
     convert.main()
     found = report()
     assert found["precision"] == "fp32" and not found["candidates"]["int8"]["passed"]
@@ -205,19 +185,27 @@ def test_the_file_holds_no_path_of_this_machine(pipeline: Workspace) -> None:
         assert path.encode() not in content
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "convnext_tiny", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        SMALL,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet50", "efficientnet_b0", "convnext_tiny", "tf_efficientnet_lite0")
+        ),
+    ],
+)
 def test_onnx_agrees_with_torch_on_real_photos(name: str) -> None:
-    checkpoint = small_checkpoint(name)
     images = np.stack([decode(jpeg(RNG, bool(i % 2)), 64) for i in range(5)])
     with torch.inference_mode():
-        expected = Logit(checkpoint).eval()(torch.from_numpy(images)).numpy()
-    model = to_onnx(checkpoint)
+        expected = Logit(checkpoint(name)).eval()(torch.from_numpy(images)).numpy()
     for count in (1, 5):
-        assert np.abs(run(model, images[:count]) - expected[:count]).max() < 1e-4 * max(1, np.abs(expected).max())
+        apart = np.abs(run(exported(name), images[:count]) - expected[:count])
+        assert apart.max() < 1e-4 * max(1, np.abs(expected).max())
 
 
 def test_int8_and_fp16_are_smaller_and_close() -> None:
-    model = to_onnx(small_checkpoint("resnet18"))
+    model = exported()
     images = RNG.integers(0, 256, (8, 64, 64, 3), np.uint8)
     expected = run(model, images)
     for smaller, factor in ((to_int8(model, [images]), 3.5), (to_fp16(model), 1.9)):
@@ -288,9 +276,9 @@ def test_no_kernel_overflows_on_this_processor(kernel: int) -> None:
         assert np.allclose(sums(channels, channels, kernel, 127), 1)
 
 
-def test_depthwise_weights_alone_have_8_bits() -> None:
+def test_depthwise_weights_alone_have_8_bits(fp32: onnx.ModelProto) -> None:
     images = RNG.integers(0, 256, (4, 64, 64, 3), np.uint8)
-    model = to_int8(to_onnx(small_checkpoint("mobilenetv3_small_050")), [images])
+    model = to_int8(fp32, [images])
     weights = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 4]
     largest = [
         (weight.shape[1], int(np.abs(weight.astype(int)).max())) for weight in weights if weight.dtype == np.int8

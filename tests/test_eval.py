@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from stages.common.calibration import Calibration, cross_fitted, fit
 from stages.common.rates import outcome, verdicts
 from stages.eval.metrics import expected_calibration_error, point_metrics, reliability, with_intervals
-from tests.support.workspace import Workspace
+from tests.support.workspace import InProcess, Workspace
 from tools.summary import rows
 
 RNG = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def test_intervals_hold_the_value_and_shrink_with_photos() -> None:
     widths = []
     for n in (200, 5000):
         logit, is_clean = draw(n, 1.0, 1.0)
-        found = with_intervals(is_clean, logit, expit(logit + 1), list(map(str, range(n))), bins=10, draws=100, seed=0)
+        found = with_intervals(is_clean, logit, expit(logit + 1), list(map(str, range(n))), bins=10, draws=40, seed=0)
         assert found["roc_auc"]["low"] <= found["roc_auc"]["value"] <= found["roc_auc"]["high"]
         widths.append(found["roc_auc"]["high"] - found["roc_auc"]["low"])
     assert widths[1] < widths[0] / 2
@@ -98,9 +98,9 @@ def test_copies_of_photos_make_no_interval_narrower() -> None:
     """Six equal photos of a car tell what one tells, also where a car is shown clean and dirty."""
     logit, is_clean = draw(200, 1.0, 1.0)
     cars = [f"car {number // 2}" for number in range(200)]
-    once = with_intervals(is_clean, logit, expit(logit), cars, bins=10, draws=200, seed=0)
+    once = with_intervals(is_clean, logit, expit(logit), cars, bins=10, draws=40, seed=0)
     six = with_intervals(*(np.repeat(x, 6) for x in (is_clean, logit, expit(logit))), np.repeat(cars, 6).tolist(),
-                         bins=10, draws=200, seed=0)  # fmt: skip
+                         bins=10, draws=40, seed=0)  # fmt: skip
     for name in ("roc_auc", "accuracy", "brier"):
         assert six[name] == pytest.approx(once[name])
 
@@ -162,4 +162,4 @@ def test_the_summary_tells_how_many_experiments_may_be_chosen_among(
 def test_a_damaged_checkpoint_is_named(workspace: Workspace) -> None:
     (workspace.folder / "artifacts").mkdir()
     (workspace.folder / "artifacts/best.pt").write_bytes(b"PK\x03\x04 not really")
-    workspace.refuses("convert", "artifacts/best.pt is not a usable checkpoint", "dvc repro train")
+    InProcess(workspace.folder).refuses("convert", "artifacts/best.pt is not a usable checkpoint", "dvc repro train")

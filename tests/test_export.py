@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,6 @@ from stages.common.base.files import sha256
 from stages.common.calibration import Calibration
 from stages.export import __main__ as export
 from tests.support.workspace import SMALL_MODEL, Workspace
-
-
-@pytest.fixture
-def copy(pipeline: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A copy of the whole run that may be changed; the current folder."""
-    shutil.copytree(pipeline.folder, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return Workspace(tmp_path / "copy")
 
 
 def test_the_file_keeps_its_contract(pipeline: Workspace) -> None:

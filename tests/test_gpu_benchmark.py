@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.workspace import ROOT, SMALL_MODEL
+
+pytestmark = pytest.mark.slow
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.workspace import ROOT, Workspace, write_photos
+from tests.support.workspace import ROOT, InProcess, Workspace, write_photos
 
 DECLARED = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 OTHERS = ("split_check", "backbone", "convert", "eval", "threshold", "export")
@@ -28,25 +28,25 @@ def outputs(folder: Path, stage: str) -> dict[str, str]:
     return {str(file.relative_to(folder)): hashlib.md5(file.read_bytes()).hexdigest() for file in found}
 
 
-@pytest.fixture(scope="module")
-def again(pipeline: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def run_again(pipeline: Workspace, workspace: Workspace) -> None:
     """The pipeline but for training once more, in another folder, with photos written anew."""
-    folder = tmp_path_factory.mktemp("quite-another-place") / "deeper"
-    folder.mkdir()
-    write_photos(folder / "data_cars", clean=40, dirty=20)
-    workspace = Workspace(folder)
+    write_photos(workspace.data, clean=40, dirty=20)
     workspace.must("split_check", "backbone")
     for name in outputs(pipeline.folder, BETWEEN):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(pipeline.folder / name, folder / name)
+        (workspace.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pipeline.folder / name, workspace.folder / name)
     workspace.must("convert", "eval", "threshold", "export")
-    return workspace
+    for stage in OTHERS:
+        first = outputs(pipeline.folder, stage)
+        assert first and outputs(workspace.folder, stage) == first
 
 
-@pytest.mark.parametrize("stage", OTHERS)
-def test_a_second_run_elsewhere_gives_the_same_bytes(pipeline: Workspace, again: Workspace, stage: str) -> None:
-    first = outputs(pipeline.folder, stage)
-    assert first and outputs(again.folder, stage) == first
+@pytest.mark.parametrize("kind", [InProcess, pytest.param(Workspace, marks=pytest.mark.slow)])
+def test_a_second_run_elsewhere_gives_the_same_bytes(
+    pipeline: Workspace, tmp_path: Path, kind: type[Workspace]
+) -> None:
+    (tmp_path / "quite another/place").mkdir(parents=True)
+    run_again(pipeline, kind(tmp_path / "quite another/place"))
 
 
 def test_no_output_names_the_folder_it_was_made_in(pipeline: Workspace) -> None:
@@ -59,14 +59,10 @@ def test_no_output_names_the_folder_it_was_made_in(pipeline: Workspace) -> None:
 @pytest.mark.parametrize(
     ("stage", "in_the_way"), [("eval", "reports/eval"), ("threshold", "reports/threshold"), ("export", "reports")]
 )
-def test_a_stage_that_cannot_write_one_output_writes_none(
-    pipeline: Workspace, tmp_path: Path, stage: str, in_the_way: str
-) -> None:
-    shutil.copytree(pipeline.folder, tmp_path / "copy")
-    workspace = Workspace(tmp_path / "copy")
-    for name in outputs(workspace.folder, stage):
-        (workspace.folder / name).unlink()
-    shutil.rmtree(workspace.folder / in_the_way)
-    (workspace.folder / in_the_way).write_text("a file where a folder has to be")
-    workspace.refuses(stage, "cannot write", in_the_way)
-    assert set(outputs(workspace.folder, stage)) <= {in_the_way}
+def test_a_stage_that_cannot_write_one_output_writes_none(copy: Workspace, stage: str, in_the_way: str) -> None:
+    for name in outputs(copy.folder, stage):
+        (copy.folder / name).unlink()
+    shutil.rmtree(copy.folder / in_the_way)
+    (copy.folder / in_the_way).write_text("a file where a folder has to be")
+    copy.refuses(stage, "cannot write", in_the_way)
+    assert set(outputs(copy.folder, stage)) <= {in_the_way}
