@@ -24,30 +24,26 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
 from benchmarks.serving import make_photos
-from samples import draw
 from samples.camera import take
 from samples.draw import render
 from serving.photo.cores import usable_cores
-from serving.verdict.rule import CLASSES
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, SPLITS, Photo, list_photos
 from stages.split_check.groups import JOINING
-from stages.split_check.near.hashes import BITS, CROPS, SYMMETRIES, hashes, stack
-from stages.split_check.near.matching import pairs_within, partners
-from stages.split_check.near.search import CROWD, near_links
+from stages.split_check.near.hashing import BITS, CROPS, SYMMETRIES, hashes, neighbour_counts, pairs_within, stack
+from stages.split_check.near.search import MAX_NEIGHBOURS, near_links
 from stages.split_check.params import Params
-from stages.split_check.scan import Scanned, scan
+from stages.split_check.scan import ScannedPhoto, scan
+from tests.support.wash_gate import GATE, shoot
 
 USUAL_THRESHOLD = 10  # bits: imagededup's default
 SIZES = (8_875, 17_750, 35_500, 71_000, 142_000)
 PLANTED = 1_000
-GATE, GATE_CAR = 5, (4.4, 1.8, 1.5)  # the photo whose place a gate has; metres, the car its camera was set up for
 Pairs = set[tuple[str, str]]
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -88,9 +84,9 @@ def speed(folder: Path, rounds: int) -> Iterator[str]:
     yield f"times as fast: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); to reach: 3"
 
 
-def all_hashes(scanned: list[Scanned]) -> None:
+def all_hashes(scanned: list[ScannedPhoto]) -> None:
     """What the search for copies starts with."""
-    thumbnails = stack([one.look.thumbnail for one in scanned if one.look is not None])
+    thumbnails = stack([one.stats.thumbnail for one in scanned if one.stats is not None])
     for crop in range(len(CROPS)):
         hashes(thumbnails, crop)
 
@@ -112,13 +108,11 @@ def match(count: int, radius: int, seed: int = 0) -> tuple[float, float, float, 
             planted[place] ^= np.uint64(1 << bit)
     queries[crop, symmetry, first] = planted
     start, cpu = time.perf_counter(), time.process_time()
-    partners(whole, radius)  # as the stage counts them first
+    neighbour_counts(whole, radius)  # as the stage counts them first
     found = [pairs_within(queries[crop].ravel(), whole, radius) for crop in range(len(CROPS))]
     took, spent = time.perf_counter() - start, time.process_time() - cpu
     pairs = {
-        (c, q, t)
-        for c, part in enumerate(found)
-        for q, t in zip(part.query.tolist(), part.target.tolist(), strict=True)
+        (c, q, t) for c, part in enumerate(found) for q, t in zip(*(column.tolist() for column in part), strict=True)
     }
     wanted = set(zip(crop.tolist(), (symmetry * count + first).tolist(), second.tolist(), strict=True))
     # Not ru_maxrss, which a new process inherits from the one that starts it.
@@ -218,11 +212,11 @@ def listed(folder: Path) -> list[Photo]:
     return [Photo(path.relative_to(folder).as_posix(), CLEAN) for path in sorted(folder.rglob("*.jpg"))]
 
 
-def named(scanned: list[Scanned], prefix: str) -> list[Scanned]:
+def named(scanned: list[ScannedPhoto], prefix: str) -> list[ScannedPhoto]:
     return [replace(one, photo=Photo(f"{prefix}/{one.name}", one.photo.label)) for one in scanned]
 
 
-def found_by_us(scanned: list[Scanned], params: Params) -> Pairs:
+def found_by_us(scanned: list[ScannedPhoto], params: Params) -> Pairs:
     section = params.split_check
     links = near_links(scanned, section.hash_radius, section.similarity).links
     return {(link.first, link.second) for link in links if link.how in JOINING}
@@ -292,20 +286,6 @@ def washed(folder: Path, params: Params, cars: int = 100) -> Iterator[str]:
     yield f"  as one scene, which joins nothing {same.count('scene')}"
 
 
-def shoot(folder: Path, car: int, place: int) -> None:
-    """Another car behind the camera of a wash gate: place, light and camera are those of photo `place`."""
-    real, choose = draw.streams, draw.choose_camera
-
-    def one_place(seed: int, index: int) -> list[np.random.Generator]:
-        return [real(seed, place)[0], *real(seed, index)[1:]]
-
-    with (
-        patch.object(draw, "streams", one_place),
-        patch.object(draw, "choose_camera", lambda rng, size, _: choose(rng, size, GATE_CAR)),
-    ):
-        (folder / f"{car:04}.jpg").write_bytes(draw.draw_photo(9_000, car, CLASSES[car % 4 > 0]))
-
-
 def gated(folder: Path, params: Params, cars: int = 300) -> Iterator[str]:
     """A fixed camera: every photo shows another car, so that whatever is joined is joined wrongly."""
     folder = folder / "gated"
@@ -316,7 +296,7 @@ def gated(folder: Path, params: Params, cars: int = 300) -> Iterator[str]:
     found = near_links(scan(folder, listed(folder)), section.hash_radius, section.similarity)
     how = [link.how for link in found.links]
     yield f"{cars} cars before one fixed camera, {cars * (cars - 1) // 2:,} pairs"
-    yield f"  photos left aside as a crowd {len(found.crowd)}"
+    yield f"  photos left aside as a crowd {len(found.hubs)}"
     yield f"  pairs told as one scene {how.count('scene')}"
     yield f"  joined as shots of one moment (false) {how.count('patched')}, as copies (false) {how.count('near')}"
 
@@ -328,7 +308,7 @@ def crowded(radius: int) -> Iterator[str]:
         rng = np.random.default_rng(0)
         bits = np.packbits(rng.random((count, BITS)) < 0.06, axis=1)
         start, cpu = time.perf_counter(), time.process_time()
-        crowd = int((partners(np.ascontiguousarray(bits).view(np.uint64)[:, 0], radius) > CROWD).sum())
+        crowd = int((neighbour_counts(np.ascontiguousarray(bits).view(np.uint64)[:, 0], radius) > MAX_NEIGHBOURS).sum())
         yield f"{count:10,}{time.perf_counter() - start:10.1f}{time.process_time() - cpu:8.1f}{crowd:16,}"
 
 

@@ -13,20 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance
 
-from benchmarks.split_check import GATE, shoot
 from samples.camera import take
 from samples.draw import draw_photo, render
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, Photo
 from stages.split_check.check import check, find_links
-from stages.split_check.findings import Findings
-from stages.split_check.look import THUMBNAIL
 from stages.split_check.near import search
-from stages.split_check.near.hashes import BITS, SYMMETRIES, hashes, turn
-from stages.split_check.near.matching import pairs_within, partners
+from stages.split_check.near.hashing import BITS, SYMMETRIES, hashes, neighbour_counts, pairs_within, turn
 from stages.split_check.near.search import candidates, near_links
 from stages.split_check.params import Params
-from stages.split_check.scan import Scanned, scan
+from stages.split_check.report import Findings
+from stages.split_check.scan import THUMBNAIL_SIDE, ScannedPhoto, scan
+from tests.support.wash_gate import GATE, shoot
 from tests.support.workspace import ROOT
 
 PARAMS = load(Params, ROOT / "params.yaml").split_check
@@ -115,11 +113,11 @@ def test_the_same_shot_before_and_after_the_wash_is_no_copy_under_both_labels(tm
             (tmp_path / f"{index}{'ab'[severity > 0]}.jpg").write_bytes(photo)
     photos = [Photo(path.name, CLEAN if "a" in path.name else DIRTY) for path in sorted(tmp_path.iterdir())]
     hows = [link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY).links]
-    assert hows and set(hows) <= {"patched", "scene"}
+    assert hows and set(hows) <= {"edited", "scene"}
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> list[Scanned]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> list[ScannedPhoto]:
     """Cars behind the fixed camera of a wash gate, in two splits: much alike, and none of them a copy."""
     folder = tmp_path_factory.mktemp("gate")
     for split in ("train/clean", "test/clean"):
@@ -129,7 +127,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> list[Scanned]:
     return scan(folder, [Photo(path.relative_to(folder).as_posix(), CLEAN) for path in sorted(folder.rglob("*.jpg"))])
 
 
-def test_cars_behind_a_fixed_camera_are_told_and_neither_joined_nor_left_out(gate: list[Scanned]) -> None:
+def test_cars_behind_a_fixed_camera_are_told_and_neither_joined_nor_left_out(gate: list[ScannedPhoto]) -> None:
     checked = check(gate, PARAMS)
     assert not checked.rulings and all(name == group for name, group in checked.group_of.items())
     assert [len(group.names) >= 4 for group in checked.groups if group.kind == "scene"] == [True]
@@ -137,11 +135,11 @@ def test_cars_behind_a_fixed_camera_are_told_and_neither_joined_nor_left_out(gat
     assert not find_links(gate, PARAMS)  # what `make split` keeps together
 
 
-def test_of_a_crowd_no_pair_is_formed_and_it_is_told(gate: list[Scanned], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "CROWD", 0)
+def test_of_a_crowd_no_pair_is_formed_and_it_is_told(gate: list[ScannedPhoto], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MAX_NEIGHBOURS", 0)
     checked = check(gate, PARAMS)
-    assert len(checked.crowd) > 2 and not any(set(group.names) & set(checked.crowd) for group in checked.groups)
-    assert f"{len(checked.crowd)} photos of one scene, as {checked.crowd[0]}" in Findings.of(checked, "x").warnings[0]
+    assert len(checked.hubs) > 2 and not any(set(group.names) & set(checked.hubs) for group in checked.groups)
+    assert f"{len(checked.hubs)} photos, such as {checked.hubs[0]}" in Findings.of(checked, "x").warnings[0]
 
 
 def test_a_car_of_another_colour_is_no_copy(tmp_path: Path) -> None:
@@ -165,7 +163,7 @@ def test_a_copy_that_is_whole_is_told_from_a_patched_one(tmp_path: Path, edit: s
     found = {
         (link.first, link.second): link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY).links
     }
-    assert [found[f"{number}.jpg", f"{number}patched.jpg"] for number in range(CARS)] == ["patched"] * CARS
+    assert [found[f"{number}.jpg", f"{number}patched.jpg"] for number in range(CARS)] == ["edited"] * CARS
     # A small photo made smaller differs a little everywhere.
     assert sum(found[f"{number}.jpg", f"{number}whole.jpg"] == "near" for number in range(CARS)) >= CARS - 1
 
@@ -177,12 +175,12 @@ def test_photos_without_structure_are_no_copies_of_each_other(tmp_path: Path) ->
 
 @pytest.mark.parametrize("symmetry", range(len(SYMMETRIES)))
 def test_the_hash_of_a_turned_photo_needs_no_turning(symmetry: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (20, THUMBNAIL, THUMBNAIL), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (20, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
     assert (hashes(turn(images, symmetry))[0] == hashes(images)[symmetry]).all()
 
 
 def test_candidates_name_the_symmetry_that_undoes_the_turn() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (1, THUMBNAIL, THUMBNAIL), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
     for symmetry in range(len(SYMMETRIES)):
         found = candidates(np.concatenate([image, turn(image, symmetry)]), 0)
         assert (found.first.tolist(), found.symmetry.tolist(), found.second.tolist()) == ([0], [symmetry], [1])
@@ -204,15 +202,13 @@ some = st.lists(near_each_other, min_size=1, max_size=30)
 def test_every_pair_within_the_radius_is_found_and_no_other(left: list[int], right: list[int], radius: int) -> None:
     queries, targets = np.array(left, np.uint64), np.array(right, np.uint64)
     distance = np.bitwise_count(queries[:, None] ^ targets)
-    expected = [(q, t, int(distance[q, t])) for q, t in np.argwhere(distance <= radius).tolist()]
-    found = pairs_within(queries, targets, radius)
-    assert list(zip(*(column.tolist() for column in found), strict=True)) == expected
+    assert np.stack(pairs_within(queries, targets, radius), 1).tolist() == np.argwhere(distance <= radius).tolist()
 
 
 def test_many_equal_hashes_are_all_paired() -> None:
     """A batch of comparisons is smaller than what one crowded chunk brings."""
     same = np.full(900, 42, np.uint64)
-    assert len(pairs_within(same, same, 0).query) == 900 * 900
+    assert len(pairs_within(same, same, 0)[0]) == 900 * 900
 
 
 @settings(max_examples=50, deadline=None)
@@ -220,9 +216,4 @@ def test_many_equal_hashes_are_all_paired() -> None:
 def test_partners_are_counted_as_if_all_were_compared(values: list[int], radius: int) -> None:
     codes = np.array(values, np.uint64)
     expected = (np.bitwise_count(codes[:, None] ^ codes) <= radius).sum(1) - 1
-    assert partners(codes, radius).tolist() == expected.tolist()
-
-
-def test_a_radius_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="radius must lie in"):
-        pairs_within(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 16)
+    assert neighbour_counts(codes, radius).tolist() == expected.tolist()

@@ -19,11 +19,10 @@ from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, Photo, list_photos
 from stages.split_check.check import check
 from stages.split_check.drift import LARGEST, find_drift
-from stages.split_check.findings import MAX_GROUPS, MAX_MEMBERS, Findings
 from stages.split_check.groups import Group, Link, components, group_table, groups, id_of
-from stages.split_check.look import Look
 from stages.split_check.params import Params
-from stages.split_check.scan import MAX_BYTES, Scanned, look_at, scan
+from stages.split_check.report import MAX_GROUPS, MAX_MEMBERS, Findings
+from stages.split_check.scan import MAX_BYTES, PhotoStats, ScannedPhoto, scan, scan_photo
 from stages.split_check.shortcuts import MAX_SOURCES, _features
 from tests.support.workspace import ROOT
 
@@ -34,8 +33,8 @@ def photo() -> Image.Image:
     return Image.open(io.BytesIO(draw_photo(5, 0, "clean"))).convert("RGB")
 
 
-def look(folder: Path, name: str = "photo.jpg") -> Look:
-    found = look_at(folder, Photo(name, CLEAN)).look
+def look(folder: Path, name: str = "photo.jpg") -> PhotoStats:
+    found = scan_photo(folder, Photo(name, CLEAN)).stats
     assert found is not None
     return found
 
@@ -70,7 +69,7 @@ def test_a_nearly_square_photo_on_its_side_is_not_taken_for_an_upright_one(tmp_p
 
 
 @pytest.mark.parametrize(
-    "where", ["pathlib.Path.read_bytes", "stages.split_check.look.open_photo", "PIL.Image.Image.convert"]
+    "where", ["pathlib.Path.read_bytes", "stages.split_check.scan.open_photo", "PIL.Image.Image.convert"]
 )
 def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     photo().convert("CMYK").save(tmp_path / "photo.jpg")
@@ -80,13 +79,13 @@ def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(where, full)
     with pytest.raises(StageError, match=r"photo\.jpg: too little memory"):
-        look_at(tmp_path, Photo("photo.jpg", CLEAN))
+        scan_photo(tmp_path, Photo("photo.jpg", CLEAN))
 
 
 def test_a_file_too_large_for_a_photo_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "photo.jpg").open("wb") as file:
         file.truncate(MAX_BYTES + 1)  # takes no room on the disk
-    assert "too many for a photo" in str(look_at(tmp_path, Photo("photo.jpg", CLEAN)).problem)
+    assert "too many for a photo" in str(scan_photo(tmp_path, Photo("photo.jpg", CLEAN)).problem)
 
 
 def test_colours_of_the_border_and_of_the_whole(tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_an_unsplit_folder_is_scanned_in_the_order_asked(tmp_path: Path) -> None
     found = scan(tmp_path, photos)
     assert [one.photo for one in found] == photos
     assert {one.split for one in found} == {""}
-    assert [one.look.width for one in found if one.look] == [64 + int(one.name[-6:-4]) for one in photos]
+    assert [one.stats.width for one in found if one.stats] == [64 + int(one.name[-6:-4]) for one in photos]
 
 
 @pytest.mark.parametrize("content", [b"", b"no photo", b"\xff\xd8\xff" + bytes(99), None])
@@ -118,13 +117,13 @@ def test_what_decode_refuses_is_a_problem_in_the_same_words(tmp_path: Path, cont
     (tmp_path / "photo.jpg").write_bytes(content)
     with pytest.raises(Exception) as refused:
         decode(content, 64)
-    found = look_at(tmp_path, Photo("photo.jpg", CLEAN))
-    assert found.look is None and found.problem is not None
+    found = scan_photo(tmp_path, Photo("photo.jpg", CLEAN))
+    assert found.stats is None and found.problem is not None
     assert found.problem.split(":")[0] == str(refused.value).split(":")[0]
 
 
 def test_a_file_that_is_gone_is_a_problem(tmp_path: Path) -> None:
-    assert look_at(tmp_path, Photo("gone.jpg", CLEAN)).problem == "No such file or directory"
+    assert scan_photo(tmp_path, Photo("gone.jpg", CLEAN)).problem == "No such file or directory"
 
 
 @given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=20))
@@ -147,12 +146,12 @@ def test_an_id_is_the_named_group_or_the_first() -> None:
     assert id_of("train/clean/van.jpg", "car_([0-9]+)") is None
 
 
-def copies(pairs: int) -> list[Scanned]:
+def copies(pairs: int) -> list[ScannedPhoto]:
     """Photos of which each has a copy in another split, and as many broken files with one content."""
     names = [(f"{split}/clean/{number}.jpg", number) for number in range(pairs) for split in ("train", "test")]
-    whole = [Scanned(Photo(x, CLEAN), x.split("/")[0], 1, f"{n}", None, (), None) for x, n in names]
+    whole = [ScannedPhoto(Photo(x, CLEAN), x.split("/")[0], 1, f"{n}", None, (), None) for x, n in names]
     broken = (Photo(f"{x.split('/')[0]}/dirty/{n}.jpg", DIRTY) for x, n in names)
-    return whole + [Scanned(photo, photo.name.split("/")[0], 0, "same", "broken", (), None) for photo in broken]
+    return whole + [ScannedPhoto(photo, photo.name.split("/")[0], 0, "same", "broken", (), None) for photo in broken]
 
 
 def test_findings_are_bounded_counted_and_read_back(tmp_path: Path) -> None:
@@ -164,9 +163,11 @@ def test_findings_are_bounded_counted_and_read_back(tmp_path: Path) -> None:
     assert Findings.read(tmp_path / "findings.json") == findings
 
 
-def plain(name: str, content: str) -> Scanned:
+def plain(name: str, content: str) -> ScannedPhoto:
     """A photo that is known by its bytes alone."""
-    return Scanned(Photo(name, DIRTY if "/dirty/" in name else CLEAN), name.split("/")[0], 1, content, None, (), None)
+    return ScannedPhoto(
+        Photo(name, DIRTY if "/dirty/" in name else CLEAN), name.split("/")[0], 1, content, None, (), None
+    )
 
 
 def test_a_flood_of_conflicts_hides_no_leak() -> None:
@@ -209,7 +210,7 @@ def test_of_thousands_of_sources_the_largest_are_counted_and_the_rest_together()
 
 def test_only_sources_that_a_tree_can_tell_apart_become_columns(tmp_path: Path) -> None:
     photo().save(tmp_path / "photo.jpg")
-    one = look_at(tmp_path, Photo("photo.jpg", CLEAN))
+    one = scan_photo(tmp_path, Photo("photo.jpg", CLEAN))
     photos = [replace(one, photo=Photo(f"s{n}_", CLEAN)) for n in range(3000)]
     photos += [replace(one, photo=Photo(f"yard{n % 2}_", CLEAN)) for n in range(200)]
     assert _features(photos, "([a-z0-9]+)_")["source"].shape == (3200, 2)

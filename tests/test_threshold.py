@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from stages.common.bounds import rate_high, rate_low, ratio_high, ratio_tail, tail, units_for
-from stages.split_check.outlook import dirty_cars, outlook
+from stages.split_check.outlook import outlook
 from stages.threshold.choose import choose_low_threshold, choose_threshold
 from stages.threshold.decision import Cuts, Decision
 from stages.threshold.fixed_sequence import Pooled, most_permissive_cut
@@ -225,9 +225,11 @@ def test_the_least_units_are_those_that_the_test_takes(limit: float, units: int)
 
 
 def test_what_val_can_prove_is_said_with_shares_that_would_do() -> None:
-    said = outlook(dirty_cars(["a", "b", "c"], {"a": "val", "b": "val", "c": "test"}, {"a": "1", "b": "1", "c": "2"}))
+    said = outlook([("val", "1"), ("val", "1"), ("test", "2")])
     assert said.startswith("val has 1 dirty cars: ") and "below 95 %" in said
-    said = outlook({"train": 200, "val": 45, "test": 45})
+    said = outlook(
+        (split, str(car)) for split, cars in (("train", 200), ("val", 45), ("test", 45)) for car in range(cars)
+    )
     assert "10%: 29;" in said and "5%: 59 (SHARES=58/21/21);" in said and "2%: 149 (too many for 290 in all)" in said
 
 

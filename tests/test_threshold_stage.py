@@ -14,8 +14,7 @@ import yaml
 from serving.verdict.rule import read_threshold
 from stages.common.base.errors import StageError
 from stages.threshold.__main__ import main
-from tests.support.in_process import InProcess
-from tests.support.workspace import ROOT, Workspace
+from tests.support.workspace import ROOT, InProcess, Workspace
 
 
 @pytest.fixture

@@ -14,17 +14,16 @@ from stages.common.base.params import load
 from stages.common.base.paths import EXCLUSIONS, GROUPS, REPORTS, TRAIN_PHOTOS
 from stages.common.base.photos import SPLITS, list_photos
 from stages.split_check.check import check
-from stages.split_check.findings import FINDINGS, Findings
 from stages.split_check.page import PAGE, write_page
 from stages.split_check.params import Params
-from stages.split_check.report import report, train_photos
+from stages.split_check.report import FINDINGS, Findings, report, train_photos
 from stages.split_check.scan import scan
 
 REPORT = REPORTS / "split_check.json"
 
 
 def main() -> None:
-    """Look at every photo, write what was found; stop the pipeline where a photo stands against training."""
+    """Scan every photo, write the findings, and stop the pipeline where the policy of a defect is `fail`."""
     params = load(Params)
     root = Path(params.data.root)
     photos = [photo for split in SPLITS for photo in list_photos(root, split)]

@@ -1,4 +1,4 @@
-"""Everything that is checked, on photos that were looked at: a pure function of them and of the params."""
+"""Everything that is checked: a pure function of the scanned photos and of the params."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from stages.split_check.groups import JOINING, Group, Link, exact_links, group_t
 from stages.split_check.near.search import near_links
 from stages.split_check.params import SplitCheckParams
 from stages.split_check.policy import Exclusion, Ruling, exclusions, judge
-from stages.split_check.quality import Poor, poor_photos
-from stages.split_check.scan import Scanned
+from stages.split_check.scan import ScannedPhoto
 from stages.split_check.shortcuts import Shortcut, find_shortcuts
+
+
+@dataclass(frozen=True)
+class PoorPhoto:
+    """A photo on which a person could hardly tell either: which kind, and the measure that says so (lower is worse)."""
+
+    name: str
+    kind: str  # dark, washed_out or blurred
+    measure: float
 
 
 @dataclass(frozen=True)
 class Checked:
     """All that was found, none of it cut short."""
 
-    scanned: Sequence[Scanned]
+    scanned: Sequence[ScannedPhoto]
+    usable: list[ScannedPhoto]  # those that are not left out
     groups: list[Group]
     group_of: dict[str, str]  # photo -> group, for every photo
     rulings: list[Ruling]
     excluded: list[Exclusion]
     shortcuts: list[Shortcut]
     drift: list[Drift]
-    poor: dict[str, list[Poor]]
-    crowd: list[str]  # photos that look like too many others for near copies to be looked for among them
-
-    @property
-    def usable(self) -> list[Scanned]:
-        """The photos that are not left out."""
-        gone = {one.path for one in self.excluded}
-        return [one for one in self.scanned if one.name not in gone]
+    poor: dict[str, list[PoorPhoto]]
+    hubs: list[str]  # photos with too many neighbours, checked for exact copies only
 
     @property
     def stops(self) -> list[Ruling]:
@@ -41,7 +44,7 @@ class Checked:
         return [ruling for ruling in self.rulings if ruling.policy == "fail"]
 
 
-def find_links(scanned: Sequence[Scanned], params: SplitCheckParams) -> list[Link]:
+def find_links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> list[Link]:
     """All that joins photos: copies, exact and near, and ids in their paths."""
     near = near_links(scanned, params.hash_radius, params.similarity)
     return _joining(exact_links(scanned) + near.links + id_links(scanned, params.group_regex))
@@ -51,7 +54,7 @@ def _joining(links: Iterable[Link]) -> list[Link]:
     return [link for link in links if link.how in JOINING]
 
 
-def check(scanned: Sequence[Scanned], params: SplitCheckParams) -> Checked:
+def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> Checked:
     """Find everything and rule on it. Shortcuts, drift and quality are of the photos that are not left out."""
     near = near_links(scanned, params.hash_radius, params.similarity)
     links = exact_links(scanned) + near.links + id_links(scanned, params.group_regex)
@@ -62,8 +65,20 @@ def check(scanned: Sequence[Scanned], params: SplitCheckParams) -> Checked:
     gone = {one.path for one in excluded}
     usable = [one for one in scanned if one.name not in gone]
     return Checked(
-        scanned, found, group_of, rulings, excluded,
+        scanned, usable, found, group_of, rulings, excluded,
         shortcuts=find_shortcuts(usable, group_of, params.source_regex, params.shortcut_auc_warn),
         drift=find_drift(usable, params.source_regex),
-        poor=poor_photos(usable, params), crowd=near.crowd,
+        poor=poor_photos(usable, params), hubs=near.hubs,
     )  # fmt: skip
+
+
+def poor_photos(scanned: Iterable[ScannedPhoto], params: SplitCheckParams) -> dict[str, list[PoorPhoto]]:
+    """Every photo that is too dark, washed out or blurred, by kind, worst first."""
+    found: dict[str, list[PoorPhoto]] = {"dark": [], "washed_out": [], "blurred": []}
+    limits = (params.dark_below, params.contrast_below, params.sharpness_below)
+    for one in scanned:
+        measures = (one.stats.brightness, one.stats.contrast, one.stats.sharpness) if one.stats else ()
+        for (kind, photos), measure, limit in zip(found.items(), measures, limits, strict=False):
+            if measure < limit:
+                photos.append(PoorPhoto(one.name, kind, measure))
+    return {kind: sorted(photos, key=lambda poor: (poor.measure, poor.name)) for kind, photos in found.items()}

@@ -11,7 +11,7 @@ from scipy.stats import chi2_contingency
 
 from serving.verdict.rule import CLASSES
 from stages.split_check.groups import id_of
-from stages.split_check.scan import Scanned
+from stages.split_check.scan import ScannedPhoto
 
 # With 71,000 photos any difference is significant; Cramer's V of 0.1 is what Cohen (1988) calls a small effect.
 P_VALUE, EFFECT = 0.001, 0.1
@@ -29,7 +29,7 @@ class Drift:
     warn: bool  # clearly different: significant, and no small matter
 
 
-def find_drift(scanned: Sequence[Scanned], source_regex: str | None) -> list[Drift]:
+def find_drift(scanned: Sequence[ScannedPhoto], source_regex: str | None) -> list[Drift]:
     """Class, and source where `source_regex` tells it, over the splits."""
     found = [_drift("class", [(one.split, CLASSES[one.photo.label]) for one in scanned])]
     if source_regex is not None:

@@ -14,15 +14,15 @@ from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from stages.split_check.scan import Scanned
+from stages.split_check.scan import ScannedPhoto
 
-# patched: the same shot, but changed in a part, by a watermark or by dirt. id: of one car or session. scene: the same
+# edited: the same shot, but changed in a part, by a watermark or by dirt. id: of one car or session. scene: the same
 # background, but a part and the colours are others, as of different cars before a fixed camera.
-How = Literal["bytes", "pixels", "near", "patched", "id", "scene"]
+How = Literal["bytes", "pixels", "near", "edited", "id", "scene"]
 Kind = Literal["conflict", "leak", "within", "scene"]
 EXACT: tuple[How, ...] = ("bytes", "pixels")
 COPIES: tuple[How, ...] = (*EXACT, "near")
-SHOTS: tuple[How, ...] = (*COPIES, "patched")
+SHOTS: tuple[How, ...] = (*COPIES, "edited")
 JOINING: tuple[How, ...] = (*SHOTS, "id")
 _STRENGTH: tuple[How, ...] = (*JOINING, "scene")
 
@@ -62,16 +62,16 @@ class Group:
         return replace(self, names=kept, more=self.more + len(self.names) - len(kept))
 
 
-def exact_links(scanned: Iterable[Scanned]) -> list[Link]:
+def exact_links(scanned: Iterable[ScannedPhoto]) -> list[Link]:
     """Photos with the same bytes, or with the same pixels in different files. Broken files are no copies of a photo."""
     scanned = list(scanned)
     same_bytes = _linked(scanned, lambda one: one.sha256 if one.problem is None else None, "bytes")
-    same_pixels = _linked(scanned, lambda one: one.look.pixels_sha256 if one.look else None, "pixels")
+    same_pixels = _linked(scanned, lambda one: one.stats.pixels_sha256 if one.stats else None, "pixels")
     known = {(link.first, link.second) for link in same_bytes}
     return same_bytes + [link for link in same_pixels if (link.first, link.second) not in known]
 
 
-def id_links(scanned: Iterable[Scanned], regex: str | None) -> list[Link]:
+def id_links(scanned: Iterable[ScannedPhoto], regex: str | None) -> list[Link]:
     """Photos whose paths hold the same id."""
     return [] if regex is None else _linked(scanned, lambda one: id_of(one.name, regex), "id")
 
@@ -85,7 +85,7 @@ def id_of(name: str, regex: str) -> str | None:
     return value
 
 
-def _linked(scanned: Iterable[Scanned], key: Callable[[Scanned], str | None], how: How) -> list[Link]:
+def _linked(scanned: Iterable[ScannedPhoto], key: Callable[[ScannedPhoto], str | None], how: How) -> list[Link]:
     """A chain of links through all photos with the same key."""
     by_key: dict[str, list[str]] = defaultdict(list)
     for one in scanned:
@@ -107,7 +107,7 @@ def components(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, .
     return sorted(tuple(sorted(found)) for found in members.values())
 
 
-def groups(scanned: Sequence[Scanned], links: Sequence[Link]) -> list[Group]:
+def groups(scanned: Sequence[ScannedPhoto], links: Sequence[Link]) -> list[Group]:
     """What links of any kind come to: conflicts first, then leaks, then copies within a split.
 
     Last come scenes. One id under both labels is no conflict, and neither is one shot that differs in a part: a car is
@@ -124,7 +124,9 @@ def groups(scanned: Sequence[Scanned], links: Sequence[Link]) -> list[Group]:
     return conflicts + leaks + [group for group in within if in_conflict.isdisjoint(group.names)] + scenes
 
 
-def _joined(of: dict[str, Scanned], links: Sequence[Link], by: tuple[How, ...]) -> list[tuple[How, tuple[str, ...]]]:
+def _joined(
+    of: dict[str, ScannedPhoto], links: Sequence[Link], by: tuple[How, ...]
+) -> list[tuple[How, tuple[str, ...]]]:
     """The groups of two or more that links of some kinds make, with the weakest that was needed for each.
 
     Links are added from the strongest on, and one between photos that are together already adds nothing (Kruskal).

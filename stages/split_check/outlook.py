@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -15,14 +16,13 @@ LIMITS = (0.1, 0.05, 0.02, 0.01)
 MAX_SHARE = 40  # percent of all cars, in val and in test each; beyond it little is left to train on
 
 
-def dirty_cars(dirty: Sequence[str], split_of: Mapping[str, str], group_of: Mapping[str, str]) -> dict[str, int]:
-    """split -> cars (groups) among these dirty photos."""
-    cars = {(split_of[name], group_of[name]) for name in dirty}
-    return {split: sum(where == split for where, _ in cars) for split in SPLITS}
+def outlook(dirty_photos: Iterable[tuple[str, str]]) -> str:
+    """In words: the lowest false-clean limit that val's dirty cars prove of a perfect model, and what others take.
 
-
-def outlook(dirty: Mapping[str, int]) -> str:
-    """In words: the lowest false-clean limit that val's dirty cars prove of a perfect model, and what others take."""
+    dirty_photos: the (split, car) of each; several photos of a car count once.
+    """
+    cars = Counter(split for split, _ in set(dirty_photos))
+    dirty = {split: cars[split] for split in SPLITS}
     best = np.ceil(1000 * float(rate_high(0, dirty["val"], LEVEL))) / 10
     limits = (_limit(limit, dirty) for limit in LIMITS)
     return (

@@ -9,30 +9,67 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
 import itertools
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import get_args
 from urllib.parse import quote
 
 import jinja2
+from PIL import Image
 
+from serving.photo.cores import usable_cores
+from serving.photo.decode import open_photo, upright_rgb
+from serving.photo.errors import PhotoError
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_bytes
 from stages.common.base.paths import REPORTS
-from stages.split_check.findings import Findings
-from stages.split_check.groups import Group, Kind
-from stages.split_check.thumbnails import LARGE, thumbnails
+from stages.split_check.groups import Group
+from stages.split_check.report import Findings
 
 PAGE, AUDIT = REPORTS / "split_check.html", REPORTS / "label_audit.csv"
 BLIND = REPORTS / "blind_sample.csv"  # beside it: paths of val and test, to be judged without their labels
 AUDIT_HEADER = ("rank", "path", "split", "label", "suggested", "p_label")
 ASSETS = Path(__file__).parent / "assets"
-MAX_GROUPS, MAX_MEMBERS = 40, 6  # shown of each kind of group, and photos of each group
-MAX_SUSPECTS, MAX_POOR, MAX_NOTES = 100, 16, 40  # shown; of each kind of poor quality; of files that are broken or odd
+GROUP_SECTIONS = {
+    "conflict": (
+        "Under both labels",
+        "One photo cannot be clean and dirty. Exclude one of the two, or correct its label.",
+    ),
+    "leak": (
+        "In several splits",
+        "Photos seen in training inflate every score. Exclude all but the copies in one split.",
+    ),
+    "within": ("Near-duplicates within a split", "The threshold counts the copies as one car."),
+    "scene": (
+        "One scene",
+        "One background, different colours: mostly different cars before one camera. They are not grouped.",
+    ),
+}
+_WORST = "Worst first. A person could hardly tell either."
+GALLERY_SECTIONS = {
+    "unreadable": ("Unreadable files", ""),
+    "dark": ("Too dark", _WORST),
+    "washed_out": ("Washed out", _WORST),
+    "blurred": ("Blurred", _WORST),
+    "odd": ("Strange files", "They can be read and are used."),
+}
+EVIDENCE = {
+    "bytes": "the same file",
+    "pixels": "the same pixels",
+    "near": "near-duplicates",
+    "edited": "one shot, edited in a part",
+    "id": "one car or session, by the path",
+    "scene": "one background",
+}
+SHOWN_GROUPS, SHOWN_MEMBERS = 40, 6  # of each kind of group, and photos of each group
+SHOWN_SUSPECTS, SHOWN_POOR, SHOWN_NOTES = 100, 16, 40  # the second of each kind of poor quality
+SMALL_SIDE, LARGE_SIDE, QUALITY = 192, 448, 60  # pixels of the longer side, of JPEG: about 5 and 20 KB a photo
 
 
 @dataclass(frozen=True)
@@ -55,7 +92,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Shown:
+class GroupCards:
     """A group of photos that belong together, cut to what is shown."""
 
     how: str
@@ -68,27 +105,36 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT, blind: Pa
     root = Path(findings.root)
     suspects, moved = read_audit(audit, root)
     sample = read_blind(blind, root)
-    groups = {kind: show_groups(findings.groups, kind) for kind in get_args(Kind)}
-    poor: dict[str, list[Card]] = {}
+    groups = {kind: show_groups(findings.groups, kind) for kind in GROUP_SECTIONS}
+    galleries: dict[str, list[Card]] = {kind: [] for kind in GALLERY_SECTIONS}
+    galleries["unreadable"] = [Card(note.name, note.text) for note in findings.unreadable[:SHOWN_NOTES]]
+    galleries["odd"] = [Card(note.name, note.text) for note in findings.odd[:SHOWN_NOTES]]
     for one in findings.poor:
-        poor.setdefault(one.kind, []).append(Card(one.name, f"{one.measure:.3f}"))
-    poor = {kind: cards[:MAX_POOR] for kind, cards in poor.items()}
-    odd, unreadable = (
-        [Card(note.name, note.text) for note in notes[:MAX_NOTES]] for notes in (findings.odd, findings.unreadable)
-    )
+        if len(galleries[one.kind]) < SHOWN_POOR:
+            galleries[one.kind].append(Card(one.name, f"{one.measure:.3f}"))
     cards = [card for found in groups.values() for group in found for card in group.cards]
-    cards += [*suspects[:MAX_SUSPECTS], *(card for found in poor.values() for card in found), *odd]
+    cards += [*suspects[:SHOWN_SUSPECTS], *(card for found in galleries.values() for card in found)]
+    counts = {
+        **{id: (title, findings.totals[id]) for id, (title, _) in GROUP_SECTIONS.items()},
+        "suspects": ("Suspected labels", len(suspects)),
+        "blind": ("Blind sample", len(sample)),
+        **{id: (title, findings.totals[id]) for id, (title, _) in GALLERY_SECTIONS.items()},
+        "excluded": ("Left out", findings.totals["excluded"]),
+        "shortcuts": ("Shortcuts", sum(one.warn for one in findings.shortcuts)),
+        "drift": ("Differences", sum(one.warn for one in findings.drift)),
+    }
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("page.html").render(
-        findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:MAX_SUSPECTS],
-        moved=moved, audited=audit.exists(), sample=sample, poor=poor, odd=odd, unreadable=unreadable,
-        excluded=findings.excluded[:MAX_NOTES],
+        findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:SHOWN_SUSPECTS],
+        moved=moved, audited=audit.exists(), sample=sample, galleries=galleries, group_sections=GROUP_SECTIONS,
+        gallery_sections=GALLERY_SECTIONS, evidence=EVIDENCE, links=[(id, *count) for id, count in counts.items()],
+        excluded=findings.excluded[:SHOWN_NOTES],
         thumbnails=thumbnails(root, (card.path for card in cards)),
-        large=thumbnails(root, (card.path for card in sample), LARGE), number=itertools.count().__next__,
+        large=thumbnails(root, (card.path for card in sample), LARGE_SIDE), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, page.parent)),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"), script=script,
         # Nothing but this very script runs on the page, whatever the names of the photos hold.
@@ -96,10 +142,10 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT, blind: Pa
     )  # fmt: skip
 
 
-def show_groups(groups: Iterable[Group], kind: str) -> list[Shown]:
+def show_groups(groups: Iterable[Group], kind: str) -> list[GroupCards]:
     """The first groups of a kind."""
-    found = [group.cut(MAX_MEMBERS) for group in groups if group.kind == kind][:MAX_GROUPS]
-    return [Shown(group.how, [Card(name) for name in group.names], group.more) for group in found]
+    found = [group.cut(SHOWN_MEMBERS) for group in groups if group.kind == kind][:SHOWN_GROUPS]
+    return [GroupCards(group.how, [Card(name) for name in group.names], group.more) for group in found]
 
 
 def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
@@ -128,6 +174,28 @@ def read_blind(path: Path, root: Path) -> list[Card]:
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise StageError(f"{path} is no blind sample: {error!r}; remove it or `make audit` anew") from error
     return [card for card in cards if (root / card.path).exists()]
+
+
+def thumbnails(root: Path, names: Iterable[str], side: int = SMALL_SIDE) -> dict[str, str]:
+    """The data: URI of a small JPEG of each photo; of those that cannot be read there is none."""
+    paths = sorted(set(names))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return {
+            path: uri
+            for path, uri in zip(paths, pool.map(_thumbnail, (root / p for p in paths), repeat(side)), strict=True)
+            if uri
+        }
+
+
+def _thumbnail(path: Path, side: int) -> str | None:
+    try:
+        image = upright_rgb(open_photo(path.read_bytes()), side)
+    except (OSError, PhotoError):  # the page says so in the photo's place
+        return None
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def write_page() -> None:

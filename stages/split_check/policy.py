@@ -5,7 +5,7 @@ What may be left out, and from where:
 - leak: from train if another copy is in val or test, from val if one is in test; never from test;
 - conflict: every copy, since nobody knows which label is right; but none from test;
 - duplicate: exact copies within a split under one label, all but the first; but none from test.
-Test is what results are compared on: it is never thinned but for files that cannot be read, and what stays is said.
+Test is what results are compared on: only unreadable files are left out of it, and what stays is reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal
 from stages.common.base.photos import SPLITS
 from stages.split_check.groups import EXACT, Group, Link, components
 from stages.split_check.params import Policy, SplitCheckParams
-from stages.split_check.scan import Scanned
+from stages.split_check.scan import ScannedPhoto
 
 MAX_LINES = 50  # of each defect in a message, and names in a line; artifacts/findings.json has more
 
@@ -60,35 +60,30 @@ class Ruling:
         return f"{len(self.found)} {_HEADINGS[self.defect]}:\n  " + "\n  ".join(bounded(self.found))
 
 
+Found = tuple[str, dict[str, str]]  # a defect as a line, and the photos to leave out for it, each with the detail
+
+
 def judge(
-    scanned: Sequence[Scanned], links: Sequence[Link], groups: Sequence[Group], params: SplitCheckParams
+    scanned: Sequence[ScannedPhoto], links: Sequence[Link], groups: Sequence[Group], params: SplitCheckParams
 ) -> list[Ruling]:
     """A ruling on every kind of defect there is, worst first."""
     of = {one.name: one for one in scanned}
-    lines: dict[Defect, list[str]] = {
-        "unreadable": [f"{one.name}: {one.problem}" for one in scanned if one.problem is not None],
-        "conflict": [_line(group) for group in groups if group.kind == "conflict"],
-        "leak": [_line(group) for group in groups if group.kind == "leak"],
-        "duplicate": [same(copies) for copies in _copies(of, links)],
+    defects: dict[Defect, tuple[Policy, Iterator[Found]]] = {
+        "unreadable": (params.on_unreadable, _unreadable(scanned)),
+        "conflict": (params.on_conflict, _conflicts(of, groups)),
+        "leak": (params.on_leak, _leaks(of, groups)),
+        "duplicate": (params.on_duplicate, _duplicates(of, links)),
     }
-    out: dict[Defect, Iterable[Exclusion]] = {
-        "unreadable": (Exclusion(one.name, "unreadable", one.problem) for one in scanned if one.problem),
-        "conflict": _conflicting(of, groups),
-        "leak": _leaking(of, groups),
-        "duplicate": _surplus(of, links),
-    }
-    policies: dict[Defect, Policy] = {
-        "unreadable": params.on_unreadable, "conflict": params.on_conflict, "leak": params.on_leak,
-        "duplicate": params.on_duplicate,
-    }  # fmt: skip
     rulings = []
-    for defect, found in lines.items():
-        candidates = sorted(out[defect])
-        gone = [one for one in candidates if defect == "unreadable" or of[one.path].split != "test"]
-        if found:
-            kept = len(candidates) - len(gone)
-            excluded = tuple(gone) if policies[defect] == "drop" else ()
-            rulings.append(Ruling(defect, policies[defect], tuple(found), kept, excluded))
+    for defect, (policy, found) in defects.items():
+        lines, photos = [], []
+        for line, details in found:
+            lines.append(line)
+            photos += [Exclusion(name, defect, detail) for name, detail in details.items()]
+        gone = [one for one in photos if defect == "unreadable" or of[one.path].split != "test"]
+        if lines:
+            excluded = tuple(sorted(gone)) if policy == "drop" else ()
+            rulings.append(Ruling(defect, policy, tuple(lines), len(photos) - len(gone), excluded))
     return rulings
 
 
@@ -107,48 +102,40 @@ def bounded(texts: Sequence[str]) -> list[str]:
     return [*texts[:MAX_LINES], f"and {more} more"] if more > 0 else list(texts)
 
 
-def same(names: Sequence[str]) -> str:
-    """Names of copies in one line."""
-    return " = ".join(bounded(names))
+def _line(names: Sequence[str], how: str = "") -> str:
+    because = {"near": " (near-duplicates)", "edited": " (one shot, edited in a part)", "id": " (one id)"}
+    return " = ".join(bounded(names)) + because.get(how, "")
 
 
-def _line(group: Group) -> str:
-    how = {"near": " (near copies)", "patched": " (one shot, changed in a part)", "id": " (one id)"}.get(group.how, "")
-    return same(group.names) + how
+def _unreadable(scanned: Sequence[ScannedPhoto]) -> Iterator[Found]:
+    yield from ((f"{one.name}: {one.problem}", {one.name: one.problem}) for one in scanned if one.problem is not None)
 
 
-def _copies(of: dict[str, Scanned], links: Sequence[Link]) -> Iterator[list[str]]:
+def _conflicts(of: dict[str, ScannedPhoto], groups: Iterable[Group]) -> Iterator[Found]:
+    for group in groups:
+        if group.kind == "conflict":
+            first_of = {of[name].photo.label: name for name in reversed(group.names)}
+            details = {name: f"copy of {first_of[1 - of[name].photo.label]}" for name in group.names}
+            yield _line(group.names, group.how), details
+
+
+def _leaks(of: dict[str, ScannedPhoto], groups: Iterable[Group]) -> Iterator[Found]:
+    """All but the members in the split that is furthest from training."""
+    for group in groups:
+        if group.kind == "leak":
+            last = max((of[name].split for name in group.names), key=SPLITS.index)
+            kept = next(name for name in group.names if of[name].split == last)
+            details = {name: f"belongs with {kept}" for name in group.names if of[name].split != last}
+            yield _line(group.names, group.how), details
+
+
+def _duplicates(of: dict[str, ScannedPhoto], links: Sequence[Link]) -> Iterator[Found]:
     """Exact copies within one split under one label."""
     exact = [link for link in links if link.how in EXACT]
     for names in components(sorted(of), exact) if exact else ():
         folders: dict[tuple[str, int], list[str]] = defaultdict(list)
         for name in names:
             folders[of[name].split, of[name].photo.label].append(name)
-        yield from (copies for copies in folders.values() if len(copies) > 1)
-
-
-def _surplus(of: dict[str, Scanned], links: Sequence[Link]) -> Iterator[Exclusion]:
-    for first, *others in _copies(of, links):
-        yield from (Exclusion(name, "duplicate", f"copy of {first}") for name in others)
-
-
-def _conflicting(of: dict[str, Scanned], groups: Iterable[Group]) -> Iterator[Exclusion]:
-    for group in groups:
-        if group.kind == "conflict":
-            yield from (Exclusion(name, "conflict", f"copy of {_other(of, group, name)}") for name in group.names)
-
-
-def _leaking(of: dict[str, Scanned], groups: Iterable[Group]) -> Iterator[Exclusion]:
-    """The members of a leak but those in the split that is furthest from training."""
-    for group in groups:
-        if group.kind == "leak":
-            last = max((of[name].split for name in group.names), key=SPLITS.index)
-            kept = next(name for name in group.names if of[name].split == last)
-            yield from (
-                Exclusion(name, "leak", f"belongs with {kept}") for name in group.names if of[name].split != last
-            )
-
-
-def _other(of: dict[str, Scanned], group: Group, name: str) -> str:
-    """A member of the group with the other label."""
-    return next(other for other in group.names if of[other].photo.label != of[name].photo.label)
+        for first, *others in folders.values():
+            if others:
+                yield _line([first, *others]), dict.fromkeys(others, f"copy of {first}")

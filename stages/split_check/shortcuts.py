@@ -15,8 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from stages.common.base.photos import CLEAN
 from stages.split_check.groups import id_of
-from stages.split_check.look import Look
-from stages.split_check.scan import Scanned
+from stages.split_check.scan import PhotoStats, ScannedPhoto
 
 FOLDS = 5
 MAX_PHOTOS = 20_000  # of the larger class; more do not sharpen an AUC that is compared with a limit
@@ -36,14 +35,14 @@ class Shortcut:
 
 
 def find_shortcuts(
-    scanned: Sequence[Scanned], group: dict[str, str], source_regex: str | None, limit: float
+    scanned: Sequence[ScannedPhoto], group: dict[str, str], source_regex: str | None, limit: float
 ) -> list[Shortcut]:
     """The AUC of each trivial feature, and of all together, on photos that the fit has not seen.
 
     `group` says which photos belong together: they are never on both sides of a fold. Empty where a class has fewer
     groups than there are folds.
     """
-    photos = _thinned([one for one in scanned if one.look is not None])
+    photos = _thinned([one for one in scanned if one.stats is not None])
     is_clean = np.array([one.photo.label == CLEAN for one in photos])
     cars = np.unique([group[one.name] for one in photos], return_inverse=True)[1]
     if min(len(np.unique(cars[is_clean == label])) for label in (False, True)) < FOLDS:
@@ -54,7 +53,7 @@ def find_shortcuts(
     return [Shortcut(name, auc, auc > limit) for name, auc in aucs.items()]
 
 
-def _thinned(photos: list[Scanned]) -> list[Scanned]:
+def _thinned(photos: list[ScannedPhoto]) -> list[ScannedPhoto]:
     """At most MAX_PHOTOS of each class, evenly spread: an AUC does not depend on the share of the classes."""
     kept = []
     for label in range(2):
@@ -64,25 +63,25 @@ def _thinned(photos: list[Scanned]) -> list[Scanned]:
     return kept
 
 
-def _features(photos: Sequence[Scanned], source_regex: str | None) -> dict[str, Floats]:
+def _features(photos: Sequence[ScannedPhoto], source_regex: str | None) -> dict[str, Floats]:
     """The trivial features, `[N, F]` each."""
 
     def column(*of: float | None) -> list[float]:
         return [np.nan if value is None else float(value) for value in of]
 
-    def per_photo(one: Scanned, look: Look) -> dict[str, list[float]]:
-        pixels = look.width * look.height
+    def per_photo(one: ScannedPhoto, stats: PhotoStats) -> dict[str, list[float]]:
+        pixels = stats.width * stats.height
         return {
-            "resolution": column(pixels, look.width, look.height),
-            "aspect": column(look.width / look.height),
+            "resolution": column(pixels, stats.width, stats.height),
+            "aspect": column(stats.width / stats.height),
             "file size": column(one.bytes, one.bytes / pixels),
-            "JPEG quality": column(look.quality),
-            "EXIF": column(look.exif),
-            "mean colour": column(*look.mean_colour),
-            "border colour": column(*look.border_colour),
+            "JPEG quality": column(stats.quality),
+            "EXIF": column(stats.exif),
+            "mean colour": column(*stats.mean_colour),
+            "border colour": column(*stats.border_colour),
         }
 
-    rows = [per_photo(one, one.look) for one in photos if one.look is not None]
+    rows = [per_photo(one, one.stats) for one in photos if one.stats is not None]
     found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     if source_regex is not None:
         sources = [id_of(one.name, source_regex) or "" for one in photos]

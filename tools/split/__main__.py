@@ -22,9 +22,9 @@ from stages.common.base.photos import DIRTY, SPLITS, Photo, list_photos
 from stages.split_check.check import find_links
 from stages.split_check.groups import Group, components, id_of
 from stages.split_check.groups import groups as groups_of
-from stages.split_check.outlook import dirty_cars, outlook
+from stages.split_check.outlook import outlook
 from stages.split_check.params import Params
-from stages.split_check.scan import Scanned, scan
+from stages.split_check.scan import ScannedPhoto, scan
 from tools.split.copying import check_target, copy
 from tools.split.shares import Shares, assign
 
@@ -54,7 +54,7 @@ def find_photos(source: Path) -> list[Photo]:
     return list_photos(source, "")
 
 
-def usable(scanned: Sequence[Scanned], *, skip: bool) -> list[Scanned]:
+def usable(scanned: Sequence[ScannedPhoto], *, skip: bool) -> list[ScannedPhoto]:
     """The photos that can be read. Raises StageError naming those that cannot, or says that they are left out."""
     broken = [f"  {one.name}: {one.problem}" for one in scanned if one.problem is not None]
     if broken:
@@ -94,7 +94,7 @@ def table(split_of: Mapping[str, str], group_of: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def check_regex(photos: Sequence[Scanned], regex: str | None) -> None:
+def check_regex(photos: Sequence[ScannedPhoto], regex: str | None) -> None:
     """Raises StageError where no path tells its car: the pattern may be one for paths that begin with a split."""
     if regex is not None and all(id_of(one.name, regex) is None for one in photos):
         raise StageError(
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     split_of = assign(groups, {one.name: CLASSES[one.photo.label] for one in scanned}, shares, args.seed)
     group_of = {name: members[0] for members in groups for name in members}
     print(table(split_of, group_of))
-    print(outlook(dirty_cars([one.name for one in scanned if one.photo.label == DIRTY], split_of, group_of)))
+    print(outlook((split_of[one.name], group_of[one.name]) for one in scanned if one.photo.label == DIRTY))
     write_csv(PLAN, ("path", "split", "group"), ((name, split_of[name], group_of[name]) for name in sorted(split_of)))
     print(f"{PLAN} says where each photo goes.")
     if args.copy:

@@ -7,22 +7,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.split_check.look import THUMBNAIL
+from stages.split_check.scan import THUMBNAIL_SIDE
 
 STEPS, REACH = 4, 0.13  # of the registration; how far scale and shift may go, as a share of half the side
-TRIMMED = 0.1  # share of the pixels left out of the comparison: where the watermark is, if there is one
-BLOCK = 4  # side, in pixels, of the blocks of which the worst is looked for
+TRIMMED_SHARE = 0.1  # share of the pixels left out of the comparison: where the watermark is, if there is one
+BLOCK_SIDE = 4  # side, in pixels, of the blocks of which the worst is looked for
 
 Floats = NDArray[np.float32]
 
 _SIGMA = 0.8  # of the blur that lets interpolated pixels be compared, in pixels
-_AXIS = ((np.arange(THUMBNAIL) + 0.5) / (THUMBNAIL / 2) - 1).astype(np.float32)  # pixel centres in -1..1
-_INNER = np.zeros((THUMBNAIL, THUMBNAIL), np.float32)
+_AXIS = ((np.arange(THUMBNAIL_SIDE) + 0.5) / (THUMBNAIL_SIDE / 2) - 1).astype(np.float32)  # pixel centres in -1..1
+_INNER = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.float32)
 _INNER[2:-2, 2:-2] = 1  # the border of a copy may have been cut off
 
 
 def _blur_matrix() -> Floats:
-    distance = np.subtract.outer(np.arange(THUMBNAIL), np.arange(THUMBNAIL))
+    distance = np.subtract.outer(np.arange(THUMBNAIL_SIDE), np.arange(THUMBNAIL_SIDE))
     weights = np.exp(-0.5 * (distance / _SIGMA) ** 2)
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
@@ -66,7 +66,7 @@ def _register(images: Floats, onto: Floats) -> tuple[Floats, Floats]:
     compositional, so that derivatives are taken once).
     """
     count = len(images)
-    down, across = np.gradient(onto, 2 / THUMBNAIL, axis=(1, 2))
+    down, across = np.gradient(onto, 2 / THUMBNAIL_SIDE, axis=(1, 2))
     basis = np.stack([across * _AXIS, across, down * _AXIS[:, None], down, onto, np.ones_like(onto)], axis=1)
     basis = (basis * _INNER).reshape(count, 6, -1)
     normal = basis @ basis.transpose(0, 2, 1)
@@ -85,24 +85,24 @@ def _register(images: Floats, onto: Floats) -> tuple[Floats, Floats]:
 
 def _resample(images: Floats, scale: Floats, shift: Floats) -> tuple[Floats, Floats]:
     """Images `[P, S, S]` read at scale x position + shift (each `[P, 2]`: across, down), and which pixels exist."""
-    place = ((scale[..., None] * _AXIS + shift[..., None] + 1) * (THUMBNAIL / 2) - 0.5).astype(np.float32)
-    exists = (place >= -0.5) & (place <= THUMBNAIL - 0.5)
-    inside = place.clip(0, THUMBNAIL - 1)[..., None]
-    weights = np.maximum(0, 1 - np.abs(inside - np.arange(THUMBNAIL, dtype=np.float32)))
+    place = ((scale[..., None] * _AXIS + shift[..., None] + 1) * (THUMBNAIL_SIDE / 2) - 0.5).astype(np.float32)
+    exists = (place >= -0.5) & (place <= THUMBNAIL_SIDE - 0.5)
+    inside = place.clip(0, THUMBNAIL_SIDE - 1)[..., None]
+    weights = np.maximum(0, 1 - np.abs(inside - np.arange(THUMBNAIL_SIDE, dtype=np.float32)))
     moved = weights[:, 1] @ images @ weights[:, 0].transpose(0, 2, 1)
     return moved, (exists[:, 1, :, None] & exists[:, 0, None, :]).astype(np.float32)
 
 
 def _likeness(first: Floats, second: Floats, weight: Floats) -> Likeness:
     """Compare where `weight` is 1 (0 elsewhere)."""
-    count, blocks = len(first), THUMBNAIL // BLOCK
+    count, blocks = len(first), THUMBNAIL_SIDE // BLOCK_SIDE
     flat_first, flat_second, kept = (images.reshape(count, -1) for images in (first, second, weight))
-    shown, keep = kept, round((1 - TRIMMED) * kept.shape[1])
+    shown, keep = kept, round((1 - TRIMMED_SHARE) * kept.shape[1])
     for _ in range(2):
         residual = _line(flat_first, flat_second, kept)[1] * shown
         kept = shown * (residual <= np.partition(residual, keep, axis=1)[:, keep : keep + 1])
     similarity, residual = _line(flat_first, flat_second, kept)
-    squares = np.square(residual * shown).reshape(count, blocks, BLOCK, blocks, BLOCK).mean((2, 4))
+    squares = np.square(residual * shown).reshape(count, blocks, BLOCK_SIDE, blocks, BLOCK_SIDE).mean((2, 4))
     worst = np.sqrt(squares.reshape(count, -1).max(1)) / np.maximum(flat_second.std(1), 1e-6)
     return Likeness(similarity, worst)
 
