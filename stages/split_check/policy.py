@@ -26,9 +26,9 @@ Defect = Literal["unreadable", "conflict", "leak", "duplicate"]
 
 _HEADINGS: dict[Defect, str] = {
     "unreadable": "unreadable files; replace or remove them",
-    "conflict": "the same photo with both labels; keep it under the right one",
-    "leak": "the same photo in several splits, or the same car, which makes every score too good; keep it in one",
-    "duplicate": "the same photo twice in one folder; remove one, or set split_check.on_duplicate: warn",
+    "conflict": "groups of copies under both labels; keep each photo under the right one",
+    "leak": "groups of copies or of one car in several splits, which inflates every score; keep each in one split",
+    "duplicate": "groups of exact copies in one folder; remove all but one, or set split_check.on_duplicate: warn",
 }
 
 
