@@ -197,7 +197,7 @@ near_each_other = st.builds(with_bits_changed, CENTRES, st.sets(st.integers(0, B
 some = st.lists(near_each_other, min_size=1, max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(some, some, st.integers(0, 13))
 def test_every_pair_within_the_radius_is_found_and_no_other(left: list[int], right: list[int], radius: int) -> None:
     queries, targets = np.array(left, np.uint64), np.array(right, np.uint64)
@@ -211,7 +211,7 @@ def test_many_equal_hashes_are_all_paired() -> None:
     assert len(pairs_within(same, same, 0)[0]) == 900 * 900
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(some, st.integers(0, 13))
 def test_partners_are_counted_as_if_all_were_compared(values: list[int], radius: int) -> None:
     codes = np.array(values, np.uint64)

@@ -19,12 +19,18 @@ from playwright.sync_api import Browser
 from stages.split_check import page as pages
 from stages.split_check.groups import Group, Kind
 from stages.split_check.report import Findings, Note
-from tests.support.workspace import Workspace, write_photos
+from tests.support.workspace import InProcess, Workspace, write_photos
 from tools.relabel import relabel
 
 NASTY = "<img src=x onerror=alert(1)> \"&'.jpg"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PAGE = Path("reports/split_check.html")
+
+
+@pytest.fixture
+def workspace(workspace: Workspace) -> Workspace:
+    """The workspace, the stage being run in process."""
+    return InProcess(workspace.folder)
 
 
 def plant(data: Path) -> None:
@@ -162,7 +168,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         audit("val/clean/002.jpg", "val/dirty/000.jpg", "test/clean/copy.jpg")
         pages.BLIND.write_text("path\nval/dirty/001.jpg\ntest/clean/001.jpg\n")
-        Workspace(folder).run("split_check")
+        InProcess(folder).run("split_check")
     finally:
         os.chdir(here)
     return folder
