@@ -24,86 +24,25 @@ from serving.fetch.policy import (
     check_addresses,
     check_url,
     host_pattern,
-    is_public,
 )
 from serving.fetch.resolve import Resolver, system_resolve
 from serving.settings import Settings, SettingsError
 
-HOSTILE = [
-    "http://127.0.0.1/",
-    "http://127.1/",
-    "http://127.0.1/",
-    "http://0/",
-    "http://0.0.0.0/",
-    "http://2130706433/",
-    "http://017700000001/",
-    "http://0x7f000001/",
-    "http://0x7f.0.0.1/",
-    "http://0x7f.1/",
-    "http://0177.0.0.1/",
-    "http://127.0.0.01/",
-    "http://00127.0.0.1/",
-    "http://127.0.0.1./",
-    "http://127.0.0.0x1/",
-    "http://127.0.0.1.0x/",
-    "http://１２７.０.０.１/",
-    "http://127。0。0。1/",
-    "http://①②⑦.⓪.⓪.①/",
-    "http://localhost/",
-    "http://LOCALHOST/",
-    "http://localhost./",
-    "http://10.0.0.1/",
-    "http://172.16.0.1/",
-    "http://172.31.255.255/",
-    "http://192.168.1.1/",
-    "http://169.254.169.254/latest/meta-data/",
-    "http://2852039166/latest/meta-data/",
-    "http://0xa9fea9fe/",
-    "http://100.64.0.1/",
-    "http://100.100.100.200/",
-    "http://168.63.129.16/",
-    "http://192.0.0.192/",
-    "http://198.18.0.1/",
-    "http://192.0.2.1/",
-    "http://203.0.113.9/",
-    "http://224.0.0.1/",
-    "http://239.255.255.250/",
-    "http://240.0.0.1/",
-    "http://255.255.255.255/",
-    "http://[::1]/",
-    "http://[::]/",
-    "http://[0:0:0:0:0:0:0:1]/",
-    "http://[::ffff:127.0.0.1]/",
-    "http://[::ffff:7f00:1]/",
-    "http://[::ffff:8.8.8.8]/",
-    "http://[::127.0.0.1]/",
-    "http://[64:ff9b::7f00:1]/",
-    "http://[64:ff9b::a9fe:a9fe]/",
-    "http://[64:ff9b:1::1]/",
-    "http://[2002:7f00:1::]/",
-    "http://[2001::1]/",
-    "http://[2001:db8::1]/",
-    "http://[fe80::1]/",
-    "http://[fe80::1%25eth0]/",
-    "http://[2606:4700::1%eth0]/",
-    "http://[fc00::1]/",
-    "http://[fd00:ec2::254]/",
-    "http://[fec0::1]/",
-    "http://[ff02::1]/",
+HOSTILE_HOSTS = """
+127.0.0.1 127.1 127.0.1 0 0.0.0.0 2130706433 017700000001 0x7f000001 0x7f.0.0.1 0x7f.1 0177.0.0.1 127.0.0.01
+00127.0.0.1 127.0.0.1. 127.0.0.0x1 127.0.0.1.0x １２７.０.０.１ 127。0。0。1 ①②⑦.⓪.⓪.① localhost LOCALHOST localhost.
+10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 2852039166 0xa9fea9fe 100.64.0.1 100.100.100.200
+168.63.129.16 192.0.0.192 198.18.0.1 192.0.2.1 203.0.113.9 224.0.0.1 239.255.255.250 240.0.0.1 255.255.255.255
+[::1] [::] [0:0:0:0:0:0:0:1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::ffff:8.8.8.8] [::127.0.0.1] [64:ff9b::7f00:1]
+[64:ff9b::a9fe:a9fe] [64:ff9b:1::1] [2002:7f00:1::] [2001::1] [2001:db8::1] [fe80::1] [fe80::1%25eth0]
+[2606:4700::1%eth0] [fc00::1] [fd00:ec2::254] [fec0::1] [ff02::1] [127.0.0.1]
+user@8.8.8.8 user:pass@8.8.8.8 8.8.8.8@127.0.0.1 8.8.8.8%40127.0.0.1 8.8.8.8\\@127.0.0.1
+8.8.8.8:22 8.8.8.8:6379 8.8.8.8:0 8.8.8.8:99999 8.8.8.8:-80 8.8.8.8:80:80 ⓔxample.com:22
+-example.com example..com exam%70le.com .example.com *.example.com
+"""
+HOSTILE = [f"http://{host}/" for host in HOSTILE_HOSTS.split()] + [
     "http://[::1",
-    "http://[127.0.0.1]/",
-    "http://user@8.8.8.8/",
-    "http://user:pass@8.8.8.8/",
-    "http://8.8.8.8@127.0.0.1/",
-    "http://8.8.8.8%40127.0.0.1/",
-    "http://8.8.8.8:22/",
-    "http://8.8.8.8:6379/",
-    "http://8.8.8.8:0/",
-    "http://8.8.8.8:99999/",
-    "http://8.8.8.8:-80/",
-    "http://8.8.8.8:80:80/",
-    r"http://8.8.8.8\@127.0.0.1/",
-    r"http:\\127.0.0.1/",
+    "http:\\\\127.0.0.1/",
     "http:///etc/passwd",
     "http:127.0.0.1",
     "http://",
@@ -115,12 +54,6 @@ HOSTILE = [
     "data:image/png;base64,AAAA",
     "javascript:alert(1)",
     "dict://8.8.8.8:11211/",
-    "http://-example.com/",
-    "http://example..com/",
-    "http://exam%70le.com/",
-    "http://.example.com/",
-    "http://*.example.com/",
-    "http://ⓔxample.com:22/",
     "",
     "http://exam ple.com/",
     "http://exa\tmple.com/",
@@ -168,16 +101,12 @@ def test_plain_urls_pass(url: str) -> None:
     assert (target.host + target.path).isascii() and "#" not in target.path and not target.host.endswith(".")
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1", "2a00:1450::8a"])
-def test_public_addresses(address: str) -> None:
-    assert is_public(ip_address(address))
-
-
 def test_one_private_address_among_public_ones_refuses_all() -> None:
-    with pytest.raises(UrlRefused):
-        check_addresses(["8.8.8.8", "10.0.0.1"], FetchPolicy())
-    with pytest.raises(UrlRefused):
-        check_addresses([], FetchPolicy())
+    public = ["8.8.8.8", "1.1.1.1", "2606:4700::1", "2a00:1450::8a"]
+    assert check_addresses(public, FetchPolicy()) == [ip_address(address) for address in public]
+    for addresses in ([*public, "10.0.0.1"], []):
+        with pytest.raises(UrlRefused):
+            check_addresses(addresses, FetchPolicy())
 
 
 def test_host_lists() -> None:
@@ -185,7 +114,7 @@ def test_host_lists() -> None:
     for host in ("a.example", "b.example", "x.b.example"):
         check_url(f"https://{host}/", policy)
     for host in ("x.a.example", "bad.b.example", "ab.example", "c.example"):
-        with pytest.raises(UrlRefused, match="not allowed"):
+        with pytest.raises(UrlRefused):
             check_url(f"https://{host}/", policy)
 
 
@@ -205,7 +134,7 @@ def test_host_lists() -> None:
 def test_patterns_match_every_spelling_of_a_host(pattern: str, matched: str, not_matched: str) -> None:
     policy = FetchPolicy(allow_hosts={host_pattern(pattern)})
     check_url(f"https://{matched}/", policy)
-    with pytest.raises(UrlRefused, match="not allowed"):
+    with pytest.raises(UrlRefused):
         check_url(f"https://{not_matched}/", policy)
 
 
@@ -268,6 +197,9 @@ def says(text: str | bytes) -> Answer:
     return lambda client: client.sendall(raw)
 
 
+PHOTO = says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")
+
+
 def drips(head: bytes, byte: bytes) -> Answer:
     def answer(client: socket.socket) -> None:
         client.sendall(head)
@@ -285,12 +217,13 @@ def local(fetcher: Fetcher, port: int, **changes: object) -> Fetcher:
     return replace(fetcher, **{"policy": policy, "resolver": resolver, **changes})
 
 
-def test_fetches_the_body_and_sends_no_secrets(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["photos.example", "[2606:4700::1]"])
+def test_fetches_the_body_and_sends_no_secrets(host: str, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto"), heard=(heard := [])) as port:
-        assert local(fetcher, port).fetch(f"http://photos.example:{port}/a.jpg?x=1") == b"photo"
+    with serving(PHOTO, heard=(heard := [])) as port:
+        assert local(fetcher, port).fetch(f"http://{host}:{port}/a.jpg?x=1") == b"photo"
     head = heard[0].decode().lower()
-    assert head.startswith("get /a.jpg?x=1 http/1.1\r\n") and f"host: photos.example:{port}\r\n" in head
+    assert head.startswith("get /a.jpg?x=1 http/1.1\r\n") and f"host: {host}:{port}\r\n" in head
     assert "cookie" not in head and "authorization" not in head
 
 
@@ -321,24 +254,13 @@ def test_hostile_servers(answer: Answer, error: type[UrlError], fetcher: Fetcher
         drips(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x"),
         drips(b"HTTP/1.1 200 OK\r\n", b"x"),
         drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-        lambda client: time.sleep(3),
+        lambda client: time.sleep(1),
     ],
 )
 def test_a_slow_drip_ends_at_the_deadline(answer: Answer, fetcher: Fetcher) -> None:
     started = time.monotonic()
-    with serving(answer) as port, pytest.raises(UrlUnfetchable, match=r"within 0\.5 seconds"):
-        local(fetcher, port, seconds=0.5).fetch(f"http://photos.example:{port}/")
-    assert time.monotonic() - started < 2
-
-
-def test_a_slow_name_server_ends_at_the_deadline(fetcher: Fetcher) -> None:
-    def resolve(host: str, port: int) -> list[str]:
-        time.sleep(2)
-        return ["8.8.8.8"]
-
-    started = time.monotonic()
-    with pytest.raises(UrlUnfetchable, match="resolved"):
-        replace(fetcher, seconds=0.2, resolver=Resolver(1, resolve)).fetch("http://photos.example/")
+    with serving(answer) as port, pytest.raises(UrlUnfetchable):
+        local(fetcher, port, seconds=0.2).fetch(f"http://photos.example:{port}/")
     assert time.monotonic() - started < 1
 
 
@@ -352,12 +274,12 @@ def test_silent_name_servers_hold_up_no_other_fetch(fetcher: Fetcher, monkeypatc
             release.wait(20)
         return ["127.0.0.1"]
 
-    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")) as port:
+    with serving(PHOTO) as port:
         patient = local(fetcher, port, resolve=resolve)
-        for number in range(4):
-            with pytest.raises(UrlUnfetchable, match="resolved"):
-                patient.fetch(f"http://silent{number}.example:{port}/")
         started = time.monotonic()
+        for number in range(4):
+            with pytest.raises(UrlUnfetchable):
+                patient.fetch(f"http://silent{number}.example:{port}/")
         assert patient.fetch(f"http://quick.example:{port}/") == b"photo"
         assert time.monotonic() - started < 1
     release.set()
@@ -425,12 +347,12 @@ def test_redirects_are_followed_and_counted(fetcher: Fetcher) -> None:
         if len(seen) <= 3:
             client.sendall(b"HTTP/1.1 307 Again\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n")
         else:
-            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")
+            PHOTO(client)
 
     with serving(answer) as port:
         assert local(fetcher, port).fetch(f"http://photos.example:{port}/") == b"photo"
         seen.clear()
-        with pytest.raises(UrlUnfetchable, match="more than 2"):
+        with pytest.raises(UrlUnfetchable):
             local(fetcher, port, max_redirects=2).fetch(f"http://photos.example:{port}/")
 
 
@@ -451,7 +373,7 @@ def test_redirects_as_servers_write_them(location: str | bytes, asked: str, fetc
         if len(heard) == 1:
             client.sendall(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + to + b"\r\n\r\n")
         else:
-            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")
+            PHOTO(client)
 
     with serving(answer, heard=heard) as port:
         assert local(fetcher, port).fetch(f"http://photos.example:{port}/") == b"photo"
@@ -471,12 +393,6 @@ def test_the_host_header(url: str, authority: str) -> None:
     assert check_url(url, FetchPolicy(ports={80, 443, 8443})).authority == authority
 
 
-def test_an_ipv6_literal_keeps_its_brackets(fetcher: Fetcher) -> None:
-    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto"), heard=(heard := [])) as port:
-        assert local(fetcher, port).fetch(f"http://[2606:4700::1]:{port}/") == b"photo"
-    assert f"host: [2606:4700::1]:{port}\r\n" in heard[0].decode().lower()
-
-
 def test_a_name_that_changes_between_check_and_connection(fetcher: Fetcher) -> None:
     """Rebinding: the second lookup would give another address, so there must be no second lookup."""
     lookups = []
@@ -485,13 +401,13 @@ def test_a_name_that_changes_between_check_and_connection(fetcher: Fetcher) -> N
         lookups.append(host)
         return ["127.0.0.1"] if len(lookups) == 1 else ["10.0.0.1"]
 
-    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")) as port:
+    with serving(PHOTO) as port:
         assert local(fetcher, port, resolve=resolve).fetch(f"http://photos.example:{port}/") == b"photo"
     assert lookups == ["photos.example"]
 
 
 def test_the_next_address_is_tried(fetcher: Fetcher) -> None:
-    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto")) as port:
+    with serving(PHOTO) as port:
         both = local(fetcher, port, resolve=lambda host, port: ["127.0.0.9", "127.0.0.1"])
         assert both.fetch(f"http://photos.example:{port}/") == b"photo"
 
@@ -508,10 +424,10 @@ def test_tls_verifies_the_name(fetcher: Fetcher, tmp_path: Path) -> None:
     authority.issue_cert("photos.example").configure_cert(server)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with serving(says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nphoto"), server) as port:
+    with serving(PHOTO, server) as port:
         known = local(fetcher, port, tls=trusting)
         assert known.fetch(f"https://photos.example:{port}/") == b"photo"
-        with pytest.raises(UrlUnfetchable, match="certificate"):
+        with pytest.raises(UrlUnfetchable):
             known.fetch(f"https://other.example:{port}/")
-        with pytest.raises(UrlUnfetchable, match="certificate"):  # an authority that nobody knows
+        with pytest.raises(UrlUnfetchable):  # an authority that nobody knows
             local(fetcher, port).fetch(f"https://photos.example:{port}/")
