@@ -67,14 +67,18 @@ def written(out: Path, rule: Rule) -> list[Row]:
         return []
     content = out.read_bytes()
     whole = content[: content.rfind(b"\n") + 1].decode(errors="surrogateescape")
-    header, *lines = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
+    try:
+        header, *lines = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
+        rows = [Row(*line) for line in lines if len(line) == len(Row._fields)]
+        scores = [float(row.p_clean or "nan") for row in rows]
+    except (csv.Error, ValueError) as error:
+        raise ResumeError(f"{out} was not written by this program: {error}") from None
     if content and header != list(Row._fields):
         raise ResumeError(f"{out} does not begin with {','.join(Row._fields)}")
-    rows = [Row(*line) for line in lines if len(line) == len(Row._fields)]
-    for row in rows:
+    for row, p_clean in zip(rows, scores, strict=True):
         if row.threshold not in ("", f"{rule.t_clean:.6f}"):
             raise ResumeError(f"{out} was written with threshold {row.threshold}, now it is {rule.t_clean:.6f}")
-        if row.label and row.label not in {rule.decide(float(row.p_clean) + last) for last in (-1e-6, 0, 1e-6)}:
+        if row.label and row.label not in {rule.decide(p_clean + last) for last in (-1e-6, 0, 1e-6)}:
             raise ResumeError(f"{out} calls p_clean={row.p_clean} {row.label}; with the T_low of now it is not")
     return rows
 

@@ -13,7 +13,7 @@ from serving.engine.deployment import load
 from serving.model import predictor
 from serving.model.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
 from serving.photo.cores import processor
-from serving.settings import Settings, SettingsError
+from serving.settings import Settings
 from serving.verdict.rule import Rule, ThresholdError, read_threshold
 from tests.support.onnx_models import METADATA, brightness, properties, write_model, write_pair
 
@@ -34,7 +34,7 @@ def test_a_threshold_in_place_of_the_embedded_one_is_certified_if_it_is_the_same
     pair.threshold.write_text(json.dumps(content | {"T_clean": 0.1}))
     served = load(settings(pair, THRESHOLD_PATH=str(pair.threshold)), *pair)
     assert served.rule.t_clean == 0.1 and not served.certified
-    with pytest.raises(ModelError, match="REQUIRE_CERTIFIED=1, but THRESHOLD_PATH"):
+    with pytest.raises(ModelError, match="THRESHOLD_PATH"):
         load(settings(pair, THRESHOLD_PATH=str(pair.threshold), REQUIRE_CERTIFIED="1"), *pair)
     assert load(settings(pair, REQUIRE_CERTIFIED="1"), pair.model, None).rule.t_clean == 0.75
 
@@ -57,27 +57,22 @@ def test_a_model_for_cpus_never_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "named"),
     [
-        ({"resize": "crop"}, "resized by"),
+        ({"resize": "crop"}, "crop"),
         ({"classes": "clean,dirty"}, "classes"),
-        ({"image_size": "64"}, "expected"),
-        ({"image_size": "many"}, "expected"),
+        ({"image_size": "64"}, "64"),
+        ({"image_size": "many"}, "inputs"),
         ({"target": "tpu"}, "tpu"),
+        (None, "precision, target"),
     ],
 )
-def test_metadata_of_another_kind(tmp_path: Path, change: dict[str, str], message: str) -> None:
+def test_metadata_of_another_kind(tmp_path: Path, change: dict[str, str] | None, named: str) -> None:
     pair = write_pair(tmp_path)
-    facts = METADATA.properties() | {f"dirtycar.{key}": value for key, value in change.items()}
+    changed = {f"dirtycar.{key}": value for key, value in (change or {}).items()}
+    facts = {"dirtycar.model": "x"} if change is None else METADATA.properties() | changed
     write_model(pair.model, brightness(32), facts)
-    with pytest.raises(ModelError, match=message):
-        Predictor(pair.model)
-
-
-def test_missing_metadata_is_named(tmp_path: Path) -> None:
-    pair = write_pair(tmp_path)
-    write_model(pair.model, brightness(32), {"dirtycar.model": "x"})
-    with pytest.raises(ModelError, match=r"lacks precision, target"):
+    with pytest.raises(ModelError, match=rf"best\.onnx.*{named}"):
         Predictor(pair.model)
 
 
@@ -87,7 +82,7 @@ def test_wrong_signature(tmp_path: Path) -> None:
     p_clean = helper.make_tensor_value_info("p_clean", TensorProto.FLOAT, ["N", 3, 32, 32])
     graph = helper.make_graph([helper.make_node("Relu", ["image"], ["p_clean"])], "relu", [image], [p_clean])
     write_model(pair.model, graph, METADATA.properties())
-    with pytest.raises(ModelError, match="expected"):
+    with pytest.raises(ModelError, match=r"best\.onnx"):
         Predictor(pair.model)
 
 
@@ -99,7 +94,7 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
         with pytest.raises(ModelError):
             Predictor(pair.model)
     pair.model.unlink()
-    with pytest.raises(ModelError, match="no model at"):
+    with pytest.raises(ModelError, match=r"best\.onnx"):
         Predictor(pair.model)
 
 
@@ -150,7 +145,7 @@ def test_a_threshold_from_the_environment_is_not_certified(tmp_path: Path, name:
     for same in ({}, {"T_LOW": "0.2"}, {name: "0.75"}):
         assert load(settings(pair, REQUIRE_CERTIFIED="1", **same), *pair).certified
     assert not load(settings(pair, **{name: "0.7"}), *pair).certified
-    with pytest.raises(ModelError, match=rf"REQUIRE_CERTIFIED=1, but {name}=0\.7 replaces"):
+    with pytest.raises(ModelError, match=rf"{name}=0\.7"):
         load(settings(pair, REQUIRE_CERTIFIED="1", **{name: "0.7"}), *pair)
 
 
@@ -174,17 +169,12 @@ def test_a_model_that_does_not_give_its_golden_answers(tmp_path: Path, white: fl
     )
     write_model(pair.model, graph, properties(pair.threshold.read_text()))
     if told is None:
-        assert load(settings(pair), *pair).certified
+        for max_batch in ("1", "3", "16", "40"):
+            assert load(settings(pair, MAX_BATCH=max_batch), *pair).max_batch == int(max_batch)
         return
     with pytest.raises(ModelError, match=told) as error:
         load(settings(pair), *pair)
     assert "CPUExecutionProvider" in str(error.value) and processor() in str(error.value)
-
-
-@pytest.mark.parametrize("max_batch", ["1", "3", "16", "40"])
-def test_golden_answers_are_checked_in_batches_of_any_size(tmp_path: Path, max_batch: str) -> None:
-    pair = write_pair(tmp_path)
-    assert load(settings(pair, MAX_BATCH=max_batch), *pair).max_batch == int(max_batch)
 
 
 def test_a_model_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +184,7 @@ def test_a_model_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("no memory left on the device")
 
     monkeypatch.setattr(Predictor, "p_clean", broken)
-    with pytest.raises(ModelError, match=r"best\.onnx cannot be run: no memory left"):
+    with pytest.raises(ModelError, match=r"best\.onnx.*no memory left"):
         load(settings(pair), *pair)
 
 
@@ -211,45 +201,3 @@ def test_overrides(tmp_path: Path, environ: dict[str, str], rule: Rule) -> None:
     pair = write_pair(tmp_path, t_clean=0.75, t_low=0.25)
     chosen = settings(pair, **environ)
     assert load(chosen, *pair).rule == rule and set(chosen.override) == set(environ)
-
-
-@pytest.mark.parametrize(
-    ("environ", "name"),
-    [
-        ({"THRESH": "1.1"}, "THRESH"),
-        ({"THRESH": "nan"}, "THRESH"),
-        ({"THRESH": "0.5", "T_HIGH": "0.6"}, "THRESH"),
-        ({"T_LOW": "0.9", "T_HIGH": "0.5"}, "T_LOW"),
-        ({"IMGSZ": "-1"}, "IMGSZ"),
-        ({"WORKERS": "two"}, "WORKERS"),
-        ({"WORKERS": "1000"}, "WORKERS"),
-        ({"QUEUE": "0"}, "QUEUE"),
-        ({"QUEUE": "4", "MAX_PHOTOS": "8"}, "MAX_PHOTOS"),
-        ({"MAX_BYTES": "200", "MAX_REQUEST_BYTES": "100"}, "MAX_BYTES <= MAX_REQUEST_BYTES"),
-        ({"MAX_REQUEST_BYTES": "999999999"}, "MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT"),
-        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
-        ({"URL_FETCH": "perhaps"}, "URL_FETCH"),
-        ({"URL_PORTS": "80,http"}, "URL_PORTS"),
-        ({"URL_ALLOW_NETWORKS": "10.0.0.0/99"}, "URL_ALLOW_NETWORKS"),
-        ({"REQUIRE_GPU": "maybe"}, "REQUIRE_GPU"),
-    ],
-)
-def test_a_wrong_setting_is_named(environ: dict[str, str], name: str) -> None:
-    with pytest.raises(SettingsError, match=name):
-        Settings.from_env(environ)
-
-
-@pytest.mark.parametrize("token", ["hunter2", "hunter2-größer", "hunter2 hunter2", "hunter2=hunter2"])
-def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(token: str) -> None:
-    with pytest.raises(SettingsError, match="API_TOKEN") as caught:
-        Settings.from_env({"API_TOKEN": token})
-    assert "hunter2" not in str(caught.value)
-    assert "correct-horse" not in repr(Settings.from_env({"API_TOKEN": "correct-horse"}))
-
-
-def test_env_example_lists_every_setting_with_its_default() -> None:
-    path = Path(__file__).resolve().parent.parent / "serving" / "env.example"
-    lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("# ")]
-    listed = dict(line.removeprefix("#").split("=", 1) for line in lines)
-    assert set(listed) == {name.upper() for name in Settings.model_fields}
-    assert Settings.from_env(listed) == Settings.from_env({})

@@ -1,9 +1,10 @@
-"""Cards for workers, and what is told of misspelt settings. What settings may hold is in test_predictor.py."""
+"""What settings may hold, what is told of misspelt ones, and cards for workers."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from serving.near_misses import near_misses
 from serving.photo.cores import usable_cores
 from serving.process import cards
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +94,45 @@ def test_what_is_not_ours_is_not_told() -> None:
         KUBERNETES_PORT KUBERNETES_SERVICE_HOST HTTP_PROXY NO_PROXY SSL_CERT_FILE RES_OPTIONS INVOCATION_ID
         JOURNAL_STREAM SERVER_SOFTWARE WEB_CONCURRENCY GUNICORN_CMD_ARGS TZ MAIL EDITOR DISPLAY OLDPWD DEVICE DOMAIN"""
     assert not list(near_misses(usual.split()))
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"THRESH": "1.1"}, "THRESH"),
+        ({"THRESH": "nan"}, "THRESH"),
+        ({"THRESH": "0.5", "T_HIGH": "0.6"}, "THRESH"),
+        ({"T_LOW": "0.9", "T_HIGH": "0.5"}, "T_LOW"),
+        ({"IMGSZ": "-1"}, "IMGSZ"),
+        ({"WORKERS": "two"}, "WORKERS"),
+        ({"WORKERS": "1000"}, "WORKERS"),
+        ({"QUEUE": "0"}, "QUEUE"),
+        ({"QUEUE": "4", "MAX_PHOTOS": "8"}, "MAX_PHOTOS"),
+        ({"MAX_BYTES": "200", "MAX_REQUEST_BYTES": "100"}, "MAX_BYTES <= MAX_REQUEST_BYTES"),
+        ({"MAX_REQUEST_BYTES": "999999999"}, "MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT"),
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
+        ({"URL_FETCH": "perhaps"}, "URL_FETCH"),
+        ({"URL_PORTS": "80,http"}, "URL_PORTS"),
+        ({"URL_ALLOW_NETWORKS": "10.0.0.0/99"}, "URL_ALLOW_NETWORKS"),
+        ({"REQUIRE_GPU": "maybe"}, "REQUIRE_GPU"),
+    ],
+)
+def test_a_wrong_setting_is_named(environ: dict[str, str], name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env(environ)
+
+
+@pytest.mark.parametrize("token", ["hunter2", "hunter2-größer", "hunter2 hunter2", "hunter2=hunter2"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(SettingsError, match="API_TOKEN") as caught:
+        Settings.from_env({"API_TOKEN": token})
+    assert "hunter2" not in str(caught.value)
+    assert "correct-horse" not in repr(Settings.from_env({"API_TOKEN": "correct-horse"}))
+
+
+def test_env_example_lists_every_setting_with_its_default() -> None:
+    path = Path(__file__).resolve().parent.parent / "serving" / "env.example"
+    lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("# ")]
+    listed = dict(line.removeprefix("#").split("=", 1) for line in lines)
+    assert set(listed) == {name.upper() for name in Settings.model_fields}
+    assert Settings.from_env(listed) == Settings.from_env({})
