@@ -18,8 +18,8 @@ import numpy as np
 import requests
 from PIL import Image
 
-from benchmarks.fault_http import FORM, PART, request
 from benchmarks.fault_photos import encode
+from tests.support.raw_http import FORM, PART, request
 
 TICK = 0.05  # seconds between two pieces of an upload
 _ANNOUNCED = b"POST /predict/files HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" + FORM + b"\r\n"

@@ -50,7 +50,8 @@ class _Store(SimpleHTTPRequestHandler):
 def stuck_workers(bench: Bench) -> list[Row]:
     """As many photos that hang as there are threads: the worker is replaced, and serves again within STUCK_SECONDS."""
     count, back, lost = bench.size(3, 1), 0, 0
-    with bench.service("stuck", command=_command(), PYTHONPATH=str(ROOT), WORKERS="1") as (live, _):
+    seconds = {"STUCK_SECONDS": str(bench.size(60, 10))}
+    with bench.service("stuck", command=_command(), PYTHONPATH=str(ROOT), WORKERS="1", **seconds) as (live, _):
         for _ in range(count):
             (worker,) = live.workers()
             hangs = [threading.Thread(target=_hang, args=(live,)) for _ in range(8)]

@@ -117,7 +117,6 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     """Set up what is a process's own. Without room for its metrics a worker ends and is tried again."""
-    logs.relay_libraries()
     if worker.card is not None:
         os.environ[cards.VISIBLE] = worker.card  # before it initialises CUDA
     try:

@@ -23,7 +23,6 @@ from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 
-from benchmarks.fault_http import FORM, PART, read, request
 from serving.front.body import Body, ChunkedBody, Received
 from serving.front.connection import Connection, State
 from serving.front.handshakes import refuse_handshakes
@@ -31,6 +30,7 @@ from serving.front.limits import Connections, Limits, Overdue, Room, overdue
 from serving.web.state import Budget
 from tests.support.live import ROOT, Live, photo, running, wait_until
 from tests.support.onnx_models import Pair, write_pair
+from tests.support.raw_http import FORM, PART, read, request
 
 CFG = Config()
 LIMITS = Limits(seconds=10, idle=30, connections=4, per_address=3)

@@ -1,4 +1,4 @@
-"""What keeps a full disk, a full pipe and talkative libraries from the requests."""
+"""What keeps a full disk and a full pipe from the requests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.process import logs, malloc
+from serving.process import logs
 from serving.process.metrics import LOG_LINES_DROPPED
 from serving.process.reload import Store
-from tests.support.live import wait_until
 
 
 @pytest.fixture
@@ -63,17 +62,6 @@ def test_a_full_disk_costs_lines_only(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(descriptor)
 
 
-def test_what_libraries_say_becomes_lines_of_the_log(pipe: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
-    logs.relay_libraries()
-    os.write(pipe[1], b"ZIPDecode: incorrect data check.\nand \xff\n" + b"y" * 2000 + b"\n")
-    wait_until(lambda: len(caplog.messages) == 3, 5)
-    assert caplog.messages[:2] == [
-        "a library says: ZIPDecode: incorrect data check.",
-        "a library says: and \N{REPLACEMENT CHARACTER}",
-    ]
-    assert len(caplog.messages[2]) < 600
-
-
 RESERVE = """
 import errno, os, sys
 from serving.process import metrics
@@ -100,15 +88,3 @@ def test_metrics_take_their_room_ahead_or_leave_nothing(tmp_path: Path, disk: st
 def test_a_reason_that_did_not_fit_on_the_disk_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "refused").write_text("")
     assert "disk is full" in str(Store(tmp_path).refused)
-
-
-def test_freed_memory_is_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(malloc, "SECONDS", 0.05)
-    trimmer, trims = malloc.Trimmer(), []
-    assert trimmer._trim is not None  # this C library has it
-    trimmer._trim = trims.append
-    started = time.monotonic()
-    for _ in range(20):
-        trimmer.maybe()
-        time.sleep(0.01)
-    assert 1 <= len(trims) <= 1 + (time.monotonic() - started) / malloc.SECONDS

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import stat
-import threading
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +15,6 @@ from typing import Any
 from flask import g, has_app_context
 
 from serving.process.metrics import LOG_LINES_DROPPED
-
-log = logging.getLogger(__name__)
 
 _STDERR = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -71,28 +68,12 @@ class LineHandler(logging.Handler):
 
 
 def _standard_error() -> int:
-    """A descriptor for lines to standard error, apart from the one that libraries use. Where that is a pipe, it never
-    waits: it is opened anew, as whether to wait is a property of the opened file, which others share."""
+    """A descriptor for lines to standard error. Where that is a pipe, it never waits: it is opened anew, as whether to
+    wait is a property of the opened file, which others share."""
     if stat.S_ISFIFO(os.fstat(_STDERR).st_mode):
         with contextlib.suppress(OSError):  # no /proc, or a pipe of another user: then it waits
             return os.open(f"/proc/self/fd/{_STDERR}", os.O_WRONLY | os.O_NONBLOCK)
     return os.dup(_STDERR)
-
-
-def relay_libraries() -> None:
-    """Log what libraries write to standard error by themselves, such as libtiff on every damaged file: as lines like
-    all others, and without ever making a request wait. For a worker, once its log is set up."""
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    os.dup2(write, _STDERR)
-    os.close(write)
-
-    def relay() -> None:
-        with open(read, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                log.warning("a library says: %s", line.rstrip()[:500])
-
-    threading.Thread(target=relay, name="relay-libraries", daemon=True).start()
 
 
 def config(level: str) -> dict[str, Any]:
