@@ -43,7 +43,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def live(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One service for the tests that leave it as it was."""
     folder = tmp_path_factory.mktemp("live")
-    with running(pair, folder, WORKERS=WORKERS, REQUEST_SECONDS="2", MAX_BYTES="3000000") as live:
+    with running(pair, folder, WORKERS=WORKERS, MAX_BYTES="3000000") as live:
         yield live
 
 

@@ -57,3 +57,5 @@ class Worker(BaseWorker):  # type: ignore[misc]
             self.notify()
             front.step()
         front.close()
+        self.log.info("Worker exiting (pid: %s)", self.pid)
+        os._exit(0)  # at once: a thread in a model call while the interpreter takes the library down aborts the process
