@@ -43,8 +43,7 @@ def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int) -> 
     from stages.convert.__main__ import contents
     from stages.convert.graph import to_onnx
     from stages.convert.precision import to_int8
-    from stages.export.__main__ import golden_answers
-    from stages.export.bundle import bundle
+    from stages.export.__main__ import bundle, golden_answers
 
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     fp32 = to_onnx(Checkpoint(name, size, *imagenet, "none", 0, create(name).state_dict()))

@@ -23,10 +23,10 @@ from stages.common.base.photos import CLEAN, usable_photos
 from stages.common.model import Checkpoint
 from stages.common.pixels.photo_set import PhotoSet
 from stages.convert.__main__ import calibration_photos, contents
+from stages.convert.candidates import compare
 from stages.convert.candidates import load as load_network
 from stages.convert.graph import outside_layers, to_onnx
 from stages.convert.precision import Batches, depthwise_weights
-from stages.convert.ranking import compare
 
 
 @strict

@@ -23,10 +23,9 @@ from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
 from stages.common.model import Checkpoint
 from stages.convert import __main__ as convert
-from stages.convert.candidates import judge
+from stages.convert.candidates import compare, judge, placements
 from stages.convert.graph import Logit, to_onnx
 from stages.convert.precision import to_fp16, to_int8
-from stages.convert.ranking import compare, placements
 from stages.eval import __main__ as eval_stage
 from stages.export import __main__ as export_stage
 from stages.threshold import __main__ as threshold_stage

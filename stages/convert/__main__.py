@@ -29,11 +29,10 @@ from stages.common.model import Checkpoint, Normalise
 from stages.common.pixels.photo_set import PhotoSet, batch_size
 from stages.common.scoring.score import pick_device, score
 from stages.convert import candidates
-from stages.convert.candidates import Candidate
+from stages.convert.candidates import Candidate, Floats
 from stages.convert.graph import to_onnx
 from stages.convert.params import Params
 from stages.convert.precision import ConversionError, to_fp16, to_int8
-from stages.convert.ranking import Floats
 
 REPORT = REPORTS / "convert.json"
 
