@@ -48,11 +48,13 @@ split: setup ## a leak-free split of FROM=photos/{clean,dirty}: a plan; COPY=1 c
 	python -m tools.split $(if $(FROM),'$(FROM)') $(if $(TO),--to '$(TO)') $(if $(SHARES),--shares $(SHARES)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(SKIP_UNREADABLE),--skip-unreadable) $(if $(COPY),--copy)
 
+PYTEST = python -m pytest --numprocesses 2 --dist loadfile
+
 test: data lint ## lint and the tests but those marked slow
-	python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 check: data ## the slow tests, and whether dvc.lock is current
-	python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: setup ## ruff and mypy
 	ruff check
