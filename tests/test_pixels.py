@@ -267,7 +267,9 @@ with Path(sys.argv[1]).open("a") as file:
 @pytest.mark.slow
 @pytest.mark.parametrize(("cache_type", "reads"), [("symlink", 0), ("hardlink", 0), ("copy", 24)])
 def test_what_an_experiment_of_dvc_reads_and_leaves(workspace: Workspace, cache_type: str, reads: int) -> None:
-    env = os.environ | {"PYTHONPATH": str(CHECKOUT), "DVC_SITE_CACHE_DIR": str(workspace.folder / ".site")}
+    home = {"HOME": str(workspace.folder), "DVC_SITE_CACHE_DIR": str(workspace.folder / ".site")}
+    env = os.environ | {"PYTHONPATH": str(CHECKOUT)} | home
+    Path(".gitconfig").write_text("[user]\nname = a\nemail = a@b\n")
 
     def do(*command: str) -> None:
         for each in command:
@@ -275,11 +277,11 @@ def test_what_an_experiment_of_dvc_reads_and_leaves(workspace: Workspace, cache_
 
     dvc, told = f"{sys.executable} -m dvc", workspace.folder / "told.txt"
     Path("count.py").write_text(COUNT)
-    Path(".gitignore").write_text("/.scratch\n/.site\n/told.txt\n")
+    Path(".gitignore").write_text("/.scratch\n/.site\n/.gitconfig\n/told.txt\n")
     stage = {"cmd": f"{sys.executable} count.py {told}", "deps": ["data_cars", "count.py"]}
     Path("dvc.yaml").write_text(json.dumps({"stages": {"count": stage}}))
     do("git init -q", f"{dvc} init -q", f"{dvc} config cache.type {cache_type}", f"{dvc} add -q data_cars")
-    do("git add -A", "git -c user.name=a -c user.email=a@b commit -qm one", f"{dvc} repro")
+    do("git add -A", "git commit -qm one", f"{dvc} repro")
     before = set(Path(".scratch").rglob("*"))
     for number in (1, 2):
         with Path("count.py").open("a") as file:
