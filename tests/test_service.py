@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -200,6 +201,16 @@ run()
         assert live.send(photo()).ok
         metrics = requests.get(live.url + "/metrics", timeout=10).text
         assert samples(metrics, "dirtycar_workers_stuck_total") == 1 and samples(metrics, "dirtycar_threads_busy") == 0
+
+
+def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
+    """Though a model call takes long, and most requests still wait for theirs."""
+    pair = write_pair(tmp_path / "slow", work=20)
+    with running(pair, tmp_path, MAX_BATCH="1") as live, ThreadPoolExecutor(6) as pool:
+        under_way = [pool.submit(live.send, photo(255)) for _ in range(6)]
+        time.sleep(0.3)
+        os.kill(live.pid, signal.SIGTERM)
+        assert [answer.result().status_code for answer in under_way] == [200] * 6
 
 
 def test_reload_under_load(tmp_path: Path) -> None:
