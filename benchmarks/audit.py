@@ -1,0 +1,120 @@
+"""Does the audit's alarm keep its 5 %, and how soon does it come? Simulated judgements of photos called clean.
+
+    python -m benchmarks.audit [--runs 2000] [--looks 100000] [--out FILE]
+
+Beside it: a binomial test at a fixed number of judgements, which may look once, and the same test looked at after every
+judgement, as people do. Medians are of judgements from the break on; a run without an alarm counts as infinite.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from stages.common.base.files import write_bytes
+from tools.audit_promise.betting import FRACTIONS, Alarm, gains
+
+TARGET, LEVEL = 0.95, 0.05
+GOOD = 0.967  # precision before a late break: what the sample model is certified with
+BREAKS = (0.90, 0.85, 0.80)
+BEFORE = (0, 100, 1000, 10_000)  # good judgements before a break
+AFTER = 3000  # judgements after a break
+
+Step = Callable[[int, NDArray[np.bool_]], NDArray[np.bool_]]  # number of the judgement, dirty [N] -> alarm [N]
+
+
+def betting(runs: int) -> Step:
+    alarm = Alarm(TARGET, (runs,))
+    return lambda _, dirty: alarm.update(dirty) >= 1 / LEVEL
+
+
+def naive(runs: int, looks: int) -> Step:
+    """The exact binomial test, looked at after every judgement."""
+    bad, least = np.zeros(runs, np.int64), stats.binom.isf(LEVEL, np.arange(1, looks + 1), 1 - TARGET) + 1
+
+    def step(number: int, dirty: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        np.add(bad, dirty, out=bad)
+        return bad >= least[number]
+
+    return step
+
+
+def first_alarms(
+    step: Step, precision: Callable[[int], float], runs: int, looks: int, seed: int
+) -> NDArray[np.float64]:
+    """How many judgements each run takes to its first alarm, `[runs]`; infinite where there is none."""
+    rng, first = np.random.default_rng(seed), np.full(runs, np.inf)
+    for number in range(looks):
+        alarm = step(number, rng.random(runs) >= precision(number))
+        first[alarm & np.isinf(first)] = number + 1
+    return first
+
+
+def fixed_size(precision: float, power: float) -> int:
+    """The judgements with which the exact binomial test, looked at once, finds this precision with this power."""
+    n = np.arange(10, 20_000)
+    found = stats.binom.sf(stats.binom.isf(LEVEL, n, 1 - TARGET), n, 1 - precision) >= power
+    return int(n[np.flatnonzero(~found)[-1] + 1])  # from here on always: the power of an exact test is a saw
+
+
+def coverage(runs: int, looks: int) -> float:
+    """The share of runs whose 95 % confidence sequence excludes the true precision at some time."""
+    rng, out = np.random.default_rng(3), np.zeros(runs, bool)
+    low, high = np.ones((runs, len(FRACTIONS))), np.ones((runs, len(FRACTIONS)))
+    clean, dirty = np.exp(np.stack(gains(TARGET)[::-1])), np.exp(np.stack(gains(1 - TARGET)[::-1]))
+    for _ in range(looks):
+        bad = (rng.random(runs) >= TARGET).astype(np.int64)
+        low, high = np.minimum(low * clean[1 - bad], 1e100), np.minimum(high * dirty[bad], 1e100)
+        out |= np.maximum(low.mean(1), high.mean(1)) >= 2 / LEVEL
+    return float(out.mean())
+
+
+def report(runs: int, looks: int) -> Iterator[str]:
+    """The tables, line by line."""
+    error = np.sqrt(LEVEL * (1 - LEVEL) / runs)
+    yield f"target {TARGET}, level {LEVEL}, {runs} runs; simulation error of a false-alarm rate {error:.4f} (one sigma)"
+    yield f"\nfalse alarms within {looks} looks, precision exactly at the target"
+    for name, step in (("betting", betting(runs)), ("binomial test, always looking", naive(runs, looks))):
+        yield f"{name:<40}{np.isfinite(first_alarms(step, TARGET, runs, looks)).mean():>10.4f}"
+    yield f"{'true precision once outside the interval':<40}{coverage(runs, looks):>10.4f}"
+    yield "\njudgements to an alarm, precision wrong from the first judgement on"
+    heads = ("betting: median", "90 %", "once, power 50 %", "80 %", "90 %", "naive: median")
+    yield f"{'precision':<12}" + "".join(f"{head:>18}" for head in heads)
+    for broken in BREAKS:
+        ours = first_alarms(betting(runs), broken, runs, AFTER)
+        other = first_alarms(naive(runs, AFTER), broken, runs, AFTER)
+        once = [fixed_size(broken, power) for power in (0.5, 0.8, 0.9)]
+        figures = [np.median(ours), np.quantile(ours, 0.9), *once, np.median(other)]
+        yield f"{broken:<12}" + "".join(f"{figure:>18.0f}" for figure in figures)
+    yield f"\nmedian judgements from a late break to the alarm, by judgements before it at precision {GOOD}"
+    yield f"{'precision':<12}" + "".join(f"{before:>10}" for before in BEFORE) + f"{'1000 / 0':>12}"
+    for broken in BREAKS:
+        medians = []
+        for before in BEFORE:
+            first = first_alarms(betting(runs), broken, runs, before + AFTER, good=before)
+            medians.append(np.median(first[first > before]) - before)
+        ratio = medians[BEFORE.index(1000)] / medians[0]
+        yield f"{broken:<12}" + "".join(f"{median:>10.0f}" for median in medians) + f"{ratio:>12.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--looks", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, help="also write the table here")
+    arguments = parser.parse_args()
+    lines = []
+    for text in report(arguments.runs, arguments.looks):
+        print(text, flush=True)
+        lines.append(text)
+    if arguments.out:
+        write_bytes(arguments.out, ("\n".join(lines) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

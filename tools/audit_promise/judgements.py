@@ -1,0 +1,117 @@
+"""judgements.csv -> the outcomes that count, in the order they were judged."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.verdict.rule import CLEAN, DIRTY
+from stages.common.base.errors import StageError
+
+UNSURE = "unsure"
+VERDICTS = (CLEAN, DIRTY, UNSURE)
+REQUIRED = ("photo", "verdict")
+COLUMNS = (*REQUIRED, "judge", "share", "model", "judged_at")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The photos that count, `[N]` in the order they were judged; how many do not and why; how far judges agree."""
+
+    dirty: NDArray[np.bool_]
+    share: NDArray[np.float64]  # of the photos called clean that were marked for judging
+    judged_at: list[str]
+    model: str
+    other_models: int  # judgements
+    unsure: int  # photos that a judge could not tell, or that judges see differently
+    waiting: int  # photos that fewer judges have seen than are asked for
+    twice: int  # photos that two judges or more have a clear opinion of
+    agree: int  # of those: they have the same one
+    kappa: float | None  # Cohen's, of the first two judges of a photo
+
+
+def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
+    """What counts of a CSV; of the last judged model where none is named. Raises StageError naming the line at fault.
+
+    A photo counts once, when as many judges as asked for have seen it; where they disagree it counts as unsure. A
+    judge who judges a photo again corrects the first judgement, and keeps its place in the order.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise StageError(f"{path} holds no judgements yet")
+    model = rows[-1]["model"] if model is None else model
+    chosen = [row for row in rows if row["model"] == model]
+    if not chosen:
+        raise StageError(
+            f"{path} has no judgements of model {model!r}, but of {sorted({row['model'] for row in rows})}"
+        )
+    said: dict[str, dict[str, str]] = {}
+    complete: dict[str, dict[str, str]] = {}  # the row that made a photo count
+    for row in chosen:
+        said.setdefault(row["photo"], {})[row["judge"]] = row["verdict"]
+        if len(said[row["photo"]]) == judges:
+            complete.setdefault(row["photo"], row)
+    counted, unsure = [], 0
+    for photo, row in complete.items():
+        verdicts = set(list(said[photo].values())[:judges])
+        if len(verdicts) == 1 and UNSURE not in verdicts:
+            counted.append((row, verdicts == {DIRTY}))
+        else:
+            unsure += 1
+    clear = [[v for v in by.values() if v != UNSURE] for by in said.values()]
+    pairs = [(v[0], v[1]) for v in clear if len(v) >= 2]
+    return Outcomes(
+        np.array([dirty for _, dirty in counted], bool),
+        np.array([float(row["share"] or 1) for row, _ in counted]),
+        [row["judged_at"] for row, _ in counted],
+        model,
+        len(rows) - len(chosen),
+        unsure,
+        len(said) - len(complete),
+        len(pairs),
+        sum(a == b for a, b in pairs),
+        _kappa(pairs),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows; columns that may be missing are empty. A last line without its end was cut short, and is left out."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        whole = text[: text.rfind("\n") + 1] if "\n" in text else text
+        reader = csv.DictReader(io.StringIO(whole, newline=""), strict=True)
+        if not set(REQUIRED) <= set(reader.fieldnames or ()):
+            raise StageError(f"{path}: the first line must name the columns {', '.join(REQUIRED)}, separated by commas")
+        rows = [({name: (row.get(name) or "").strip() for name in COLUMNS}, reader.line_num) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StageError(f"cannot read {path}: {error}") from error
+    for row, line in rows:
+        if not row["photo"] or row["verdict"] not in VERDICTS:
+            raise StageError(
+                f"{path}, line {line}: verdict must be one of {', '.join(VERDICTS)} of a photo, found {row}"
+            )
+        if row["share"] and not _is_share(row["share"]):
+            raise StageError(f"{path}, line {line}: share must be above 0 and at most 1, found {row['share']!r}")
+    return [row for row, _ in rows]
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) <= 1
+    except ValueError:
+        return False
+
+
+def _kappa(pairs: list[tuple[str, str]]) -> float | None:
+    """Agreement beyond chance (Cohen 1960); None where there are no pairs, or chance agreement is certain."""
+    if not pairs:
+        return None
+    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    chance = sum(first[v] * second[v] for v in VERDICTS) / len(pairs) ** 2
+    return (sum(a == b for a, b in pairs) / len(pairs) - chance) / (1 - chance) if chance < 1 else None
