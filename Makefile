@@ -15,7 +15,7 @@ setup: .venv/.ready ## .venv with the pinned requirements
 
 PIP = python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.venv/.ready: requirements.txt serving/requirements.txt constraints.txt | .venv/bin/python
+.venv/.ready: requirements.txt $(wildcard serving/requirements*.txt) constraints.txt | .venv/bin/python
 	$(PIP) -r requirements.txt
 	touch .venv/.serving $@
 

@@ -31,8 +31,9 @@ sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
 import numpy as np  # noqa: E402
 
 from benchmarks.inputs import Alone, alone, make_models, make_photos  # noqa: E402
+from serving.batch.photos import Reader  # noqa: E402
+from serving.batch.scorer import Scorer  # noqa: E402
 from serving.engine.deployment import Deployment, load  # noqa: E402
-from serving.engine.scorer import Scorer  # noqa: E402
 from serving.photo.cores import usable_cores  # noqa: E402
 from serving.photo.decode import decode  # noqa: E402
 from serving.settings import Settings  # noqa: E402
@@ -117,7 +118,8 @@ def scored(command: Callable[[Path], Sequence[str]], environ: dict[str, str], fo
 
 def limits(served: Deployment, photos: Sequence[bytes], seconds: float) -> tuple[Alone, Alone]:
     """Decoding a photo, and scoring one in batches as large as `serving.batch`'s, on every core."""
-    size, batch = served.predictor.image_size, Scorer(served, Settings.from_env({}), Path()).batch
+    settings = Settings.from_env({})
+    size, batch = served.predictor.image_size, Scorer(served, settings, Reader(settings)).batch
     images = np.stack([decode(photo, size) for photo in photos[:batch]])
     decoded = alone(lambda i: decode(photos[i % len(photos)], size), seconds)
     calls = alone(lambda _: served.predictor.p_clean(images), seconds)

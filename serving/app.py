@@ -14,7 +14,6 @@ from serving.engine.budget import Budget
 from serving.engine.deployment import load
 from serving.engine.engine import Engine
 from serving.fetch.client import Fetcher
-from serving.fetch.policy import FetchPolicy
 from serving.process import reload, watchdog
 from serving.process.reload import Store
 from serving.settings import Settings
@@ -62,20 +61,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _start(settings: Settings) -> AppState:
     store = reload.store_from_env()
-    policy = FetchPolicy(
-        settings.url_ports,
-        settings.url_allow_hosts,
-        settings.url_deny_hosts,
-        settings.url_allow_networks,
-        settings.url_deny_networks,
-    )
-    fetcher = Fetcher.create(
-        policy,
-        seconds=settings.url_seconds,
-        max_bytes=settings.url_max_bytes,
-        max_redirects=settings.url_max_redirects,
-        at_once=settings.url_concurrency,
-    )
+    fetcher = Fetcher.from_settings(settings)
     engine = _start_engine(settings, store)
     fetching = threading.BoundedSemaphore(settings.url_concurrency)
     return AppState(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)

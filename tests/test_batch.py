@@ -7,15 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from serving import batch
-from serving.engine import scorer
+from serving.batch import __main__ as batch
+from serving.batch import load, predict, predict_many, resume, scorer
+from serving.batch.photos import Photo
 from serving.model import golden
 from serving.model.predictor import Predictor
 from tests.support.live import ROOT, environment, photo, wait_until
@@ -46,10 +52,10 @@ def out(pair: Pair, tmp_path: Path) -> Path:
     return tmp_path / "out.csv"
 
 
-def score(folder: Path, out: Path, *options: str) -> int:
+def score(source: Path | str, out: Path, *options: str) -> int:
     """The exit code of `python -m serving.batch`."""
     try:
-        return batch.main([str(folder), "--out", str(out), *options])
+        return batch.main([str(source), "--out", str(out), *options])
     except SystemExit as stop:
         return int(str(stop.code))
 
@@ -110,7 +116,7 @@ def test_resume_gives_the_same_file_without_scoring_again(
     monkeypatch.setattr(Predictor, "p_clean", lambda self, x: scored.append(len(x)) or original(self, x))
     assert score(folder, out, "--resume") == 0
     assert out.read_bytes() == whole
-    warm_up, checked = 1 + golden.COUNT, min(kept, batch.CHECKED)
+    warm_up, checked = 1 + golden.COUNT, min(kept, resume.CHECKED)
     assert sum(scored) - warm_up - checked == 30 - kept
 
 
@@ -228,3 +234,94 @@ def test_ctrl_c_leaves_whole_rows_and_resume_adds_the_rest(folder: Path, tmp_pat
     assert 3 <= len(left) < 31 and all(len(row) == 5 and row[1] for row in left) and out.read_bytes().endswith(b"\n")
     assert subprocess.run([*command, "--resume"], cwd=ROOT, env=env, check=False, timeout=60).returncode == 0
     assert rows(out)[: len(left)] == left and len(rows(out)) == 31
+
+
+@pytest.fixture
+def elsewhere(folder: Path, tmp_path: Path) -> Path:
+    """The photos of `folder` as lists, a tar archive and through a glob's folder."""
+    paths = sorted(str(path) for path in folder.rglob("*.jpg"))
+    (tmp_path / "list.txt").write_text("\n".join(paths) + "\n\n")
+    (tmp_path / "list.csv").write_text("name,path\n" + "".join(f'"a, b",{path}\n' for path in paths))
+    pq.write_table(pa.table({"location": [f"file://{path}" for path in paths]}), tmp_path / "list.parquet")
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for path in paths:
+            archive.add(path, Path(path).name)
+            archive.addfile(tarfile.TarInfo(Path(path).with_suffix(".json").name))
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ["list.txt", "list.csv", "list.parquet", "shard.tar", "photos/*/*.jpg", "photos"])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_every_source_gives_the_same_rows_in_every_format(
+    pair: Pair, elsewhere: Path, source: str, ending: str
+) -> None:
+    out = elsewhere / f"out{ending}"
+    assert score(str(elsewhere / source), out) == 0
+    read = {".csv": pd.read_csv, ".jsonl": partial(pd.read_json, lines=True), ".parquet": pd.read_parquet}[ending]
+    found = read(out)
+    p_clean = {int(Path(path).stem): p for path, p in zip(found["path"], found["p_clean"], strict=True)}
+    assert p_clean == {number: pytest.approx(number * 8 / 255, abs=0.01) for number in range(30)}
+    assert set(found["label"]) == {"clean", "dirty", "uncertain"} and set(found["threshold"]) == {0.75}
+    if ending != ".csv":
+        assert set(found["model"]) == {load().deployment.version}
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (b"name,price\n", "--column"),
+        (b"", "--column"),
+        (b'path\n"' + b"x" * 200_000, "list.csv"),
+    ],
+)
+def test_a_list_without_photos_is_refused(
+    pair: Pair, tmp_path: Path, out: Path, content: bytes, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.csv").write_bytes(content)
+    assert score(tmp_path / "list.csv", out) == 2
+    assert named in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("damage", [slice(0, 700), slice(1000, None), slice(0, 0)])
+def test_a_broken_archive_has_a_row(pair: Pair, elsewhere: Path, out: Path, damage: slice) -> None:
+    shard = elsewhere / "shard.tar"
+    shard.write_bytes(shard.read_bytes()[damage])
+    assert score(shard, out) == 1
+    assert any(row[4] for row in rows(out)[1:])
+
+
+def test_each_error_has_its_kind(pair: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_BYTES", "1000")
+    large = tmp_path / "large.jpg"
+    large.write_bytes(photo(size=(2000, 2000)))
+    kinds = {
+        str(folder / "none.jpg"): "missing", str(folder): "unreadable", "a\0b": "missing", str(large): "unreadable",
+        "http://127.0.0.1/a.jpg": "refused", "http://localhost.invalid/": "unfetchable", str(folder / "0/00.jpg"): "",
+    }  # fmt: skip
+    model = load()
+    found = {path: predict(model, path).error.partition(":")[0] for path in kinds}
+    assert found == kinds
+    gone = Photo("gone.jpg", str(folder / "gone.jpg"), size=10)  # it was listed
+    assert model.score([gone])[0].error.startswith("vanished")
+    assert predict(model, (folder / "2/29.jpg").read_bytes()).label == "clean"
+    assert [row.label for row in predict_many(model, [folder / "0", folder / "1/28.jpg"])].count("clean") == 3
+
+
+def test_a_sample_is_drawn_again_by_its_seed(pair: Pair, folder: Path, out: Path) -> None:
+    drawn = []
+    for seed in "0", "0", "1":
+        assert score(folder, out, "--sample", "10", "--limit", "5", "--seed", seed) == 0
+        drawn.append([row[0] for row in rows(out)[1:]])
+    assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 5 and drawn[0] == sorted(drawn[0])
+
+
+def test_one_photo_is_told_in_words(pair: Pair, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert batch.main([str(folder / "2/29.jpg")]) == 0
+    assert "clean" in capsys.readouterr().out
+    assert batch.main([str(folder)]) == 0 and len(capsys.readouterr().out.splitlines()) == 30
+
+
+@pytest.mark.parametrize("options", [["--out", "x.txt"], ["--out", "x.jsonl", "--resume"], ["--limit", "0"]])
+def test_options_that_cannot_be_met_are_refused(pair: Pair, folder: Path, options: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        batch.main([str(folder), *options])

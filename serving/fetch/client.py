@@ -16,6 +16,7 @@ import httpcore
 
 from serving.fetch.policy import Address, FetchPolicy, Target, UrlError, UrlRefused, check_addresses, check_url
 from serving.fetch.resolve import Resolver
+from serving.settings import Settings
 
 _HEADERS: dict[str | bytes, str | bytes] = {
     "User-Agent": "dirtycar",
@@ -53,6 +54,24 @@ class Fetcher:
         tls = ssl.create_default_context()
         tls.load_verify_locations(certifi.where())
         return cls(policy, seconds, max_bytes, max_redirects, Resolver(at_once), tls)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Fetcher:
+        """The fetcher that the URL_* settings describe."""
+        policy = FetchPolicy(
+            settings.url_ports,
+            settings.url_allow_hosts,
+            settings.url_deny_hosts,
+            settings.url_allow_networks,
+            settings.url_deny_networks,
+        )
+        return cls.create(
+            policy,
+            seconds=settings.url_seconds,
+            max_bytes=settings.url_max_bytes,
+            max_redirects=settings.url_max_redirects,
+            at_once=settings.url_concurrency,
+        )
 
     def fetch(self, url: str) -> bytes:
         """The body behind a URL. Raises UrlRefused, UrlUnfetchable or UrlTooLarge."""

@@ -1,0 +1,166 @@
+"""The bytes of photos, wherever they lie: local files, http(s) URLs, object stores, ranges of tar archives."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+from serving.fetch.client import Fetcher
+from serving.fetch.policy import UrlError, UrlRefused
+from serving.settings import Settings
+from serving.verdict.errors import UserError
+
+STORES = ("s3://", "gs://", "az://")  # obstore's credentials and endpoints come from the environment, AWS_… and so on
+UNAVAILABLE = "unavailable"  # the kind of error that may be over on the next try
+
+
+class Photo(NamedTuple):
+    """Where a photo is. `path` names it in the results; `size` is None until something has listed it."""
+
+    path: str
+    location: str
+    offset: int = 0
+    size: int | None = None
+
+
+class ReadError(UserError):
+    """A photo that cannot be read; `kind` is one of missing, vanished, forbidden, refused, unfetchable, unreadable,
+    unavailable."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+def extra(name: str) -> Any:
+    """An optional package. Raises UserError with the command that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+        raise UserError(
+            f"{error.name} is not installed: pip install -r serving/requirements-batch.txt -c constraints.txt"
+        ) from None
+
+
+@functools.cache
+def store(root: str) -> Any:
+    """The store behind `s3://bucket`; its connections are shared by all threads. Raises UserError."""
+    obstore = extra("obstore.store")
+    try:
+        return obstore.from_url(root)
+    except Exception as error:  # each store has its own, of what its environment variables lack
+        raise UserError(f"{root} cannot be opened: {_line(error)}") from None
+
+
+def split(url: str) -> tuple[Any, str]:
+    """The store and the key of an object's URL."""
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    return store(f"{scheme}://{bucket}"), key
+
+
+@contextmanager
+def reading(*, listed: bool = False) -> Iterator[None]:
+    """Turn what files and stores raise into ReadError; what had been `listed` and is gone has vanished."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise ReadError("vanished" if listed else "missing", error.strerror or "no such object") from None
+    except PermissionError as error:
+        raise ReadError("forbidden", error.strerror or "") from None
+    except OSError as error:
+        raise ReadError("unreadable", error.strerror or _line(error)) from None
+    except ValueError as error:  # a key that no store has, a path with a null byte
+        raise ReadError("missing", _line(error)) from None
+    except Exception as error:
+        if not type(error).__module__.startswith("obstore"):
+            raise
+        denied = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
+        raise ReadError("forbidden" if denied else UNAVAILABLE, _line(error)) from None
+
+
+def open_file(location: str) -> BinaryIO:
+    """A file or object to seek in. Raises ReadError."""
+    with reading():
+        if not location.startswith(STORES):
+            return open(location, "rb")
+        return io.BufferedReader(_Object(extra("obstore").open_reader(*split(location))))
+
+
+class _Object(io.RawIOBase):
+    """An object as Python's own kind of file, which obstore's is not."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._file.read(len(buffer))
+        buffer[: len(read)] = memoryview(read)
+        return len(read)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place: int = self._file.seek(offset, whence)
+        return place
+
+
+class Reader:
+    """Photo -> bytes, from any number of threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @functools.cached_property
+    def _fetcher(self) -> Fetcher:
+        return Fetcher.from_settings(self._settings)
+
+    def __call__(self, photo: Photo) -> bytes:
+        """At most MAX_BYTES + 1 bytes, so that the caller sees that there are too many. Raises ReadError."""
+        with reading(listed=photo.size is not None):
+            if photo.location.startswith(STORES):
+                return self._object(photo)
+            if photo.location.startswith(("http://", "https://")):
+                return self._url(photo.location)
+            with open(photo.location, "rb") as file:
+                file.seek(photo.offset)
+                # No more memory is reserved than is needed.
+                return file.read(self._most(os.fstat(file.fileno()).st_size if photo.size is None else photo.size))
+
+    def _most(self, size: int) -> int:
+        return min(size, self._settings.max_bytes + 1)
+
+    def _object(self, photo: Photo) -> bytes:
+        obstore, (place, key) = extra("obstore"), split(photo.location)
+        if photo.offset and photo.size is not None:
+            return bytes(obstore.get_range(place, key, start=photo.offset, length=self._most(photo.size)))
+        answer = obstore.get(place, key)
+        if (size := answer.meta["size"]) > self._settings.max_bytes:  # it is not downloaded
+            raise ReadError("unreadable", f"the object has {size:,} bytes; MAX_BYTES is less")
+        return bytes(answer.bytes())
+
+    def _url(self, url: str) -> bytes:
+        if not self._settings.url_fetch:
+            raise ReadError("refused", "URL_FETCH=0")
+        try:
+            return self._fetcher.fetch(url)
+        except UrlError as error:
+            raise ReadError("refused" if isinstance(error, UrlRefused) else "unfetchable", str(error)) from None
+
+
+def _line(error: Exception) -> str:
+    """The first line, without an answer's XML."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

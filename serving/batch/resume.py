@@ -1,0 +1,65 @@
+"""Going on with the CSV that an earlier run left."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from serving.batch.photos import Photo
+from serving.batch.scorer import Row, Scorer
+from serving.verdict.errors import UserError
+from serving.verdict.rule import Rule
+
+CHECKED = 3  # rows whose photos are scored again before a CSV is gone on with
+SAME = 1e-3  # p_clean of one model and photo on two machines differ by less
+
+
+class ResumeError(UserError):
+    """The CSV to go on with is not one of ours, or comes from another model or threshold."""
+
+
+def to_csv(row: Row) -> list[str]:
+    """A row as the CSV has it: numbers with six decimals."""
+    return [f"{value:.6f}" if isinstance(value, float) else value or "" for value in row]
+
+
+def written(out: Path, rule: Rule) -> list[Row]:
+    """The whole rows of a CSV that an earlier run left; a last one that was cut short is not among them.
+
+    Raises ResumeError unless they were written by this program with this rule.
+    """
+    if not out.exists():
+        return []
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1].decode(errors="surrogateescape")
+    try:
+        header, *lines = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
+        rows = [_row(*line) for line in lines if len(line) == len(Row._fields)]
+    except (csv.Error, ValueError) as error:
+        raise ResumeError(f"{out} was not written by this program: {error}") from None
+    if content and header != list(Row._fields):
+        raise ResumeError(f"{out} does not begin with {','.join(Row._fields)}")
+    for row in rows:
+        if row.threshold is not None and f"{row.threshold:.6f}" != f"{rule.t_clean:.6f}":
+            raise ResumeError(f"{out} was written with threshold {row.threshold:.6f}, now it is {rule.t_clean:.6f}")
+        if row.label and row.label not in {rule.decide((row.p_clean or 0) + last) for last in (-1e-6, 0, 1e-6)}:
+            raise ResumeError(f"{out} calls p_clean={row.p_clean} {row.label}; with the T_low of now it is not")
+    return rows
+
+
+def _row(path: str, label: str, p_clean: str, threshold: str, error: str) -> Row:
+    return Row(path, label, float(p_clean) if p_clean else None, float(threshold) if threshold else None, error)
+
+
+def check_model(scorer: Scorer, done: Sequence[Row], listed: Mapping[str, Photo], out: Path) -> None:
+    """Score a few photos of an earlier run again. Raises ResumeError where this model says something else of one."""
+    verdicts = [row for row in done if row.label and row.path in listed]
+    some = [verdicts[i * len(verdicts) // CHECKED] for i in range(CHECKED)] if verdicts else []
+    for before, now in zip(some, scorer.rows([listed[row.path] for row in some]), strict=True):
+        if now.p_clean is not None and abs(now.p_clean - (before.p_clean or 0)) > SAME:
+            raise ResumeError(
+                f"{out} has p_clean={before.p_clean} for {before.path}, now it is {now.p_clean}: another model wrote "
+                f"it, or the photo has changed"
+            )

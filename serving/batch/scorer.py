@@ -1,0 +1,99 @@
+"""Photos -> rows with their verdicts, on every core.
+
+Each thread takes a batch of photos from reading to verdicts by itself: no photo is handed from thread to thread, and
+while one waits for a disk, a network or a GPU the others decode.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.batch.photos import Photo, ReadError
+from serving.engine.deployment import Deployment
+from serving.photo.cores import usable_cores
+from serving.photo.errors import PhotoError
+from serving.settings import Settings
+
+BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
+BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
+READING = 4  # batches per core that are read from a network while one is scored
+
+Read = Callable[[Photo], bytes]
+
+
+class Row(NamedTuple):
+    """The result of one photo; either the verdict's fields or `error` are empty."""
+
+    path: str
+    label: str = ""
+    p_clean: float | None = None
+    threshold: float | None = None
+    error: str = ""
+
+
+class Scorer:
+    """Photos -> rows, a batch at a time, on every core or on `workers` of them. `read` gets their bytes."""
+
+    def __init__(self, deployment: Deployment, settings: Settings, read: Read, workers: int | None = None) -> None:
+        self.deployment, self._settings, self._read = deployment, settings, read
+        self.batch = settings.max_batch or max(deployment.max_batch, BATCH_CPU)  # photos in one model call
+        self._threads, calls = deployment.concurrency(workers or usable_cores())
+        self._calls = threading.Semaphore(calls)
+        self._cores = threading.Semaphore(self._threads)
+
+    def rows(self, photos: Iterable[Photo], *, remote: bool = False) -> Generator[Row, None, None]:
+        """The row of each photo, in order; those of a network (`remote`) are read ahead.
+
+        A caller that stops early waits for the batches under way, no more.
+        """
+        pending: deque[Future[list[Row]]] = deque()
+        threads = self._threads * (1 + READING * remote)
+        pool, left = ThreadPoolExecutor(threads), iter(photos)
+        try:
+            while batch := list(islice(left, self.batch)):
+                pending.append(pool.submit(self.score, batch))
+                if len(pending) >= BUFFERED * self._threads:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def score(self, photos: Sequence[Photo], read: Read | None = None) -> list[Row]:
+        """One model call for the photos that can be read; the rows of the others say what is wrong with them."""
+        files = [self._bytes(photo, read or self._read) for photo in photos]
+        with self._cores:
+            found = [file if isinstance(file, str) else self._pixels(file) for file in files]
+            p_clean: list[float] = []
+            if images := [image for image in found if not isinstance(image, str)]:
+                with self._calls:
+                    p_clean = self.deployment.predictor.p_clean(np.stack(images)).tolist()
+        threshold, left = self.deployment.rule.t_clean, iter(p_clean)
+        return [
+            Row(photo.path, error=image)
+            if isinstance(image, str)
+            else Row(photo.path, self.deployment.label(p := next(left)), p, threshold)
+            for photo, image in zip(photos, found, strict=True)
+        ]
+
+    def _bytes(self, photo: Photo, read: Read) -> bytes | str:
+        """A photo's file, or what keeps it from being read."""
+        try:
+            return read(photo)
+        except ReadError as error:
+            return f"{error.kind}: {error}"
+
+    def _pixels(self, file: bytes) -> NDArray[np.uint8] | str:
+        """A photo's pixels, or what keeps it from being used, in one line so that a torn row shows."""
+        try:
+            return self.deployment.pixels(file, self._settings)
+        except PhotoError as error:
+            return f"unreadable: {' '.join(str(error).split())}"

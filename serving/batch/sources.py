@@ -1,0 +1,195 @@
+"""What the SOURCE arguments name: files, folders, globs, lists, tar archives, object-store prefixes -> photos."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import glob
+import io
+import logging
+import os
+import random
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from serving.batch.photos import STORES, Photo, ReadError, extra, open_file, reading, split
+from serving.verdict.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LISTS = (".txt", ".csv", ".parquet")
+COLUMNS = ("path", "url", "location")  # of a list, unless --column names another
+SIDECARS = (".json", ".txt", ".cls", ".csv", ".xml", ".yaml", ".yml")  # beside the photos of a tar archive
+URLS = (*STORES, "http://", "https://")
+_WILD = frozenset("*?[")
+
+
+class SourceError(UserError):
+    """A source that names nothing, or a list that cannot be read."""
+
+
+def photos(sources: Sequence[str], *, column: str | None = None, skip: Iterable[Path] = ()) -> Iterator[Photo]:
+    """Every photo of the sources, listed as it is asked for; `skip` are our own outputs, which may lie in a folder.
+
+    A photo is named as its source spells it; those of one folder alone, relative to the folder. Raises SourceError.
+    """
+    for source in sources:
+        if source.startswith("file://"):
+            source = unquote(urlsplit(source).path)
+        if source.startswith(STORES) or not source.startswith(URLS):
+            yield from _source(source, column, [os.path.realpath(path) for path in skip], alone=len(sources) == 1)
+        else:
+            yield Photo(source, source)
+
+
+def sample(listed: Iterable[Photo], number: int, seed: int = 0) -> list[Photo]:
+    """So many of the photos, drawn uniformly by reservoir sampling (Vitter 1985), in their order."""
+    draw, kept = random.Random(seed), list[tuple[int, Photo]]()
+    for place, photo in enumerate(listed):
+        if place < number:
+            kept.append((place, photo))
+        elif (at := draw.randrange(place + 1)) < number:
+            kept[at] = place, photo
+    return [photo for _, photo in sorted(kept)]
+
+
+def chosen(listed: Iterable[Photo], limit: int | None, number: int | None, seed: int) -> Iterable[Photo]:
+    """What --sample, then --limit leave."""
+    return islice(listed if number is None else sample(listed, number, seed), limit)
+
+
+def _source(source: str, column: str | None, skip: Sequence[str], *, alone: bool) -> Iterator[Photo]:
+    if not source.startswith(STORES) and os.path.isdir(source):
+        yield from _folder(source, skip, alone=alone)
+        return
+    for name, size in _matches(source):
+        if name.endswith(LISTS) and size is None:
+            yield from (_entry(entry) for entry in entries(name, column))
+        elif name.endswith(".tar"):
+            yield from _tar(name)
+        elif os.path.realpath(name) not in skip:
+            yield Photo(name, name, size=size)
+
+
+def _matches(source: str) -> Iterator[tuple[str, int | None]]:
+    """Files and objects by name, with the size of what was listed below a prefix. Raises SourceError for none."""
+    if source.startswith(STORES):
+        found = _objects(source)
+    elif os.path.lexists(source):
+        found = iter([(source, None)])
+    else:
+        paths = sorted(glob.glob(source, recursive=True))
+        found = ((path, None) for path in paths if not os.path.isdir(path))
+    first = next(found, None)
+    if first is None:
+        raise SourceError(f"{source}: no such file, folder or object")
+    yield first
+    yield from found
+
+
+def _objects(url: str) -> Iterator[tuple[str, int | None]]:
+    """The object itself, or all below the prefix, or those that match a pattern. Hidden ones are left out."""
+    place, key = split(url)
+    root = url[: len(url) - len(key)]
+    obstore = extra("obstore")
+    wild = bool(_WILD & set(key))
+    try:
+        with reading():
+            if not wild and key and not key.endswith("/"):
+                try:
+                    obstore.head(place, key)
+                    yield url, None
+                    return
+                except FileNotFoundError:
+                    pass
+            prefix = glob.escape(key) if not wild else key[: min(key.find(sign) % (len(key) + 1) for sign in _WILD)]
+            for chunk in obstore.list(place, (prefix.rpartition("/")[0] if wild else key) or None):
+                for meta in chunk:
+                    name = meta["path"]
+                    if wild and not fnmatch.fnmatchcase(name, key):
+                        continue
+                    if not any(part.startswith(".") for part in name.split("/")):
+                        yield root + name, meta["size"]
+    except ReadError as error:
+        raise SourceError(f"{url} cannot be listed: {error.kind}: {error}") from None
+
+
+def _folder(folder: str, skip: Sequence[str], *, alone: bool) -> Iterator[Photo]:
+    """Every file below a folder, sorted by path; hidden ones are left out.
+
+    A link that leads nowhere or to a folder, and a folder that cannot be listed, are among them: each gets a row that
+    says so.
+    """
+    found: list[str] = []
+    refused: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=refused.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # no pipe or socket
+        found += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+    found += [error.filename for error in refused]
+    ours = {os.path.relpath(path, os.path.realpath(folder)) for path in skip}
+    for path in sorted({Path(path).relative_to(folder).as_posix() for path in found} - ours):
+        location = os.path.join(folder, path)
+        yield Photo(path if alone else location, location)
+
+
+def _tar(name: str) -> Iterator[Photo]:
+    """The photos of an uncompressed tar archive, as ranges of its bytes; a broken archive gets a row with its error."""
+    try:
+        with open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # of millions, none has to be remembered
+                hidden = os.path.basename(member.name).startswith(".")
+                if member.isfile() and not hidden and not member.name.lower().endswith(SIDECARS):
+                    yield Photo(f"{name}/{member.name}", name, member.offset_data, member.size)
+    except (tarfile.TarError, ReadError) as error:
+        log.warning("%s: %s", name, error)
+        yield Photo(name, name)
+
+
+def entries(name: str, column: str | None = None) -> Iterator[str]:
+    """The paths and URLs of a list: a text file's lines, or a column of a CSV or Parquet file.
+
+    Columns `bucket` and `key`, of an S3 inventory, make one too. Raises SourceError.
+    """
+    try:
+        with open_file(name) as file, reading():
+            if name.endswith(".parquet"):
+                table = extra("pyarrow.parquet").ParquetFile(file)
+                wanted = _columns(name, table.schema_arrow.names, column)
+                for batch in table.iter_batches(columns=wanted):
+                    yield from map(_joined, zip(*(part.to_pylist() for part in batch.columns), strict=True))
+                return
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            if name.endswith(".txt"):
+                yield from (line for line in map(str.strip, text) if line)
+                return
+            rows = csv.reader(text)
+            header = next(rows, [])
+            places = [header.index(name) for name in _columns(name, header, column)]
+            yield from (_joined([row[place] for place in places]) for row in rows if len(row) > max(places))
+    except ReadError as error:
+        raise SourceError(f"{name}: {error.kind}: {error}") from None
+    except (csv.Error, ValueError) as error:
+        raise error if isinstance(error, UserError) else SourceError(f"{name} cannot be read: {error}") from None
+
+
+def _columns(name: str, header: Sequence[str], column: str | None) -> list[str]:
+    if column is None and {"bucket", "key"} <= set(header):
+        return ["bucket", "key"]
+    for wanted in COLUMNS if column is None else (column,):
+        if wanted in header:
+            return [wanted]
+    raise SourceError(f"{name} has no column {column or ' or '.join(COLUMNS)}, only {', '.join(header)}; see --column")
+
+
+def _joined(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else f"s3://{values[0]}/{values[1]}"
+
+
+def _entry(entry: str) -> Photo:
+    return Photo(entry, unquote(urlsplit(entry).path) if entry.startswith("file://") else entry)
