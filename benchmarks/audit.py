@@ -44,13 +44,14 @@ def naive(runs: int, looks: int) -> Step:
     return step
 
 
-def first_alarms(
-    step: Step, precision: Callable[[int], float], runs: int, looks: int, seed: int
-) -> NDArray[np.float64]:
-    """How many judgements each run takes to its first alarm, `[runs]`; infinite where there is none."""
-    rng, first = np.random.default_rng(seed), np.full(runs, np.inf)
+def first_alarms(step: Step, precision: float, runs: int, looks: int, *, good: int = 0) -> NDArray[np.float64]:
+    """How many judgements each run takes to its first alarm, `[runs]`, infinite where there is none.
+
+    The first `good` of them are at the precision GOOD.
+    """
+    rng, first = np.random.default_rng(2), np.full(runs, np.inf)
     for number in range(looks):
-        alarm = step(number, rng.random(runs) >= precision(number))
+        alarm = step(number, rng.random(runs) >= (GOOD if number < good else precision))
         first[alarm & np.isinf(first)] = number + 1
     return first
 

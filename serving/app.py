@@ -10,6 +10,7 @@ from flask import Flask
 from flask_openapi3 import Info, OpenAPI
 from flask_openapi3.models import SecurityScheme
 
+from serving.audit.auditor import start_auditor
 from serving.engine.budget import Budget
 from serving.engine.deployment import load
 from serving.engine.engine import Engine
@@ -64,7 +65,8 @@ def _start(settings: Settings) -> AppState:
     fetcher = Fetcher.from_settings(settings)
     engine = _start_engine(settings, store)
     fetching = threading.BoundedSemaphore(settings.url_concurrency)
-    return AppState(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)
+    auditor = start_auditor(settings)
+    return AppState(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store, auditor)
 
 
 def _start_engine(settings: Settings, store: Store | None) -> Engine:

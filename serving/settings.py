@@ -104,6 +104,10 @@ class Settings(BaseModel):
     max_pixels: PositiveInt = MAX_PIXELS
     max_photos: PositiveInt = 32
 
+    audit_share: Probability = 0
+    audit_dir: str | None = None
+    audit_days: PositiveInt = 90
+
     url_fetch: bool = True
     url_seconds: PositiveFloat = 10
     url_max_bytes: PositiveInt = 25 * MIB
@@ -126,6 +130,7 @@ class Settings(BaseModel):
             <= self.max_request_bytes
             <= self.max_bytes_in_flight,
             "REQUEST_SECONDS <= STUCK_SECONDS": self.request_seconds <= self.stuck_seconds,
+            "AUDIT_SHARE above 0 where AUDIT_DIR is set": self.audit_share > 0 or self.audit_dir is None,
             "THRESH or T_HIGH, not both: each replaces T_clean": None in (self.thresh, self.t_high),
             "0 <= T_LOW <= T_HIGH <= 1": low <= high,
         }

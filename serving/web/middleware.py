@@ -27,7 +27,7 @@ _HEADERS = {
 
 
 class Request(flask.Request):
-    """A request whose uploads stay in memory: a customer's photo is never written to a disk."""
+    """A request whose uploads stay in memory: no photo is written to a disk but by AUDIT_DIR."""
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """As Flask's; JSON nested too deeply for Python's parser is a bad request like all that is not understood."""

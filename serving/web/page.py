@@ -19,9 +19,16 @@ pages = Blueprint("pages", __name__)
 
 @pages.get("/")
 def index() -> Response:
-    """The page that shows verdicts to people; it says first where the model in service knows drawn cars alone."""
-    drawn = state.current().engine.deployment.predictor.metadata.trained_on_drawings
-    return Response(_PAGE.replace('id="drawn" hidden', 'id="drawn"') if drawn else _PAGE)
+    """The page that shows verdicts to people; it says first where the model in service knows drawn cars alone, and
+    where photos are kept."""
+    app = state.current()
+    page = _PAGE
+    if app.engine.deployment.predictor.metadata.trained_on_drawings:
+        page = page.replace('id="drawn" hidden', 'id="drawn"')
+    if app.settings.audit_dir is not None:
+        page = page.replace('id="kept" hidden', 'id="kept"').replace("DAYS", str(app.settings.audit_days))
+        page = page.replace("this service only, and are not kept.", "this service only.")
+    return Response(page)
 
 
 @pages.get("/docs")

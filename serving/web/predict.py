@@ -10,6 +10,7 @@ from flask_openapi3 import APIBlueprint
 from serving.engine.engine import Verdict
 from serving.photo.errors import PhotoError
 from serving.process import metrics
+from serving.verdict.rule import CLEAN
 from serving.web import auth
 from serving.web.problems import Kind, Problem, as_problem
 from serving.web.schemas import Answers, PhotoForm, PhotosForm, UrlBody, VerdictAnswer, problems
@@ -39,9 +40,15 @@ def predict_files(form: PhotosForm) -> Response:
     limit = current().settings.max_photos
     if len(form.file) > limit:
         raise Problem(Kind.TOO_MANY_PHOTOS, f"{len(form.file)} photos; at most {limit} are taken at once")
-    results = current().engine.predict([part.read() for part in form.file])
+    photos = [part.read() for part in form.file]
+    results = current().engine.predict(photos)
     g.verdicts = [as_problem(r).kind.name if isinstance(r, PhotoError) else r.label for r in results]
-    return jsonify([as_problem(r).body() if isinstance(r, PhotoError) else _answer(r) for r in results])
+    return jsonify(
+        [
+            as_problem(result).body() if isinstance(result, PhotoError) else _answer(photo, result)
+            for photo, result in zip(photos, results, strict=True)
+        ]
+    )
 
 
 @urls.post("/predict/url", summary="A photo behind a URL", responses=_FETCHED)
@@ -106,14 +113,17 @@ def _one(photo: bytes) -> Response:
     if isinstance(result, PhotoError):
         return as_problem(result).response()  # raised, it would hold the photo in a circle with this frame
     g.verdicts = [result.label]
-    return jsonify(_answer(result))
+    return jsonify(_answer(photo, result))
 
 
-def _answer(verdict: Verdict) -> dict[str, Any]:
+def _answer(photo: bytes, verdict: Verdict) -> dict[str, Any]:
     """A verdict as it is sent; only here are numbers rounded, after the decision."""
-    return {
+    answer = {
         "label": verdict.label,
         "p_clean": round(verdict.p_clean, 6),
         "threshold": round(verdict.deployment.rule.t_clean, 6),
         "model": verdict.deployment.version,
     }
+    if (auditor := current().auditor) is not None:
+        answer["audit"] = verdict.label == CLEAN and auditor.mark(photo, verdict.p_clean, verdict.deployment.version)
+    return answer

@@ -71,6 +71,7 @@ class VerdictAnswer(BaseModel):
     p_clean: float = Field(ge=0, le=1, description="Calibrated probability that the car is clean")
     threshold: float = Field(ge=0, le=1, description="p_clean at or above this is clean")
     model: str = Field(description="The model that answered: its architecture and the start of its sha256")
+    audit: bool | None = Field(None, description="Drawn for people to judge; only where the service draws photos")
 
 
 class ProblemAnswer(BaseModel):

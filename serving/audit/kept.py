@@ -1,0 +1,93 @@
+"""Photos kept for people to judge: a folder a day, a file a photo, whose name holds all that is known of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+_NAME = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)/(?P<time>\d{8}T\d{6}\.\d{6}Z)_(?P<digest>[0-9a-f]{16})"
+    r"_p(?P<p_clean>[01]\.\d{6})_s(?P<share>[\de.-]+)_(?P<model>[\w.%~-]+)"
+)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A photo called clean that was drawn: when, by which model and score, and the share that was being drawn."""
+
+    time: str  # UTC, 20261126T011500.123456Z
+    digest: str  # the start of its sha256
+    p_clean: float
+    share: float
+    model: str
+
+    @property
+    def name(self) -> str:
+        """Its path below the folder of all."""
+        day = f"{self.time[:4]}-{self.time[4:6]}-{self.time[6:8]}"
+        facts = f"p{self.p_clean:.6f}_s{self.share:.12g}_{quote(self.model, safe='')}"
+        return f"{day}/{self.time}_{self.digest}_{facts}"
+
+
+def parse(name: str) -> Kept | None:
+    """What a name says; None for one that is not of a kept photo."""
+    found = _NAME.fullmatch(name)
+    try:
+        return found and Kept(
+            found["time"], found["digest"], float(found["p_clean"]), float(found["share"]), unquote(found["model"])
+        )
+    except ValueError:
+        return None
+
+
+class Folder:
+    """Kept photos in a folder of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def put(self, name: str, photo: bytes) -> None:
+        """Write one photo whole or not at all. Raises OSError."""
+        place = self.path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{place.name}")
+        try:
+            with partial.open("wb") as file:
+                file.write(photo)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(place)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def names(self) -> Iterator[str]:
+        """The names of the kept photos, oldest first. Raises OSError."""
+        for day in sorted(os.listdir(self.path)):
+            if (self.path / day).is_dir():
+                names = (f"{day}/{name}" for name in sorted(os.listdir(self.path / day)))
+                yield from (name for name in names if parse(name))
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a photo. Raises OSError."""
+        return (self.path / name).read_bytes()
+
+    def expire(self, days: int) -> int:
+        """Delete the photos of days longer ago than so many, and nothing else. Returns how many. Raises OSError."""
+        last = (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
+        deleted = 0
+        for day in os.listdir(self.path):
+            if not re.fullmatch(r"\d{4}-\d\d-\d\d", day) or day >= last:
+                continue
+            for name in os.listdir(self.path / day):
+                if parse(f"{day}/{name.removeprefix('.')}"):
+                    (self.path / day / name).unlink(missing_ok=True)  # another process may be at it too
+                    deleted += 1
+            if not os.listdir(self.path / day):
+                (self.path / day).rmdir()
+        return deleted
