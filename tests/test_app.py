@@ -31,7 +31,7 @@ from serving.process.logs import JsonFormatter
 from serving.settings import Settings
 from serving.web import state
 from serving.web.problems import TYPE_PREFIX
-from tests.support.live import photo
+from tests.support.live import photo, wait_until
 from tests.support.onnx_models import Pair, write_pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +68,7 @@ def assert_problem(response: TestResponse, status: int, slug: str) -> dict[str, 
     body = json.loads(response.text)
     assert body["type"] == TYPE_PREFIX + slug and body["status"] == status
     assert body["title"] and body["detail"] and body["request_id"] == response.headers["X-Request-ID"]
+    assert slug != "overloaded" or response.headers["Retry-After"] == "1"
     return dict(body)
 
 
@@ -132,7 +133,6 @@ def test_bodies_that_are_not_understood(
 
 
 def test_too_many_bytes_or_photos(client: FlaskClient) -> None:
-    assert_problem(post(client, b"x" * 300_000), 413, "too-many-bytes")
     assert_problem(post(client, *[b"x" * 150_000] * 3, path="/predict/files"), 413, "too-many-bytes")
     assert_problem(post(client, *[photo()] * 5, path="/predict/files"), 413, "too-many-photos")
 
@@ -181,9 +181,7 @@ def test_a_silent_name_server_leaves_its_place(pair: Pair, monkeypatch: pytest.M
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask)
         assert begun.wait(10)
-        refused = ask()
-        assert_problem(refused, 503, "overloaded")
-        assert refused.headers["Retry-After"] == "1"
+        assert_problem(ask(), 503, "overloaded")
         monkeypatch.setattr("serving.fetch.resolve.PATIENCE", 0)
         monkeypatch.setattr(state.of(app).fetcher.resolver, "_resolve", lambda host, port: ["127.0.0.1"])
         assert_problem(ask(), 422, "url-refused")
@@ -201,20 +199,13 @@ def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
         return np.ones(len(images), np.float32)
 
     monkeypatch.setattr(Predictor, "p_clean", slow)
-    answers: list[TestResponse] = []
-    threads = [threading.Thread(target=lambda: answers.append(post(app.test_client(), photo()))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    entered.acquire()
-    while state.of(app).engine.photos.free:
-        time.sleep(0.01)
-    refused = post(app.test_client(), photo())
-    assert_problem(refused, 503, "overloaded")
-    assert refused.headers["Retry-After"] == "1"
-    release.set()
-    for thread in threads:
-        thread.join()
-    assert [answer.status_code for answer in answers] == [200, 200]
+    with ThreadPoolExecutor(2) as clients:
+        answers = [clients.submit(lambda: post(app.test_client(), photo())) for _ in range(2)]
+        entered.acquire()
+        wait_until(lambda: not state.of(app).engine.photos.free, 10)
+        assert_problem(post(app.test_client(), photo()), 503, "overloaded")
+        release.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
     assert post(app.test_client(), photo()).status_code == 200
 
 
@@ -242,9 +233,7 @@ def test_a_fetched_photo_needs_room(pair: Pair, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("serving.fetch.client.Fetcher.fetch", lambda self, url: bytes(400_000))
     assert budget.take(200_001)
-    refused = url()
-    assert_problem(refused, 503, "overloaded")
-    assert refused.headers["Retry-After"] == "1"
+    assert_problem(url(), 503, "overloaded")
     budget.give(1)
     assert_problem(url(), 400, "not-a-photo")
     assert budget.free == 400_000  # whatever came of them, nothing is held any more
@@ -281,12 +270,10 @@ def test_ready_under_full_load(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     app = make_app(pair, WORKERS="1", THREADS="1", QUEUE="10", MAX_PHOTOS="10", MAX_BATCH="1")
     slow_photos(app, monkeypatch, 0.1)
     monkeypatch.setattr("serving.engine.engine.CHECK_SECONDS", 0.5)
-    load = threading.Thread(target=lambda: post(app.test_client(), *[photo()] * 10, path="/predict/files"))
-    load.start()
-    while state.of(app).engine.photos.free:
-        time.sleep(0.01)
-    assert app.test_client().get("/readyz").status_code == 200
-    load.join()
+    with ThreadPoolExecutor(1) as load:
+        load.submit(lambda: post(app.test_client(), *[photo()] * 10, path="/predict/files"))
+        wait_until(lambda: not state.of(app).engine.photos.free, 10)
+        assert app.test_client().get("/readyz").status_code == 200
 
 
 def test_a_request_has_one_deadline_and_leaves_nothing_behind(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,15 +423,8 @@ def test_metrics(client: FlaskClient) -> None:
 
 
 def test_openapi_describes_every_path(client: FlaskClient) -> None:
-    document = client.get("/openapi.json").json
-    assert set(document["paths"]) == {
+    assert set(client.get("/openapi.json").json["paths"]) == {
         "/predict/file", "/predict/files", "/predict/url", "/healthz", "/readyz", "/model", "/metrics"}  # fmt: skip
-    file = document["paths"]["/predict/file"]["post"]
-    assert (
-        file["requestBody"]["content"]["multipart/form-data"]
-        and "application/problem+json" in file["responses"]["413"]["content"]
-    )
-    assert file["responses"]["200"]["content"]["application/json"]["example"]["label"] == "clean"
 
 
 def test_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
@@ -502,16 +482,10 @@ def test_costly_photos_hold_up_no_others(pair: Pair, monkeypatch: pytest.MonkeyP
     app = make_app(pair, REQUEST_SECONDS="2", STUCK_SECONDS="4")
     decoders = pool.shared(state.of(app).settings.threads, state.of(app).settings.decode_memory)
     monkeypatch.setattr(decoders, "_places", 0)
-    waiting = threading.Thread(target=lambda: answers.extend(send()))
-    answers: list[dict[str, object]] = []
-
-    def send() -> list[dict[str, object]]:
-        return list(post(app.test_client(), photo(kind="PNG"), photo(), path="/predict/files").get_json())
-
-    waiting.start()
-    time.sleep(0.1)
-    began = time.monotonic()
-    assert post(app.test_client(), photo()).status_code == 200
-    assert time.monotonic() - began < 0.5 and waiting.is_alive()
-    waiting.join(10)
-    assert [answer.get("status", 200) for answer in answers] == [503, 200]
+    with ThreadPoolExecutor(1) as client:
+        waiting = client.submit(lambda: post(app.test_client(), photo(kind="PNG"), photo(), path="/predict/files"))
+        time.sleep(0.1)
+        began = time.monotonic()
+        assert post(app.test_client(), photo()).status_code == 200
+        assert time.monotonic() - began < 0.5 and not waiting.done()
+        assert [answer.get("status", 200) for answer in waiting.result().get_json()] == [503, 200]

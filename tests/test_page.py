@@ -65,16 +65,10 @@ def test_dropping_a_photo_shows_its_verdict(page: sync_api.Page) -> None:
 
 
 def test_several_photos_and_errors_in_words(page: sync_api.Page) -> None:
-    files = [
-        upload("a.jpg", photo(255)),
-        upload("b.jpg", photo(160)),
-        upload("c.jpg", photo(0)),
-        upload("d.jpg", b"%PDF-1.7"),
-    ]
-    page.set_input_files("#pick", files)
-    states = [card(page, f"{name}.jpg").get_attribute("data-state") for name in "abcd"]
-    assert states == ["clean", "uncertain", "dirty", "error"]
-    sync_api.expect(card(page, "d.jpg").locator(".problem")).to_contain_text("This is a PDF")
+    photos = {"clean": photo(255), "uncertain": photo(160), "dirty": photo(0), "error": b"%PDF-1.7"}
+    page.set_input_files("#pick", [upload(f"{name}.jpg", data) for name, data in photos.items()])
+    assert [card(page, f"{name}.jpg").get_attribute("data-state") for name in photos] == list(photos)
+    sync_api.expect(card(page, "error.jpg").locator(".problem")).to_contain_text("This is a PDF")
     sync_api.expect(page.locator("#counts")).to_have_text("1 clean · 1 dirty · 1 uncertain · 1 without a verdict")
     page.click("#clear")
     sync_api.expect(page.locator(".card")).to_have_count(0)

@@ -40,7 +40,7 @@ _LAPLACIAN = ImageFilter.Kernel((3, 3), (0, 1, 0, 1, -4, 1, 0, 1, 0), scale=1, o
 Colour = tuple[float, float, float]
 
 
-_SUFFIXES = {
+SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "MPO": {".jpg", ".jpeg", ".mpo"},
     "PNG": {".png"},
@@ -149,7 +149,7 @@ def _oddities(name: str, stats: PhotoStats) -> list[str]:
     """What is strange about a photo that can be read."""
     odd = []
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix not in _SUFFIXES[stats.format]:
+    if suffix not in SUFFIXES[stats.format]:
         odd.append(f"wrong type for its name: {stats.format} in a {suffix or 'nameless'} file")
     if min(stats.width, stats.height) < TINY:
         odd.append(f"tiny: {stats.width} x {stats.height}")
