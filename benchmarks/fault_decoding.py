@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import requests
 
 from benchmarks.fault_row import Row
 from serving.settings import Settings
-from tests.support.live import Live, photo, running
+from tests.support.live import Live, Traffic, photo, running
 from tests.support.onnx_models import write_pair
 from tests.support.photos_hostile import CASES
 
@@ -25,48 +24,33 @@ LONGEST_GAP = 2.0  # seconds without an answer to an ordinary client
 QUICK = ("JPEG, 1 million Exif segments", "HEIC 64 x 64 with 3000 x 3000 inside")
 
 
-class Watch:
-    """What an ordinary client and the system see of a service meanwhile."""
+class Usage:
+    """What a service takes meanwhile: its CPU time in seconds, and the most that its processes but the first held, in
+    bytes."""
 
     def __init__(self, live: Live) -> None:
-        self._live, self._server = live, psutil.Process(live.pid)
+        self._server = psutil.Process(live.pid)
         self._stop = threading.Event()
-        self.peak, self.gap, self.failed = 0, 0.0, 0
-        self._threads = [threading.Thread(target=self._ordinary), threading.Thread(target=self._memory)]
+        self.cpu, self.peak = -self._spent(), 0
+        self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> Watch:
-        self._cpu = self._spent()
-        for thread in self._threads:
-            thread.start()
+    def __enter__(self) -> Usage:
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        self.cpu = self._spent() - self._cpu
-
-    def _processes(self) -> list[psutil.Process]:
-        return [self._server, *self._server.children(recursive=True)]
+        self._thread.join()
+        self.cpu += self._spent()
 
     def _spent(self) -> float:
-        times = [process.cpu_times() for process in self._processes()]
+        times = [one.cpu_times() for one in (self._server, *self._server.children(recursive=True))]
         return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
-    def _ordinary(self) -> None:
-        session, good, last = requests.Session(), {"file": ("a", photo(255))}, time.monotonic()
-        while not self._stop.is_set():
-            try:
-                served = session.post(self._live.url + "/predict/file", files=good, timeout=60).ok
-            except requests.RequestException:
-                served = False
-            self.failed += not served
-            self.gap, last = max(self.gap, time.monotonic() - last), time.monotonic()
-
-    def _memory(self) -> None:
+    def _watch(self) -> None:
         while not self._stop.wait(0.02):
             rss = 0
-            for process in self._processes()[1:]:
+            for process in self._server.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     rss += process.memory_info().rss
             self.peak = max(self.peak, rss)
@@ -82,13 +66,14 @@ def costly_photos(folder: Path, *, quick: bool) -> Iterator[Row]:
             if quick and name not in QUICK:
                 continue
             data = make()
-            with Watch(live) as watch:
+            with Usage(live) as usage, Traffic(live, 1) as traffic:
                 answers = _alone(live, data) + _together(live, data)
             counts = Counter(answers)
-            bad = counts["lost"] + counts["500"] + (watch.gap > LONGEST_GAP) + (watch.peak > most) + watch.failed
+            gap = max(traffic.waits)
+            bad = counts["lost"] + counts["500"] + (gap > LONGEST_GAP) + (usage.peak > most) + traffic.failed
             note = (
                 f"{len(data):,} bytes: {', '.join(f'{count} x {status}' for status, count in counts.most_common())}; "
-                f"{watch.cpu:.1f} s CPU, {watch.peak / 2**20:,.0f} MiB, longest gap {watch.gap:.2f} s"
+                f"{usage.cpu:.1f} s CPU, {usage.peak / 2**20:,.0f} MiB, longest gap {gap:.2f} s"
             )
             yield Row(f"costly: {name}", len(answers), len(answers) - counts["lost"], bad, note)
         yield Row("costly: workers lost", len(workers), len(set(workers) & set(live.workers())), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import struct
 import zlib
@@ -12,7 +11,7 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
-import serving.photo.decode  # noqa: F401  # registers HEIF
+from tests.support.photos_hostile import encode, png, png_chunk
 
 Mutate = Callable[[random.Random], bytes]
 
@@ -47,13 +46,6 @@ def seeds() -> list[bytes]:
         (rgb, "TIFF", {"save_all": True, "append_images": [rgb], "compression": "tiff_deflate"}),
     ]
     return [encode(image, kind, **options) for image, kind, options in kinds]
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    """An image as a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def bit_flips(rng: random.Random) -> bytes:
@@ -113,7 +105,7 @@ def polyglot(rng: random.Random) -> bytes:
 
 def deep_metadata(rng: random.Random) -> bytes:
     """Metadata without end: many segments, loops, deep nesting, lies about lengths."""
-    jpeg, png, tiff = seeds()[0], seeds()[1], bytearray(seeds()[7])
+    jpeg, plain, tiff = seeds()[0], seeds()[1], bytearray(seeds()[7])
     xml = b"http://ns.adobe.com/xap/1.0/\0" + b"<a>" * 9000
     entries = b"".join(struct.pack("<HHII", rng.randrange(65536), rng.randrange(14), rng.choice((1, 2**31)),
                                    rng.choice((8, 0, 2**32 - 1))) for _ in range(rng.choice((3, 4000))))  # fmt: skip
@@ -125,19 +117,15 @@ def deep_metadata(rng: random.Random) -> bytes:
         app = b"\xff\xe1" if kind < 2 else b"\xff\xe2"
         return jpeg[:2] + (app + struct.pack(">H", len(segment) + 2) + segment) * rng.choice((1, 20)) + jpeg[2:]
     if kind == 3:
-        text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(rng.choice((10, 10**6)))))
-        return png[:33] + text * rng.choice((1, 500)) + png[33:]
+        text = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(rng.choice((10, 10**6)))))
+        return plain[:33] + text * rng.choice((1, 500)) + plain[33:]
     if kind == 4:
-        return png[:33] + chunk(b"eXIf", exif[6:]) + chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6))) + png[33:]
+        profile = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**6)))
+        return plain[:33] + png_chunk(b"eXIf", exif[6:]) + profile + plain[33:]
     first = struct.unpack("<I", tiff[4:8])[0]
     end = first + 2 + 12 * struct.unpack("<H", tiff[first : first + 2])[0]
     tiff[end : end + 4] = struct.pack("<I", rng.choice((first, 4, len(tiff) - 1, 2**32 - 1)))
     return bytes(tiff)
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    """A PNG chunk."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 @cache
@@ -148,8 +136,7 @@ def bombs() -> list[bytes]:
     for side in (12_000, 60_000):
         rows = zlib.compressobj(1)
         data = b"".join(rows.compress(bytes(side + 1)) for _ in range(min(side, 20_000))) + rows.flush()
-        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-        files.append(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+        files.append(png(side, side, data, colours=0))
     return [*files, encode(Image.new("P", (9_000, 9_000)), "GIF"), encode(Image.new("1", (30_000, 30_000)), "PNG")]
 
 

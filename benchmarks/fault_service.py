@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -26,8 +25,9 @@ from benchmarks import fault_decoding, fault_front, fault_http, fault_photos, fa
 from benchmarks.fault_front import told
 from benchmarks.fault_row import Row
 from serving.photo.cores import usable_cores
-from tests.support.live import ROOT, Live, Traffic, photo, running, wait_until
+from tests.support.live import ROOT, Live, Traffic, memory_mib, photo, running, wait_until
 from tests.support.onnx_models import Pair, write_pair
+from tests.support.photos_hostile import encode
 
 WORKERS = min(2, usable_cores())
 CLIENTS = 6
@@ -69,12 +69,6 @@ class Bench:
             json.loads(line)
 
 
-def memory_mib(live: Live) -> float:
-    """What the workers have allocated, without mapped files."""
-    texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in live.workers())
-    return sum(int(re.findall(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)[0]) for text in texts) / 1024
-
-
 def mutated_photos(bench: Bench) -> list[Row]:
     """Photos that are broken in every way, most of them many to a request: an answer for each, and none a 5xx."""
     photos = fault_photos.draw(bench.seed, bench.size(24_000, 400))
@@ -97,7 +91,7 @@ def mutated_photos(bench: Bench) -> list[Row]:
                 for (kind, _), status in zip(group, statuses, strict=True):
                     seen[kind][status] += 1
             time.sleep(bench.size(12, 0))  # by then freed memory has been given back
-            memory.append(memory_mib(live))
+            memory.append(memory_mib(*live.workers()))
         restarts = len(set(before) - set(live.workers()))
     rows = []
     for kind, counts in seen.items():
@@ -158,15 +152,10 @@ def killed_workers(bench: Bench) -> list[Row]:
             wait_until(lambda served=served: traffic.seen[200] > served + 20, 30)
             back += 1
     in_flight = sum(any(began <= gone and ended >= kill for kill, gone in kills) for began, ended in traffic.lost)
-    failed = len(traffic.lost) - in_flight + unforeseen(traffic)
+    failed = traffic.failed - in_flight
     note = f"{traffic.seen[200]:,} answered, {in_flight} lost in the killed workers' hands"
     too_many = max(0, in_flight - CLIENTS * len(kills))  # a client has one request at a time
     return [Row("worker killed under load", len(kills), back, failed + too_many, note)]
-
-
-def unforeseen(traffic: Traffic) -> int:
-    """Answers that are no verdict."""
-    return sum(count for status, count in traffic.seen.items() if status not in (200, "lost"))
 
 
 def bad_models(pair: Pair) -> dict[str, Callable[[], object]]:
@@ -225,12 +214,11 @@ def spoiled_models(bench: Bench) -> list[Row]:
         wait_until(lambda: len(set(live.workers()) - set(victims)) == WORKERS, 60)
         wait_until(lambda: requests.get(live.url + "/readyz", timeout=20).ok, 60)
         withstood = int(all(model()["version"] == version for _ in range(8)))
+    lost = traffic.seen["lost"]
     failed = sum(count for status, count in steady.items() if status != 200)
     return [
         Row("model or threshold spoiled, SIGHUP", len(picked), refused, failed, f"{steady[200]:,} answered, one model"),
-        Row(
-            "and then every worker killed", 1, withstood, unforeseen(traffic), f"{traffic.seen['lost']} lost in flight"
-        ),
+        Row("and then every worker killed", 1, withstood, traffic.failed - lost, f"{lost} lost in flight"),
     ]
 
 
@@ -248,14 +236,13 @@ def changed_models(bench: Bench) -> list[Row]:
             with contextlib.suppress(AssertionError):
                 wait_until(lambda number=number, seen=seen: all(seen() == 40 + number for _ in range(4)), 60)
                 taken += 1
-    lost = sum(n for status, n in traffic.seen.items() if status != 200)
-    return [Row("model replaced, SIGHUP three times", count, taken, lost, f"{traffic.seen[200]:,} answered")]
+    return [Row("model replaced, SIGHUP three times", count, taken, traffic.failed, f"{traffic.seen[200]:,} answered")]
 
 
 def logs_nowhere(bench: Bench) -> list[Row]:
     """Standard output and error on a full disk, on a pipe that nobody reads, on files that may not grow."""
     rows, count = [], bench.size(2_000, 60)
-    damaged = fault_photos.encode(Image.new("RGB", (64, 64)), "TIFF", compression="tiff_lzw")[:-40]  # libtiff complains
+    damaged = encode(Image.new("RGB", (64, 64)), "TIFF", compression="tiff_lzw")[:-40]  # libtiff complains
     full = os.open("/dev/full", os.O_WRONLY)
     unread, pipe = os.pipe()
     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
@@ -303,10 +290,8 @@ def clock_jumps(bench: Bench) -> list[Row]:
                 wait_until(lambda served=served: traffic.seen[200] > served + 30, 20)
                 after += requests.get(live.url + "/readyz", timeout=10).ok
         restarts = len(set(workers) - set(live.workers()))
-    lost = sum(n for status, n in traffic.seen.items() if status != 200)
-    return [
-        Row("clock jumps", len(jumps), after, lost + restarts, f"{traffic.seen[200]:,} answered, {restarts} restarts")
-    ]
+    note = f"{traffic.seen[200]:,} answered, {restarts} restarts"
+    return [Row("clock jumps", len(jumps), after, traffic.failed + restarts, note)]
 
 
 Scenario = Callable[[Bench], list[Row]]

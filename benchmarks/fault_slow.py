@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import select
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,10 +14,9 @@ from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 
 import numpy as np
-import requests
 from PIL import Image
 
-from benchmarks.fault_photos import encode
+from tests.support.photos_hostile import encode
 from tests.support.raw_http import FORM, PART, request
 
 TICK = 0.05  # seconds between two pieces of an upload
@@ -125,17 +123,3 @@ def phones(port: int, photo: bytes, count: int, rate: float) -> Counter[str]:
                 del sent[connection]
         time.sleep(max(0.0, TICK + began - time.monotonic()))
     return ends
-
-
-def retrying(url: str, photo: bytes, stopped: threading.Event, ends: Counter[str]) -> None:
-    """A client that sends photos until it is refused a connection, which it would ask for elsewhere."""
-    session = requests.Session()
-    while True:
-        try:
-            ends[str(session.post(url, files={"file": ("a", photo)}, timeout=60).status_code)] += 1
-        except requests.ConnectionError as error:
-            if "refused" in str(error):
-                return
-            ends["lost"] += 1
-        if stopped.is_set():  # an answer after SIGTERM closes its connection, and the next one is refused
-            session = requests.Session()

@@ -282,7 +282,7 @@ def washed(folder: Path, params: Params, cars: int = 100) -> Iterator[str]:
     links = near_links(scan(folder, listed(folder)), section.hash_radius, section.similarity).links
     same = [link.how for link in links if link.first[:3] == link.second[:3]]
     yield f"{cars} cars, one camera position each, before and after the wash; linked"
-    yield f"  as one shot changed in a part {same.count('patched')}, as copies (a false conflict) {same.count('near')}"
+    yield f"  as one shot changed in a part {same.count('edited')}, as copies (a false conflict) {same.count('near')}"
     yield f"  as one scene, which joins nothing {same.count('scene')}"
 
 
@@ -298,7 +298,7 @@ def gated(folder: Path, params: Params, cars: int = 300) -> Iterator[str]:
     yield f"{cars} cars before one fixed camera, {cars * (cars - 1) // 2:,} pairs"
     yield f"  photos left aside as a crowd {len(found.hubs)}"
     yield f"  pairs told as one scene {how.count('scene')}"
-    yield f"  joined as shots of one moment (false) {how.count('patched')}, as copies (false) {how.count('near')}"
+    yield f"  joined as shots of one moment (false) {how.count('edited')}, as copies (false) {how.count('near')}"
 
 
 def crowded(radius: int) -> Iterator[str]:

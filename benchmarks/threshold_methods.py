@@ -50,7 +50,7 @@ def mapie(procedure: str) -> Method:
 
     split_fixed_sequence learns the order on one half of the photos and tests on the other.
     """
-    from mapie.risk_control import BinaryClassificationController  # type: ignore[import-untyped]
+    from mapie.risk_control import BinaryClassificationController
 
     def method(scenario: Scenario, clean: Bools, p: Floats, cars: NDArray[np.int64] | None) -> float | None:
         grid = {"list_predict_params": np.arange(0.95, 0, -0.01)} if procedure == "fixed_sequence" else {}

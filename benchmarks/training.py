@@ -200,7 +200,7 @@ def undo(choice: str) -> float:
         if choice == "bf16 and float32 exchanged":
             trainer.precision = torch.float32 if trainer.precision is torch.bfloat16 else torch.bfloat16
         if choice == "channels first":
-            trainer.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            trainer.model.to(memory_format=torch.contiguous_format)
             trainer.model.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         if choice == "optimiser not fused":
             trainer.optimizer = torch.optim.AdamW(trainer.optimizer.param_groups, foreach=False)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from serving.front.connection import Connection, State
 from serving.front.handshakes import refuse_handshakes
 from serving.front.limits import Connections, Limits, Overdue, Room, overdue
 from serving.web.state import Budget
-from tests.support.live import ROOT, Live, photo, running, wait_until
+from tests.support.live import ROOT, Live, photo, retry_until_refused, running, samples, wait_until
 from tests.support.onnx_models import Pair, write_pair
 from tests.support.raw_http import FORM, PART, read, request
 
@@ -249,7 +250,7 @@ def test_announced_bytes_take_no_room(pair: Pair, tmp_path: Path) -> None:
         assert all(live.send(photo(255)).ok for _ in range(3))
         assert requests.get(live.url + "/healthz", timeout=5).ok and time.monotonic() - began < 2
         metrics = requests.get(live.url + "/metrics", timeout=5).text
-        assert float(re.search(r'cut_off_total\{reason="connections"\} (\S+)', metrics)[1]) >= 40
+        assert samples(metrics, "dirtycar_clients_cut_off_total", reason="connections") >= 40
         for one in slow:
             one.close()
 
@@ -265,25 +266,13 @@ def test_probes_have_a_port_of_their_own(live: Live) -> None:
 
 def test_a_stopping_server_loses_no_request_of_clients_that_retry_on_refusal(pair: Pair, tmp_path: Path) -> None:
     ends: Counter[str] = Counter()
-    data = photo(255)
-
-    def client(url: str) -> None:
-        while True:
-            try:
-                ends[str(requests.post(url, files={"file": ("a", data)}, timeout=20).status_code)] += 1
-            except requests.ConnectionError as error:
-                if "refused" in str(error):
-                    return
-                ends[str(error)] += 1
-
-    with running(pair, tmp_path, WORKERS="1") as live:
-        threads = [threading.Thread(target=client, args=(live.url + "/predict/file",)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
+    every_time_anew = threading.Event()
+    every_time_anew.set()
+    with running(pair, tmp_path, WORKERS="1") as live, ThreadPoolExecutor(8) as clients:
+        for _ in range(8):
+            clients.submit(retry_until_refused, live, photo(255), ends, every_time_anew)
         wait_until(lambda: ends["200"] > 50, 20)
         os.kill(live.pid, signal.SIGTERM)
-        for thread in threads:
-            thread.join()
     assert set(ends) == {"200"}
 
 

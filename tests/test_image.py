@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import tracemalloc
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from serving.photo.decode import decode, open_photo, upright_rgb
 from serving.photo.errors import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
-from tests.support.photos_hostile import encode, heic_with_thumbnail
+from tests.support.photos_hostile import encode, heic_with_thumbnail, png
 
 SIZE = 64
 RED, BLUE, GREEN = (220, 30, 30), (30, 30, 220), (30, 160, 30)
@@ -190,19 +189,9 @@ def test_scaled_decoding_is_close_to_full_decoding() -> None:
     assert np.abs(decode(data, SIZE).astype(int) - np.asarray(full)).mean() < 3
 
 
-def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header declares any size, with almost no data."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-
-
 def test_the_pixel_cap_is_read_from_the_header() -> None:
     with pytest.raises(PhotoTooLarge, match="60000 x 60000"):
-        decode(png_of(60_000, 60_000), SIZE)
+        decode(png(60_000, 60_000, b"", colours=2), SIZE)
     with pytest.raises(PhotoTooLarge):
         decode(encode(scene(), "JPEG"), SIZE, max_pixels=400 * 300 - 1)
     decode(encode(scene(), "JPEG"), SIZE, max_pixels=400 * 300)
@@ -223,7 +212,7 @@ def test_the_pixel_cap_is_read_from_the_header() -> None:
         (encode(scene(), "ICO"), UnsupportedPhoto),
         (encode(scene(), "JPEG")[:-500], BrokenPhoto),
         (encode(scene(), "PNG")[:200], BrokenPhoto),
-        (png_of(100, 100), BrokenPhoto),
+        (png(100, 100, b"", colours=2), BrokenPhoto),
     ],
 )  # fmt: skip
 def test_what_is_no_usable_photo(data: bytes, error: type[Exception]) -> None:

@@ -29,7 +29,19 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving.model.predictor import Predictor
 from serving.photo.cores import usable_cores
 from serving.photo.decode import decode
-from tests.support.live import COMMAND, ROOT, Live, Traffic, answers, environment, photo, running, wait_until
+from tests.support.live import (
+    COMMAND,
+    ROOT,
+    Live,
+    Traffic,
+    answers,
+    environment,
+    memory_mib,
+    photo,
+    running,
+    samples,
+    wait_until,
+)
 from tests.support.onnx_models import Pair, write_pair
 
 WORKERS = str(min(2, usable_cores()))
@@ -78,11 +90,6 @@ def test_answers_do_not_depend_on_the_batch(live: Live, pair: Pair) -> None:
         list(pool.map(client, range(16)))
     metrics = requests.get(live.url + "/metrics", timeout=10).text
     assert samples(metrics, "dirtycar_batch_size_count") < samples(metrics, "dirtycar_batch_size_sum")
-
-
-def samples(metrics: str, name: str) -> float:
-    """The sum of a metric's samples over its labels."""
-    return sum(float(line.rpartition(" ")[2]) for line in metrics.splitlines() if re.match(rf"{name}[ {{]", line))
 
 
 def test_a_photo_behind_a_url(pair: Pair, tmp_path: Path) -> None:
@@ -286,10 +293,6 @@ def test_a_host_of_ipv6_goes_in_brackets(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_stays_flat(live: Live) -> None:
-    def memory() -> int:
-        texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in live.workers())
-        return sum(int(re.search(r"^Anonymous:\s+(\d+)", text, re.MULTILINE)[1]) for text in texts)
-
     data = photo(200, size=(1600, 1200))
 
     def send(count: int) -> None:
@@ -299,6 +302,6 @@ def test_memory_stays_flat(live: Live) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(send, [75] * 4))
-        early = memory()
+        early = memory_mib(*live.workers())
         list(pool.map(send, [250] * 4))
-    assert memory() < early * 1.05
+    assert memory_mib(*live.workers()) < early * 1.05

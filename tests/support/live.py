@@ -18,6 +18,7 @@ from pathlib import Path
 
 import requests
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.onnx_models import Pair
 
@@ -85,13 +86,18 @@ def running(
 
 
 class Traffic:
-    """Clients that send photos all the time; every answer is counted by its status, a lost one as `lost`."""
+    """Ordinary clients, each sending a photo again and again on one connection, every `every` seconds at most; or a
+    `probe` that asks for /healthz, each time on a new connection."""
 
-    def __init__(self, live: Live, clients: int = 6) -> None:
-        self._live = live
+    def __init__(
+        self, live: Live, clients: int = 6, *, data: bytes | None = None, every: float = 0.0, probe: bool = False
+    ) -> None:
+        self._live, self._every, self._probe = live, every, probe
+        self._data = photo(255) if data is None else data
         self._stop = threading.Event()
-        self.seen: Counter[int | str] = Counter()
+        self.seen: Counter[int | str] = Counter()  # answers by their status, those that did not come as `lost`
         self.models: set[str] = set()
+        self.waits: list[float] = []  # seconds for each answer, or until it was lost
         self.lost: list[tuple[float, float]] = []  # when each lost request began and ended, by the monotonic clock
         self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
 
@@ -105,20 +111,64 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def failed(self) -> int:
+        """Requests without the answer that they should have had."""
+        return self.seen.total() - self.seen[200]
+
+    def p99(self) -> float:
+        """Of the waits, in seconds."""
+        return sorted(self.waits)[int(0.99 * len(self.waits))]
+
     def _client(self) -> None:
         session = requests.Session()
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                answer = session.post(self._live.url + "/predict/file", files={"file": ("a", photo(255))}, timeout=30)
+                answer = self._ask(session)
             except requests.RequestException:
                 self.seen["lost"] += 1
                 self.lost.append((began, time.monotonic()))
                 session = requests.Session()
-                continue
-            self.seen[answer.status_code] += 1
-            if answer.ok:
-                self.models.add(answer.json()["model"])
+            else:
+                self.seen[answer.status_code] += 1
+                if answer.ok and not self._probe:
+                    self.models.add(answer.json()["model"])
+            self.waits.append(time.monotonic() - began)
+            self._stop.wait(max(0.0, began + self._every - time.monotonic()))
+
+    def _ask(self, session: requests.Session) -> requests.Response:
+        if self._probe:
+            return requests.get(self._live.url + "/healthz", timeout=60)
+        return session.post(self._live.url + "/predict/file", files={"file": ("a", self._data)}, timeout=60)
+
+
+def retry_until_refused(live: Live, data: bytes, ends: Counter[str], stopped: threading.Event) -> None:
+    """A client that sends photos until it is refused a connection, which it would ask for elsewhere; counts statuses,
+    and answers that did not come as `lost`. From `stopped` on, each request has a new connection."""
+    session = requests.Session()
+    while True:
+        try:
+            answer = session.post(live.url + "/predict/file", files={"file": ("a", data)}, timeout=60)
+            ends[str(answer.status_code)] += 1
+        except requests.ConnectionError as error:
+            if "refused" in str(error):
+                return
+            ends["lost"] += 1
+        if stopped.is_set():
+            session = requests.Session()
+
+
+def memory_mib(*pids: int) -> float:
+    """What processes have allocated together, without mapped files, which others share."""
+    texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids)
+    return sum(int(line.split()[1]) for text in texts for line in text.splitlines() if "Anonymous:" in line) / 1024
+
+
+def samples(metrics: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples of these labels, in the text of /metrics."""
+    found = (sample for family in text_string_to_metric_families(metrics) for sample in family.samples)
+    return sum(one.value for one in found if one.name == name and labels.items() <= one.labels.items())
 
 
 def answers(live: Live) -> bool:

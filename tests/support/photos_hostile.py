@@ -140,17 +140,25 @@ def png_of_many_chunks(count: int) -> bytes:
     """A PNG with that many empty pieces of data, which Pillow reads one by one."""
     data = encode(Image.new("L", (64, 48)), "PNG")
     at = data.index(b"IDAT") - 4
-    return data[:at] + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT")) * count + data[at:]
+    return data[:at] + png_chunk(b"IDAT", b"") * count + data[at:]
 
 
-def png_of_zeros(width: int, height: int, colours: int = 6) -> bytes:
-    """A PNG of any size and, by default, with alpha, that deflate made a thousand times smaller."""
-    row = bytes(1 + width * {0: 1, 2: 3, 6: 4}[colours])
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, packed: bytes, colours: int) -> bytes:
+    """A PNG that declares any size, with any data. `colours`: its colour type, 0 grey, 2 RGB, 6 RGBA; 8 bits each."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b"")
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A PNG of any size, with alpha, that deflate made a thousand times smaller."""
     packed = zlib.compressobj(1)
-    pixels = b"".join(packed.compress(row) for _ in range(height)) + packed.flush()
-    parts = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b""))
-    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    pixels = b"".join(packed.compress(bytes(1 + 4 * width)) for _ in range(height)) + packed.flush()
+    return png(width, height, pixels, colours=6)
 
 
 def gif_larger_than_declared(side: int) -> bytes:
