@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from serving import batch
 from serving.app import create_app
 from serving.audit import auditor as auditing
+from serving.audit import bucket
 from serving.audit.auditor import Auditor
 from serving.audit.kept import Folder, Kept, parse
 from serving.settings import Settings, SettingsError
@@ -111,6 +113,35 @@ def test_photos_expire_and_other_files_do_not(tmp_path: Path) -> None:
     assert folder.expire(30) == 2
     assert len(files(tmp_path)) == 3 and (old / "notes.txt").exists()
     assert [parse(name).model for name in folder.names()] == ["hub:a/b_c-1"] * 2  # type: ignore[union-attr]
+
+
+def test_an_object_store_keeps_them_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    obstore = pytest.importorskip("obstore")
+    memory = obstore.store.MemoryStore()
+    monkeypatch.setattr(bucket, "split", lambda url: (memory, url.split("/", 3)[3]))
+    app = make(pair, AUDIT_SHARE="1", AUDIT_DIR="s3://yard/audit")
+    send(app, CLEAN, DIRTY)
+    store = bucket.Bucket("s3://yard/audit")
+    store.put(Kept("20200101T000000.000000Z", "0" * 16, 0.99, 0.1, "m").name, b"old")
+    obstore.put(memory, "audit/notes.txt", b"not ours")
+    old, name = store.names()
+    assert old.startswith("2020") and store.get(name) == CLEAN
+    assert store.expire(30) == 1 and list(store.names()) == [name]
+    assert obstore.get(memory, "audit/notes.txt").bytes() == b"not ours"
+
+
+def test_batch_draws_too(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, kept = tmp_path / "photos", tmp_path / "kept"
+    photos.mkdir()
+    kept.mkdir()
+    for name, data in (("a.jpg", CLEAN), ("b.jpg", DIRTY), ("c.jpg", b"no photo")):
+        (photos / name).write_bytes(data)
+    for name, value in {"MODEL_PATH": str(pair.model), "AUDIT_SHARE": "1", "AUDIT_DIR": str(kept)}.items():
+        monkeypatch.setenv(name, value)
+    scorer = batch.load()
+    assert [row.label for row in batch.predict_many(scorer, [photos])] == ["clean", "dirty", ""]
+    assert scorer._auditor is not None and scorer._auditor.flush()
+    assert [path.read_bytes() for path in files(kept)] == [CLEAN]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Only judgements of such photos tell whether the precision of clean keeps its pro
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 WAITING_BYTES = 64 * 1024 * 1024  # of photos that wait for the disk; more are marked, but not kept
 HOUR = 3600.0
+STORES = ("s3://", "gs://", "az://")
 
 _random = random.SystemRandom()  # processes that fork share the state of any other
 
@@ -39,17 +41,21 @@ class Store(Protocol):
     def expire(self, days: int) -> int: ...
 
 
-def start_auditor(settings: Settings) -> Auditor | None:
-    """The auditor that the settings ask for. Call it after the server has forked. Raises SettingsError."""
+def start_auditor(settings: Settings, *, patient: bool = False) -> Auditor | None:
+    """The auditor that the settings ask for. Call it after the server has forked. Raises UserError."""
     if not settings.audit_share:
         return None
-    return Auditor(settings.audit_share, open_store(settings.audit_dir), settings.audit_days)
+    return Auditor(settings.audit_share, open_store(settings.audit_dir), settings.audit_days, patient=patient)
 
 
 def open_store(place: str | None) -> Store | None:
-    """The store at a place. Raises SettingsError where nobody can write there, or there is no such folder."""
+    """The store at a place. Raises SettingsError for no writable folder, UserError for a package that is missing."""
     if place is None:
         return None
+    if place.startswith(STORES):
+        from serving.audit.bucket import Bucket  # needs an optional package
+
+        return Bucket(place)
     folder = Path(place)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK) or not folder.is_dir():
         raise SettingsError(f"AUDIT_DIR={place} is not a folder that this process can write to; make it, or mount it")
@@ -57,14 +63,18 @@ def open_store(place: str | None) -> Store | None:
 
 
 class Auditor:
-    """Draws photos, and keeps them from a thread of its own: neither a slow nor a full disk touches a verdict."""
+    """Draws photos, and keeps them from a thread of its own: neither a slow nor a full disk touches a verdict.
 
-    def __init__(self, share: float, store: Store | None, days: int) -> None:
-        self._share, self._store, self._days = share, store, days
+    A `patient` one waits for a slow disk instead of losing photos, for programs in which nobody waits for a verdict.
+    """
+
+    def __init__(self, share: float, store: Store | None, days: int, *, patient: bool = False) -> None:
+        self._share, self._store, self._days, self._patient = share, store, days, patient
         self._room = Budget(WAITING_BYTES)
         self._queue: queue.SimpleQueue[tuple[Kept, bytes]] = queue.SimpleQueue()
         if store is not None:
             threading.Thread(target=self._work, args=(store,), name="audit", daemon=True).start()
+            atexit.register(self.flush)  # a worker of the service ends without
 
     def mark(self, photo: bytes, p_clean: float, model: str) -> bool:
         """Whether this photo, called clean, is one to judge; if it is, have it kept."""
@@ -72,18 +82,19 @@ class Auditor:
             return False
         metrics.AUDIT.labels("marked").inc()
         if self._store is not None:
-            if self._room.take(len(photo)):
+            if self._room.take(len(photo)) or (self._patient and self.flush() and self._room.take(len(photo))):
                 now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
                 self._queue.put((Kept(now, hashlib.sha256(photo).hexdigest()[:16], p_clean, self._share, model), photo))
             else:
                 metrics.AUDIT.labels("dropped").inc()
         return True
 
-    def flush(self, seconds: float = 60.0) -> None:
-        """Wait until what was marked is kept, for so long at most."""
+    def flush(self, seconds: float = 60.0) -> bool:
+        """Wait until what was marked is kept, for so long at most. Returns whether it is."""
         deadline = time.monotonic() + seconds
-        while self._room.free < WAITING_BYTES and time.monotonic() < deadline:
+        while (waiting := self._room.free < WAITING_BYTES) and time.monotonic() < deadline:
             time.sleep(0.01)
+        return not waiting
 
     def _work(self, store: Store) -> None:
         expired = float("-inf")

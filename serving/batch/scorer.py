@@ -16,11 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.audit.auditor import Auditor
 from serving.batch.photos import Photo, ReadError
 from serving.engine.deployment import Deployment
 from serving.photo.cores import usable_cores
 from serving.photo.errors import PhotoError
 from serving.settings import Settings
+from serving.verdict.rule import CLEAN
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
@@ -42,8 +44,15 @@ class Row(NamedTuple):
 class Scorer:
     """Photos -> rows, a batch at a time, on every core or on `workers` of them. `read` gets their bytes."""
 
-    def __init__(self, deployment: Deployment, settings: Settings, read: Read, workers: int | None = None) -> None:
-        self.deployment, self._settings, self._read = deployment, settings, read
+    def __init__(
+        self,
+        deployment: Deployment,
+        settings: Settings,
+        read: Read,
+        workers: int | None = None,
+        auditor: Auditor | None = None,
+    ) -> None:
+        self.deployment, self._settings, self._read, self._auditor = deployment, settings, read, auditor
         self.batch = settings.max_batch or max(deployment.max_batch, BATCH_CPU)  # photos in one model call
         self._threads, calls = deployment.concurrency(workers or usable_cores())
         self._calls = threading.Semaphore(calls)
@@ -77,12 +86,17 @@ class Scorer:
                 with self._calls:
                     p_clean = self.deployment.predictor.p_clean(np.stack(images)).tolist()
         threshold, left = self.deployment.rule.t_clean, iter(p_clean)
-        return [
+        rows = [
             Row(photo.path, error=image)
             if isinstance(image, str)
             else Row(photo.path, self.deployment.label(p := next(left)), p, threshold)
             for photo, image in zip(photos, found, strict=True)
         ]
+        if self._auditor is not None:
+            for row, file in zip(rows, files, strict=True):
+                if row.label == CLEAN and row.p_clean is not None and isinstance(file, bytes):
+                    self._auditor.mark(file, row.p_clean, self.deployment.version)
+        return rows
 
     def _bytes(self, photo: Photo, read: Read) -> bytes | str:
         """A photo's file, or what keeps it from being read."""
