@@ -276,6 +276,17 @@ def test_a_stopping_server_loses_no_request_of_clients_that_retry_on_refusal(pai
     assert set(ends) == {"200"}
 
 
+def test_a_head_byte_by_byte_is_parsed_once_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of clients may send theirs so."""
+    parsed = []
+    monkeypatch.setattr("serving.front.connection.Request", lambda *given: parsed.append(1) or Request(*given))
+    one, head = connection(state=State.HEAD), b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 500 + b"\r\n\r\n"
+    for place in range(len(head)):
+        one.received += head[place : place + 1]
+        assert one.advance(CFG, lambda _: None) == (place == len(head) - 1)
+    assert len(parsed) == 1 + head.count(b"\n")
+
+
 MESSAGES = (
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",

@@ -100,6 +100,7 @@ class Connection:
         self.address = _network(client)
         self.outbox = Outbox()
         self.received = bytearray()  # what is not understood yet
+        self._tried = 0  # bytes of it that were no whole head
         self.request: Request | None = None
         self.body: Body | None = None
         self.body_limit: int | None = None  # None: it is answered without its body
@@ -157,7 +158,11 @@ class Connection:
         return self.complete or self.body_limit is None or self.body.size > self.body_limit
 
     def _parse(self, cfg: Any) -> bool:
-        """Whether the head is complete, which gunicorn's parser decides."""
+        """Whether the head is complete, which gunicorn's parser decides: asked anew once another line has come, for
+        hundreds of clients may send their heads byte by byte."""
+        if self._tried and self.received.find(b"\n", self._tried) < 0 and len(self.received) <= HEAD_BYTES:
+            self._tried = len(self.received)
+            return False
         end = self.received.find(b"\r\n\r\n", 1, HEAD_BYTES) + 4  # no more is copied than is needed
         head = self.received[: end if end > 4 else HEAD_BYTES]
         source = Received(head)
@@ -166,7 +171,9 @@ class Connection:
         except IncompleteError:
             if len(self.received) > HEAD_BYTES:
                 raise LimitRequestHeaders("the head is too long") from None
+            self._tried = len(self.received)
             return False
+        self._tried = 0
         self.requests += 1
         self.request, self.began = request, self.since
         reader = request.body.reader

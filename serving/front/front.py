@@ -6,56 +6,30 @@ from __future__ import annotations
 
 import errno
 import logging
-import select
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from flask import Flask
 from gunicorn.workers.gthread import PollableMethodQueue  # type: ignore[import-untyped]
 
 from serving.engine.budget import Budget
 from serving.front.connection import Connection, State
-from serving.front.handler import STATUS_PATHS, Handler
+from serving.front.handler import Handler
 from serving.front.limits import Connections, Limits, Overdue, Room, overdue
+from serving.front.poller import READ, TURN, WRITE, Poller
 from serving.process import metrics
-from serving.web import state
 from serving.web.problems import Kind
 
 log = logging.getLogger(__name__)
 
-READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 ACCEPT_SECONDS = 0.5  # for handshakes that are under way when a server stops
 LINGER_BYTES = 16 * 1024 * 1024  # that are thrown away for a client to see its answer
 _PIECE = 256 * 1024
 _SWEEP_SECONDS = 0.25
-_TURN = 16  # new clients, and as many known ones, that have a turn before the next look at who is ready
 _SEND_BUFFER = 128 * 1024  # the system's own limit, some MiB for each client that does not read, is too much
-_PROBES, _PROBE_BYTES = 64, 1024 * 1024  # connections at HEALTH_PORT, and what they may hold
 _ANSWERS = {Overdue.HEAD: Kind.TOO_SLOW, Overdue.BODY: Kind.TOO_SLOW, Overdue.ROOM: Kind.OVERLOADED}  # else none
-
-
-def start(cfg: Any, app: Flask, listeners: Sequence[socket.socket], alive: Callable[[], bool]) -> Front:
-    """A front for the listeners of a worker; where HEALTH_PORT is set, that port has another in a thread of its own."""
-    shared = state.of(app)
-    settings = shared.settings
-    inside = [one for one in listeners if one.getsockname()[1] == settings.health_port]
-    limits = Limits(settings.request_seconds, cfg.keepalive, settings.connections, settings.connections_per_address)
-    if inside:
-        few = limits._replace(connections=_PROBES, per_address=_PROBES)
-        probes = Front(cfg, inside, Handler(cfg, app, alive, only=STATUS_PATHS), few, Budget(_PROBE_BYTES))
-
-        def answer() -> None:
-            while alive():
-                probes.step()
-            probes.close()
-
-        threading.Thread(target=answer, name="health", daemon=True).start()
-    outside = [one for one in listeners if one not in inside]
-    return Front(cfg, outside, Handler(cfg, app, alive), limits, shared.bytes)
 
 
 class Front:
@@ -66,32 +40,28 @@ class Front:
     ) -> None:
         self._cfg, self._handler, self._limits = cfg, handler, limits
         self._connections = Connections(limits)
-        self._room = Room(budget, _PIECE, partial(self._watch, event=READ))
+        self._poller = Poller()
+        self._room = Room(budget, _PIECE, partial(self._poller.watch, event=READ))
         self._stopping: float | None = None
-        self._swept = time.monotonic()
-        self._poller = select.epoll()
-        self._watched: dict[int, Connection] = {}
+        self._next_sweep = time.monotonic()
         self._calls = PollableMethodQueue()  # what threads want to have done
         self._calls.init()
-        self._own: dict[int, Callable[[], None]] = {self._calls.fileno(): partial(self._calls.run_callbacks, None)}
-        self._poller.register(self._calls.fileno(), READ)
+        self._poller.own(self._calls, partial(self._calls.run_callbacks, None))
         self._listeners = list(listeners)
         for listener in listeners:
             listener.setblocking(False)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # its connections inherit it
-            self._own[listener.fileno()] = partial(self._accept, listener)
-            self._poller.register(listener, READ)
+            self._poller.own(listener, partial(self._accept, listener))
 
     def step(self) -> None:
         """Wait for something to do, for less than a second, and do it."""
-        for file, _ in self._turn(self._poller.poll(_SWEEP_SECONDS)):
-            if file in self._own:
-                self._own[file]()
-            elif connection := self._watched.get(file):  # else it was closed in this very step
-                self._guarded(self._read if connection.watched == READ else self._write, connection)
-        if time.monotonic() - self._swept > _SWEEP_SECONDS:
+        for ready in self._poller.ready(max(0.0, self._next_sweep - time.monotonic())):
+            if isinstance(ready, Connection):
+                self._guarded(self._read if ready.watched == READ else self._write, ready)
+            else:
+                ready()
+        if time.monotonic() >= self._next_sweep:
             self._sweep()
-            self._swept = time.monotonic()
 
     def stop(self) -> None:
         """Take no more connections but those under way, and let all that are there finish. Go on with `step`."""
@@ -111,20 +81,8 @@ class Front:
         self._poller.close()
         self._calls.close()
 
-    def _turn(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Whose turn it is: of a crowd that comes at once, a few, and before them clients that had answers already."""
-        if len(ready) <= _TURN:
-            return ready
-        own: list[tuple[int, int]] = []
-        known: list[tuple[int, int]] = []
-        new: list[tuple[int, int]] = []
-        for one in ready:
-            connection = self._watched.get(one[0])
-            (own if connection is None else known if connection.answers else new).append(one)
-        return own + known[:_TURN] + new[:_TURN]
-
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_TURN):
+        for _ in range(TURN):
             try:
                 sock, client = listener.accept()
             except BlockingIOError:
@@ -139,27 +97,13 @@ class Front:
             connection = Connection(sock, client, listener.getsockname())
             self._cut(Overdue.CONNECTIONS, self._connections.enter(connection))
             if connection.state is not State.CLOSED:
-                self._watch(connection, READ)
+                self._poller.watch(connection, READ)
 
     def _close_listeners(self) -> None:
         while self._listeners:
             listener = self._listeners.pop()
-            del self._own[listener.fileno()]
-            self._poller.unregister(listener)
+            self._poller.disown(listener)
             listener.close()
-
-    def _watch(self, connection: Connection, event: int) -> None:
-        if connection.watched != event:
-            file = connection.sock.fileno()
-            (self._poller.modify if connection.watched else self._poller.register)(file, event)
-            connection.watched, self._watched[file] = event, connection
-
-    def _unwatch(self, connection: Connection) -> None:
-        if connection.watched:
-            file = connection.sock.fileno()
-            self._poller.unregister(file)
-            connection.watched = 0
-            del self._watched[file]
 
     def _guarded(self, act: Callable[[Connection], None], connection: Connection) -> None:
         """Do something for a client, unless it is gone."""
@@ -173,13 +117,13 @@ class Front:
 
     def _read(self, connection: Connection) -> None:
         if connection.state is State.WORK:  # what comes now has time
-            self._unwatch(connection)
+            self._poller.unwatch(connection)
             return
         if not self._room.allows(connection):
             stalled = self._connections.stalled_body()
             if stalled is None:
                 self._room.pause(connection)
-                self._unwatch(connection)
+                self._poller.unwatch(connection)
                 return
             self._guarded(partial(self._cut, Overdue.ROOM), stalled)
             if stalled is connection:
@@ -236,13 +180,13 @@ class Front:
         """What follows on an answer: the rest of it, the next request, or the end."""
         if connection.outbox:
             connection.enter(State.ANSWER)
-            self._watch(connection, WRITE)
+            self._poller.watch(connection, WRITE)
             return
         connection.answers += 1
         connection.enter(State.HEAD if connection.keep else State.LINGER)
         if not connection.keep:
             connection.sock.shutdown(socket.SHUT_WR)
-        self._watch(connection, READ)
+        self._poller.watch(connection, READ)
         if connection.keep and connection.received:
             self._advance(connection)
 
@@ -255,11 +199,16 @@ class Front:
             self._after(connection)
 
     def _sweep(self) -> None:
-        """End what is overdue."""
-        for connection in list(self._connections):
+        """End what is overdue; of a crowd a few, for each is answered, and the rest after whoever is ready."""
+        late: list[tuple[Overdue, Connection]] = []
+        for connection in self._connections:
             reason = overdue(connection, self._limits, short=self._room.short, stopping=self._stopping)
             if reason is not None:
-                self._guarded(partial(self._cut, reason), connection)
+                late.append((reason, connection))
+        for reason, connection in late[:TURN]:
+            self._guarded(partial(self._cut, reason), connection)
+        if len(late) <= TURN:
+            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
         self._room.resume()
         if self._stopping is not None and time.monotonic() - self._stopping > ACCEPT_SECONDS:
             self._close_listeners()
@@ -278,5 +227,5 @@ class Front:
     def _close(self, connection: Connection) -> None:
         self._connections.leave(connection)
         self._room.hold(connection, 0)
-        self._unwatch(connection)
+        self._poller.unwatch(connection)
         connection.close()

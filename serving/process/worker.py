@@ -38,7 +38,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until SIGTERM; then answer what is under way, for DRAIN_SECONDS at most."""
-        from serving.front.front import start
+        from serving.front.start import start
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection takes one, or two with a file to send
