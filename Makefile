@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro verify audit relabel split test check lint audit-deps release promote serve
+.PHONY: help setup data repro verify audit relabel judge adopt split test check lint audit-deps release promote serve
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,12 @@ relabel: setup ## what the page's FILE=corrections.csv would do; APPLY=1 does it
 split: setup ## a leak-free split of FROM=photos/{clean,dirty}: a plan; COPY=1 copies (TO=, SHARES=70/15/15, SEED=0)
 	python -m tools.split $(if $(FROM),'$(FROM)') $(if $(TO),--to '$(TO)') $(if $(SHARES),--shares $(SHARES)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(SKIP_UNREADABLE),--skip-unreadable) $(if $(COPY),--copy)
+
+judge: setup ## a page to judge the photos that the service kept in AUDIT_DIR=; JUDGES=2 shows each to two people
+	python -m tools.judge '$(AUDIT_DIR)' $(if $(JUDGES),--judges $(JUDGES)) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+adopt: setup ## judged photos of FILE=judgements.csv and AUDIT_DIR= to train: a plan; APPLY=1 does it
+	python -m tools.adopt '$(FILE)' '$(AUDIT_DIR)' $(if $(APPLY),--apply)
 
 PYTEST = python -m pytest --numprocesses 2 --dist loadfile
 

@@ -42,7 +42,7 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
     A photo counts once, when as many judges as asked for have seen it; where they disagree it counts as unsure. A
     judge who judges a photo again corrects the first judgement, and keeps its place in the order.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     if not rows:
         raise StageError(f"{path} holds no judgements yet")
     model = rows[-1]["model"] if model is None else model
@@ -80,7 +80,16 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def unanimous(path: Path) -> dict[str, str]:
+    """The photos that all their judges call clean, or all dirty, with that verdict. Raises StageError."""
+    said: dict[str, dict[str, str]] = {}
+    for row in read_rows(path):
+        said.setdefault(row["photo"], {})[row["judge"]] = row["verdict"]
+    found = {photo: set(by.values()) for photo, by in said.items()}
+    return {photo: next(iter(v)) for photo, v in found.items() if len(v) == 1 and UNSURE not in v}
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows; columns that may be missing are empty. A last line without its end was cut short, and is left out."""
     try:
         text = path.read_bytes().decode("utf-8-sig")

@@ -1,0 +1,88 @@
+"use strict";
+
+const byId = (id) => document.getElementById(id);
+const [who, work, photo, message, status, back] = ["who", "work", "photo", "message", "status", "back"].map(byId);
+const KEYS = { c: "clean", ArrowLeft: "clean", d: "dirty", ArrowRight: "dirty", u: "unsure", ArrowDown: "unsure" };
+let judge = localStorage.getItem("judge");
+let current = null;
+let last = null;
+let judged = 0;
+let busy = false;
+
+const address = (name) => "photo/" + name.split("/").map(encodeURIComponent).join("/");
+
+function begin() {
+  who.hidden = Boolean(judge);
+  work.hidden = !judge;
+  if (judge) next();
+  else byId("name").focus();
+}
+
+function say(words) {
+  message.textContent = words;
+  message.hidden = !words;
+  photo.hidden = Boolean(words);
+}
+
+function show(name, left) {
+  current = name;
+  status.textContent = `${judge} · ${judged} judged now · ${left} left`;
+  back.hidden = last === null;
+  document.querySelectorAll("nav button").forEach((button) => { button.disabled = !name; });
+  if (!name) return say("No photo is left to judge. New ones appear when this page is loaded again.");
+  say("");
+  photo.src = address(name);
+}
+
+async function next() {
+  const answer = await fetch(`next?judge=${encodeURIComponent(judge)}`);
+  if (!answer.ok) throw new Error(await answer.text());
+  const { photos, left } = await answer.json();
+  show(photos[0] || null, left);
+  for (const name of photos.slice(1)) new Image().src = address(name);
+}
+
+async function decide(verdict) {
+  if (busy || !current) return;
+  busy = true;
+  try {
+    const body = JSON.stringify({ photo: current, judge, verdict });
+    const answer = await fetch("judgement", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    if (!answer.ok) throw new Error(answer.status);
+    last = current;
+    judged += 1;
+    await next();
+  } catch (error) {
+    status.textContent = `Not saved (${error.message}); try again`;
+  } finally {
+    busy = false;
+  }
+}
+
+function again() {
+  if (busy || last === null) return;
+  const name = last;
+  last = null;
+  judged -= 1;
+  show(name, "?");
+}
+
+photo.addEventListener("error", () => current && say("This photo cannot be shown; say “can’t tell”."));
+document.querySelectorAll("nav button").forEach((button) => {
+  button.addEventListener("click", () => decide(button.dataset.verdict));
+});
+back.addEventListener("click", again);
+document.addEventListener("keydown", (event) => {
+  if (work.hidden || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (KEYS[key]) decide(KEYS[key]);
+  else if (key === "z" || key === "Backspace") again();
+});
+who.addEventListener("submit", (event) => {
+  event.preventDefault();
+  judge = byId("name").value.trim();
+  if (!judge) return;
+  localStorage.setItem("judge", judge);
+  begin();
+});
+begin();
