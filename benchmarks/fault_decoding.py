@@ -29,9 +29,9 @@ class Usage:
     bytes."""
 
     def __init__(self, live: Live) -> None:
-        self._server = psutil.Process(live.pid)
+        self._live = live
         self._stop = threading.Event()
-        self.cpu, self.peak = -self._spent(), 0
+        self.cpu, self.peak = -live.cpu_seconds(), 0
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Usage:
@@ -41,16 +41,13 @@ class Usage:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.cpu += self._spent()
-
-    def _spent(self) -> float:
-        times = [one.cpu_times() for one in (self._server, *self._server.children(recursive=True))]
-        return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+        self.cpu += self._live.cpu_seconds()
 
     def _watch(self) -> None:
+        server = psutil.Process(self._live.pid)
         while not self._stop.wait(0.02):
             rss = 0
-            for process in self._server.children(recursive=True):
+            for process in server.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     rss += process.memory_info().rss
             self.peak = max(self.peak, rss)

@@ -11,43 +11,43 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import resource
-import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, where `serving` would be this file
 
+import requests  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks.inputs import alone, make_models, make_photos  # noqa: E402
 from serving.model.predictor import Predictor  # noqa: E402
 from serving.photo.cores import usable_cores  # noqa: E402
 from serving.photo.decode import decode  # noqa: E402
+from tests.support.live import Live, memory_mib, running  # noqa: E402
+from tests.support.onnx_models import Pair  # noqa: E402
 
 SIZES, CONNECTIONS = {"tf_efficientnet_lite0": 224, "resnet50": 256}, 8
 
 BASELINE = """
 import io
-import numpy as np, onnxruntime as ort
+import os
+import numpy as np, onnxruntime as ort, uvicorn
 from fastapi import FastAPI, UploadFile
 from PIL import Image
 
 app = FastAPI()
-session = ort.InferenceSession("fp32/best.onnx", providers=["CPUExecutionProvider"])
+session = ort.InferenceSession(os.environ["MODEL_PATH"], providers=["CPUExecutionProvider"])
 size = session.get_inputs()[0].shape[1]
 
 @app.post("/predict/file")
@@ -55,14 +55,13 @@ def predict(file: UploadFile):
     image = Image.open(io.BytesIO(file.file.read())).convert("RGB").resize((size, size))
     p = float(session.run(["p_clean"], {"image": np.asarray(image)[None]})[0][0])
     return {"label": "clean" if p >= 0.9 else "dirty", "p_clean": p, "threshold": 0.9}
+
+@app.get("/readyz")
+def ready():
+    return {}
+
+uvicorn.run(app, port=int(os.environ["PORT"]), log_level="warning")
 """
-
-
-class Server(NamedTuple):
-    """A running server: its main process and port."""
-
-    pid: int
-    port: int
 
 
 @dataclass(frozen=True)
@@ -76,78 +75,29 @@ class Load:
     client_cpu: float  # and of the load generator
 
 
-@contextmanager
-def server(command: list[str], folder: Path, **environ: str) -> Iterator[Server]:
-    """A running server, on a free port that `{port}` in the command stands for; stopped at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = os.environ | {"PORT": str(port), "PYTHONPATH": str(ROOT), "LOG_LEVEL": "INFO"} | environ
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            [word.format(port=port) for word in command], cwd=folder, env=env, stdout=log, stderr=log
-        )
-    try:
-        for _ in range(300):
-            if process.poll() is not None:
-                raise RuntimeError((folder / "server.log").read_text())
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
-        yield Server(process.pid, port)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def ours(folder: Path, precision: str) -> AbstractContextManager[Server]:
+def ours(folder: Path, precision: str) -> AbstractContextManager[Live]:
     """This service with one of the models."""
-    pair = {"MODEL_PATH": f"{precision}/best.onnx"}
-    conf = str(ROOT / "serving" / "gunicorn.conf.py")
-    return server([sys.executable, "-m", "gunicorn", "-c", conf, "serving.app:create_app()"], folder, **pair)
+    return running(Pair(folder / precision / "best.onnx", folder), folder)
 
 
-def baseline(folder: Path) -> AbstractContextManager[Server]:
+def baseline(folder: Path) -> AbstractContextManager[Live]:
     """The service one would write in ten minutes."""
     (folder / "baseline.py").write_text(BASELINE)
-    command = [sys.executable, "-m", "uvicorn", "baseline:app", "--port", "{port}", "--log-level", "warning"]
-    return server(command, folder, PYTHONPATH=str(folder))
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(p for child in children for p in tree(int(child)))]
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time so far of a process and those below it."""
-    ticks = 0
-    for process in tree(pid):
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def memory_mib(pid: int) -> float:
-    """What a process and those below it have allocated, in MiB: without mapped files, which others share."""
-    texts = (Path(f"/proc/{process}/smaps_rollup").read_text() for process in tree(pid))
-    lines = (line for text in texts for line in text.splitlines())
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
+    model = Pair(folder / "fp32" / "best.onnx", folder)
+    return running(model, folder, command=[sys.executable, str(folder / "baseline.py")])
 
 
 def request_bytes(photo: bytes) -> bytes:
     """A whole POST /predict/file, its boundary as long as those of clients are."""
-    mark = uuid.uuid4().hex
-    part = 'Content-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg'
-    body = f"--{mark}\r\n{part}\r\n\r\n".encode() + photo + f"\r\n--{mark}--\r\n".encode()
-    head = f"Host: x\r\nContent-Length: {len(body)}\r\nContent-Type: multipart/form-data; boundary={mark}"
-    return f"POST /predict/file HTTP/1.1\r\n{head}\r\n\r\n".encode() + body
+    file = ("a.jpg", photo, "image/jpeg")
+    prepared = requests.Request("POST", "http://x/predict/file", files={"file": file}).prepare()
+    headers = (f"{key}: {value!s}" for key, value in prepared.headers.items())
+    lines = ["POST /predict/file HTTP/1.1", "Host: x", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + bytes(prepared.body)
 
 
 def exchange(connection: socket.socket, request: bytes) -> None:
-    """Send a request and read its answer; raises unless it is a 200."""
+    """Send a request and read its answer; raises unless it is a 200. By hand: http.client costs twice the CPU time."""
     connection.sendall(request)
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -163,21 +113,21 @@ def exchange(connection: socket.socket, request: bytes) -> None:
         body += part
 
 
-def load(server: Server, requests: list[bytes], seconds: float, limit: int = 1_000_000) -> Load:
+def load(server: Live, messages: list[bytes], seconds: float, limit: int = 1_000_000) -> Load:
     """Send requests over CONNECTIONS kept-alive connections for some seconds, or until `limit` are sent."""
     times: list[float] = []
     stop = time.perf_counter() + seconds
 
     def client(number: int) -> None:
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port)) as connection:
             sent = number
             while time.perf_counter() < stop and len(times) < limit:
                 started = time.perf_counter()
-                exchange(connection, requests[sent % len(requests)])
+                exchange(connection, messages[sent % len(messages)])
                 times.append(time.perf_counter() - started)
                 sent += CONNECTIONS - 1
 
-    usage, cpu, started = resource.getrusage(resource.RUSAGE_SELF), cpu_seconds(server.pid), time.perf_counter()
+    usage, cpu, started = resource.getrusage(resource.RUSAGE_SELF), server.cpu_seconds(), time.perf_counter()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for done in [pool.submit(client, number) for number in range(CONNECTIONS)]:
             done.result()
@@ -186,7 +136,7 @@ def load(server: Server, requests: list[bytes], seconds: float, limit: int = 1_0
     client_cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
     centiles = statistics.quantiles(times, n=100)
     count = len(times)
-    return Load(count / wall, centiles[49], centiles[98], (cpu_seconds(server.pid) - cpu) / count, client_cpu / count)
+    return Load(count / wall, centiles[49], centiles[98], (server.cpu_seconds() - cpu) / count, client_cpu / count)
 
 
 def full_decode(photo: bytes, size: int) -> object:
@@ -198,7 +148,7 @@ def measure(
     folder: Path, photos: list[bytes], seconds: float, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, list[Load]]]:
     """Everything in turns: rates of decoding and of the models alone, and the three services under load."""
-    requests = [request_bytes(photo) for photo in photos]
+    messages = [request_bytes(photo) for photo in photos]
     models = {name: Predictor(folder / name / "best.onnx", threads=1) for name in ("int8", "fp32")}
     size = models["fp32"].image_size
     images = [decode(photo, size)[None] for photo in photos[:4]]
@@ -212,12 +162,12 @@ def measure(
     with baseline(folder) as plain, ours(folder, "int8") as int8, ours(folder, "fp32") as fp32:
         servers = {"baseline": plain, "int8": int8, "fp32": fp32}
         for one in servers.values():
-            load(one, requests, 2)  # warm up
+            load(one, messages, 2)  # warm up
         for _ in range(rounds):
             for name, work in works.items():
                 rates[name].append(alone(work, seconds / 3).rate)
             for name, one in servers.items():
-                loads[name].append(load(one, requests, seconds))
+                loads[name].append(load(one, messages, seconds))
     return rates, loads
 
 
@@ -248,12 +198,12 @@ def report(rates: dict[str, list[float]], loads: dict[str, list[Load]]) -> None:
 
 def memory(folder: Path, photos: list[bytes]) -> None:
     """Print the service's memory after 2,000 and after 20,000 requests."""
-    requests = [request_bytes(photo) for photo in photos]
+    messages = [request_bytes(photo) for photo in photos]
     with ours(folder, "int8") as one:
-        load(one, requests, 600, limit=2_000)
-        early = memory_mib(one.pid)
-        load(one, requests, 1800, limit=18_000)
-        late = memory_mib(one.pid)
+        load(one, messages, 600, limit=2_000)
+        early = memory_mib(*one.workers())
+        load(one, messages, 1800, limit=18_000)
+        late = memory_mib(*one.workers())
     print(
         f"\nmemory: {early:.0f} MiB after 2,000 requests, {late:.0f} MiB after 20,000: {late / early - 1:+.1%} (<= 5 %)"
     )

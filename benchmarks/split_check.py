@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from benchmarks.serving import make_photos
+from benchmarks.inputs import make_photos
 from samples.camera import take
 from samples.draw import render
 from serving.photo.cores import usable_cores

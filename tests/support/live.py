@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import requests
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -38,6 +39,12 @@ class Live:
     def workers(self) -> list[int]:
         """The process ids of the workers."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far of the service and of all processes below it, those that have ended too."""
+        server = psutil.Process(self.pid)
+        times = [one.cpu_times() for one in (server, *server.children(recursive=True))]
+        return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
     def send(self, photo: bytes, path: str = "/predict/file", **options: object) -> requests.Response:
         """POST one photo."""
@@ -68,9 +75,11 @@ def running(
     log = folder / f"service-{port}.log"
     env = environment(pair, PORT=str(port), **settings)
     with log.open("wb") as out:
-        groups = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         sink = out if output is None else output
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=sink, stderr=sink, **groups)
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=sink, stderr=sink,
+            user=user, group=user, extra_groups=None if user is None else [],
+        )  # fmt: skip
     live = Live(f"http://127.0.0.1:{port}", process.pid, log)
     try:
         wait_until(lambda: process.poll() is not None or answers(live), 60)
