@@ -21,7 +21,7 @@ from pathlib import Path
 import requests
 from PIL import Image
 
-from benchmarks import fault_decoding, fault_front, fault_http, fault_photos, fault_stuck
+from benchmarks import fault_decoding, fault_front, fault_photos, fault_stuck
 from benchmarks.fault_front import told
 from benchmarks.fault_row import Row
 from serving.photo.cores import usable_cores
@@ -32,7 +32,6 @@ from tests.support.photos_hostile import encode
 WORKERS = min(2, usable_cores())
 CLIENTS = 6
 IN_REQUEST = 32  # photos in one POST /predict/files
-LONGEST_WAIT = 12.0  # seconds, of a proper client among those that break HTTP
 
 # What `python CLOCK` runs: gunicorn, with a wall clock as far off as a file says. The monotonic clock cannot jump.
 CLOCK = """
@@ -106,32 +105,6 @@ def mutated_photos(bench: Bench) -> list[Row]:
 def costly_photos(bench: Bench) -> list[Row]:
     """Small photos that cost much, at the default settings: an ordinary client is served, memory is bounded."""
     return list(fault_decoding.costly_photos(bench.folder, quick=bench.quick))
-
-
-def malformed_http(bench: Bench) -> list[Row]:
-    """Clients that break HTTP, more at a time than the worker has threads; meanwhile a proper one is served."""
-    rows, good, clients = [], photo(255), bench.size(120, 8)
-    with bench.service("http", REQUEST_SECONDS="1", WORKERS="1") as (live, _), ThreadPoolExecutor(clients) as pool:
-        port = int(live.url.rpartition(":")[2])
-        for kind, ways in fault_http.KINDS.items():
-            count = max(len(ways), clients)
-
-            def attack(number: int, kind: str = kind, ways: list[fault_http.Break] = ways) -> str:
-                rng = random.Random(f"{bench.seed} {kind} {number}")
-                return fault_http.outcome(port, ways[number % len(ways)], good, rng, 20)
-
-            outcomes = pool.map(attack, range(count))
-            time.sleep(1)  # by now they hold what they can
-            began, served = time.monotonic(), False
-            with contextlib.suppress(requests.RequestException):
-                served = live.send(good).ok
-            waited = time.monotonic() - began
-            counts = Counter(outcomes)
-            failed = sum(n for status, n in counts.items() if "5" in {part[0] for part in status.split(",")})
-            well = count - counts["open"] if served and waited < LONGEST_WAIT else 0
-            note = f"{told(counts)}; a proper client waited {waited:.1f} s"
-            rows.append(Row(f"HTTP: {kind}", count, well, failed, note))
-    return rows
 
 
 def killed_workers(bench: Bench) -> list[Row]:
@@ -298,7 +271,6 @@ Scenario = Callable[[Bench], list[Row]]
 SCENARIOS: tuple[Scenario, ...] = (
     mutated_photos,
     costly_photos,
-    malformed_http,
     fault_front.slow_clients,
     fault_front.slow_phones,
     fault_front.stopped_servers,

@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -233,6 +234,20 @@ def test_expect_continue_and_pipelining(live: Live) -> None:
         answer = read(one, 10)
     assert answer is not None and re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3
     assert answer.index(b"clean") < answer.index(b"dirty")
+
+
+def test_a_client_that_is_gone_costs_nothing_and_one_that_sends_no_more_is_answered(live: Live) -> None:
+    data = request(photo(255))
+    for sent in (data[:60], data[:-9], data):
+        with connect(live) as half_closed, connect(live) as reset:
+            for one in (half_closed, reset):
+                one.sendall(sent)
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset.close()
+            half_closed.shutdown(socket.SHUT_WR)
+            answer = read(half_closed, 10)
+        assert answer is not None and answer[9:12] == {60: b"", len(data) - 9: b"400", len(data): b"200"}[len(sent)]
+    assert live.send(photo(255)).ok
 
 
 def test_announced_bytes_take_no_room(pair: Pair, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,7 +22,7 @@ from stages.common.pixels.cache import PixelCache
 from stages.common.pixels.digests import DigestCache
 from stages.common.pixels.photo_set import PhotoSet, read_pixels
 from stages.common.pixels.scratch import VARIABLE, locked, scratch
-from tests.support.workspace import ROOT as CHECKOUT
+from tests.support.repository import do, environment
 from tests.support.workspace import Workspace, full_disk
 
 ROOT = Path("data_cars")
@@ -252,7 +251,6 @@ from pathlib import Path
 from stages.common.base.params import Data
 from stages.common.base.photos import list_photos
 from stages.common.pixels.digests import DigestCache
-from stages.common.pixels.digests import DigestCache
 from stages.common.pixels.photo_set import PhotoSet
 
 reads, read = [], DigestCache.read
@@ -267,26 +265,19 @@ with Path(sys.argv[1]).open("a") as file:
 @pytest.mark.slow
 @pytest.mark.parametrize(("cache_type", "reads"), [("symlink", 0), ("hardlink", 0), ("copy", 24)])
 def test_what_an_experiment_of_dvc_reads_and_leaves(workspace: Workspace, cache_type: str, reads: int) -> None:
-    home = {"HOME": str(workspace.folder), "DVC_SITE_CACHE_DIR": str(workspace.folder / ".site")}
-    env = os.environ | {"PYTHONPATH": str(CHECKOUT)} | home
-    Path(".gitconfig").write_text("[user]\nname = a\nemail = a@b\n")
-
-    def do(*command: str) -> None:
-        for each in command:
-            subprocess.run(each.split(), cwd=workspace.folder, env=env, check=True, capture_output=True, timeout=120)
-
-    dvc, told = f"{sys.executable} -m dvc", workspace.folder / "told.txt"
+    folder, told = workspace.folder, workspace.folder / "told.txt"
     Path("count.py").write_text(COUNT)
-    Path(".gitignore").write_text("/.scratch\n/.site\n/.gitconfig\n/told.txt\n")
+    Path(".gitignore").write_text("/.scratch\n/site\n/told.txt\n")
     stage = {"cmd": f"{sys.executable} count.py {told}", "deps": ["data_cars", "count.py"]}
     Path("dvc.yaml").write_text(json.dumps({"stages": {"count": stage}}))
-    do("git init -q", f"{dvc} init -q", f"{dvc} config cache.type {cache_type}", f"{dvc} add -q data_cars")
-    do("git add -A", "git commit -qm one", f"{dvc} repro")
-    before = set(Path(".scratch").rglob("*"))
-    for number in (1, 2):
-        with Path("count.py").open("a") as file:
-            file.write(f"# {number}\n")
-        do(f"{dvc} exp run --temp")
+    with environment(folder):
+        do(folder, "git init -q", "dvc init -q", f"dvc config cache.type {cache_type}", "dvc add -q data_cars")
+        do(folder, "git add -A", "git commit -qm one", "dvc repro -q")
+        before = set(Path(".scratch").rglob("*"))
+        for number in (1, 2):
+            with Path("count.py").open("a") as file:
+                file.write(f"# {number}\n")
+            do(folder, "dvc exp run -q --temp")
     assert told.read_text().split()[1:] == [str(reads)] * 2
     assert len(set(Path(".scratch").rglob("*")) - before) == (reads > 0)
 

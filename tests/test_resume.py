@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,6 @@ from stages.train.distributed import Ranks
 from stages.train.params import Params
 from stages.train.recovery import RecoveryStore, recovery_store, run_key
 from stages.train.trainer import Trainer
-from tests.support.live_training import SECONDS, Training
 from tests.support.workspace import ROOT, Workspace, full_disk
 
 OUTPUTS = ("artifacts/best.pt", "artifacts/holdout.csv", "reports/train.json")
@@ -67,40 +64,6 @@ def test_a_run_that_is_stopped_and_whose_state_is_damaged_goes_on(
 def test_two_runs_in_one_folder_are_refused(trainable: Workspace) -> None:
     with locked(Path()):
         trainable.refuses("train", "runs in this folder already")
-
-
-@pytest.mark.slow
-def test_killed_interrupted_damaged_and_run_twice_at_once(trainable: Workspace) -> None:
-    training = Training(trainable.folder)
-    training.stop(signal.SIGKILL, states=3)
-    said = training.stop(signal.SIGINT, states=7)
-    assert "Traceback" not in said and "goes on" in said
-    newest = training.states()[-1]
-    newest.write_bytes(newest.read_bytes()[:-100])
-    pair = [training.start(), training.start()]
-    said = "".join(process.communicate(timeout=SECONDS)[1] for process in pair)
-    assert sorted(process.returncode for process in pair) == [0, 1], said
-    assert "runs in this folder already" in said
-    assert newest.name in said and "set aside" in said
-    assert training.outputs() == training.wanted
-    assert not training.states(), "a finished run clears up"
-
-
-@pytest.mark.slow
-def test_a_process_that_dies_stops_the_others_and_all_go_on(trainable: Workspace) -> None:
-    training = Training(trainable.folder, processes=2)
-    said = training.stop(signal.SIGINT, states=1)
-    assert "Traceback" not in said and "interrupted; `dvc repro` goes on" in said
-    process = training.start()
-    training.wait_for_states(process, 4)
-    killed = time.monotonic()
-    os.kill(training.ranks(process)[1], signal.SIGKILL)
-    said = process.communicate(timeout=SECONDS)[1]
-    assert time.monotonic() - killed < 30
-    assert process.returncode == 1 and "a training process failed" in said
-    training.finish()
-    assert training.outputs() == training.wanted, "as if it had run once, undisturbed"
-    assert json.loads(Path("reports/train.json").read_text())["processes"] == 2
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ from stages.train.trainer import (
     lr_factor,
     pick_precision,
 )
-from tests.support.live_training import fail_in_one_process
+from tests.support.ranks import fail_in_one_process
 from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, full_disk
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train

@@ -9,11 +9,11 @@ PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\
 FORM = b"Content-Type: multipart/form-data; boundary=x\r\n"
 
 
-def request(photo: bytes, *headers: bytes, form: bytes = FORM, length: bytes | None = None) -> bytes:
-    """POST /predict/file with a photo; right but for what is given otherwise."""
+def request(photo: bytes, *headers: bytes) -> bytes:
+    """POST /predict/file with a photo, and more headers."""
     body = PART + photo + b"\r\n--x--\r\n"
-    size = b"Content-Length: %s\r\n" % (b"%d" % len(body) if length is None else length)
-    return b"POST /predict/file HTTP/1.1\r\nHost: x\r\n" + form + size + b"".join(headers) + b"\r\n" + body
+    size = b"Content-Length: %d\r\n" % len(body)
+    return b"POST /predict/file HTTP/1.1\r\nHost: x\r\n" + FORM + size + b"".join(headers) + b"\r\n" + body
 
 
 def read(connection: socket.socket, seconds: float) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Real training processes for tests of what happens when they are stopped."""
+"""Real training processes, to be stopped."""
 
 from __future__ import annotations
 
@@ -11,24 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support.workspace import Workspace
+from tests.support.workspace import ROOT, Workspace
 
-ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ("artifacts/best.pt", "reports/train.json", "reports/train")
 SECONDS = 120  # for a run to get anywhere on a busy machine
-
-
-def fail_in_one_process() -> None:
-    """For `launch`: one process fails in the group while the other waits for it."""
-    import torch
-
-    from stages.train.distributed import process_group
-
-    with process_group() as ranks:
-        mean = float(ranks.mean(torch.tensor(float(ranks.rank))))
-        if not ranks.first:
-            raise ValueError(f"the second process fails; mean of the ranks {mean}")
-        ranks.wait()
 
 
 class Training:
