@@ -46,20 +46,20 @@ class Checked:
 
 def find_links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> list[Link]:
     """All that joins photos: copies, exact and near, and ids in their paths."""
+    return [link for link in _links(scanned, params)[0] if link.how in JOINING]
+
+
+def _links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> tuple[list[Link], list[str]]:
+    """All links, and the hubs."""
     near = near_links(scanned, params.hash_radius, params.similarity)
-    return _joining(exact_links(scanned) + near.links + id_links(scanned, params.group_regex))
-
-
-def _joining(links: Iterable[Link]) -> list[Link]:
-    return [link for link in links if link.how in JOINING]
+    return exact_links(scanned) + near.links + id_links(scanned, params.group_regex), near.hubs
 
 
 def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> Checked:
     """Find everything and rule on it. Shortcuts, drift and quality are of the photos that are not left out."""
-    near = near_links(scanned, params.hash_radius, params.similarity)
-    links = exact_links(scanned) + near.links + id_links(scanned, params.group_regex)
+    links, hubs = _links(scanned, params)
     found = groups(scanned, links)
-    group_of = dict(group_table([one.name for one in scanned], _joining(links)))
+    group_of = dict(group_table([one.name for one in scanned], (link for link in links if link.how in JOINING)))
     rulings = judge(scanned, links, found, params)
     excluded = exclusions(rulings)
     gone = {one.path for one in excluded}
@@ -68,7 +68,7 @@ def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> Checked:
         scanned, usable, found, group_of, rulings, excluded,
         shortcuts=find_shortcuts(usable, group_of, params.source_regex, params.shortcut_auc_warn),
         drift=find_drift(usable, params.source_regex),
-        poor=poor_photos(usable, params), hubs=near.hubs,
+        poor=poor_photos(usable, params), hubs=hubs,
     )  # fmt: skip
 
 

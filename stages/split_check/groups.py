@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from stages.split_check.scan import ScannedPhoto
 
@@ -79,10 +76,7 @@ def id_links(scanned: Iterable[ScannedPhoto], regex: str | None) -> list[Link]:
 def id_of(name: str, regex: str) -> str | None:
     """The id in a path: the group named `group`, else the first; None where the path has none."""
     found = re.search(regex, name)
-    if found is None:
-        return None
-    value: str | None = found["group"] if "group" in found.re.groupindex else found[1]
-    return value
+    return found and found["group" if "group" in found.re.groupindex else 1]
 
 
 def _linked(scanned: Iterable[ScannedPhoto], key: Callable[[ScannedPhoto], str | None], how: How) -> list[Link]:
@@ -98,13 +92,10 @@ def _linked(scanned: Iterable[ScannedPhoto], key: Callable[[ScannedPhoto], str |
 
 def components(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, ...]]:
     """The photos `names` in groups that links connect, however indirectly; a photo without links is one of its own."""
-    place = {name: index for index, name in enumerate(names)}
-    ends = np.array([(place[link.first], place[link.second]) for link in links], np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))
-    members: dict[int, list[str]] = defaultdict(list)
-    for name, component in zip(names, connected_components(graph, directed=False)[1].tolist(), strict=True):
-        members[component].append(name)
-    return sorted(tuple(sorted(found)) for found in members.values())
+    sets = DisjointSet(names)
+    for link in links:
+        sets.merge(link.first, link.second)
+    return sorted(tuple(sorted(found)) for found in sets.subsets())
 
 
 def groups(scanned: Sequence[ScannedPhoto], links: Sequence[Link]) -> list[Group]:

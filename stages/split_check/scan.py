@@ -163,12 +163,8 @@ def photo_stats(content: bytes) -> PhotoStats:
     image = open_photo(content)
     width, height = image.size  # before draft makes `image` small
     rgb = upright_rgb(image, WORKING_SIZE)
-    on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return _describe(image, (height, width) if on_its_side else (width, height), rgb)
-
-
-def _describe(image: Image.Image, size: tuple[int, int], rgb: Image.Image) -> PhotoStats:
-    """What is kept of a photo: `image` as opened, its upright `size`, its decoded pixels `rgb`."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # it lies on its side
+        width, height = height, width
     grey = rgb.convert("L")
     grey.thumbnail((STATS_SIDE, STATS_SIDE), Image.Resampling.BOX)
     (mean,), (deviation,) = ImageStat.Stat(grey).mean, ImageStat.Stat(grey).stddev
@@ -178,9 +174,9 @@ def _describe(image: Image.Image, size: tuple[int, int], rgb: Image.Image) -> Ph
     inside = np.zeros((40, 40), bool)
     inside[2:-2, 2:-2] = True
     return PhotoStats(
-        width=size[0], height=size[1], format=str(image.format), quality=_jpeg_quality(image),
+        width=width, height=height, format=str(image.format), quality=_jpeg_quality(image),
         exif=bool(image.info.get("exif")),
-        pixels_sha256=_pixels_sha256(rgb),
+        pixels_sha256=hashlib.sha256(str(rgb.size).encode() + rgb.tobytes()).hexdigest(),
         thumbnail=grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes(),
         colours=_opponents(colours).tobytes(),
         mean_colour=_colour(colours.reshape(-1, 3)), border_colour=_colour(colours[~inside]),
@@ -193,12 +189,6 @@ def _opponents(pixels: np.ndarray) -> NDArray[np.int16]:
     values = np.stack([pixels[..., 0] - pixels[..., 1], pixels[..., 2] - pixels[..., 1]]).reshape(2, -1)
     found: NDArray[np.int16] = np.sort(values).reshape(2, COLOURS, -1).mean(2).round().astype(np.int16)
     return found
-
-
-def _pixels_sha256(rgb: Image.Image) -> str:
-    digest = hashlib.sha256(str(rgb.size).encode())
-    digest.update(rgb.tobytes())
-    return digest.hexdigest()
 
 
 def _colour(pixels: np.ndarray) -> Colour:
