@@ -19,7 +19,7 @@ sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
 from benchmarks import fault_service, fault_training  # noqa: E402
 from benchmarks.fault_row import Row, table  # noqa: E402
 
-TRIALS, QUICK_TRIALS = 20, 2
+TRIALS, QUICK_TRIALS = 20, 1
 
 
 def main() -> int:

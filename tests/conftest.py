@@ -19,10 +19,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A fresh workspace with photos; the current folder, so that stages can be called in this process too."""
+    """A fresh workspace with photos; the current folder. Its stages run in this process."""
     write_photos(tmp_path / "data_cars")
     monkeypatch.chdir(tmp_path)
-    return Workspace(tmp_path)
+    return InProcess(tmp_path)
 
 
 @pytest.fixture(scope="session")

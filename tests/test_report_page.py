@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -25,12 +25,6 @@ from tools.relabel import relabel
 NASTY = "<img src=x onerror=alert(1)> \"&'.jpg"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PAGE = Path("reports/split_check.html")
-
-
-@pytest.fixture
-def workspace(workspace: Workspace) -> Workspace:
-    """The workspace, the stage being run in process."""
-    return InProcess(workspace.folder)
 
 
 def plant(data: Path) -> None:
@@ -163,14 +157,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     write_photos(folder / "data_cars")
     plant(folder / "data_cars")
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         audit("val/clean/002.jpg", "val/dirty/000.jpg", "test/clean/copy.jpg")
         pages.BLIND.write_text("path\nval/dirty/001.jpg\ntest/clean/001.jpg\n")
         InProcess(folder).run("split_check")
-    finally:
-        os.chdir(here)
     return folder
 
 

@@ -16,15 +16,9 @@ from samples.draw import draw_photo
 from stages.common.base.errors import StageError
 from stages.common.base.photos import DIRTY, list_photos, usable_photos
 from stages.split_check.report import Findings
-from tests.support.workspace import ROOT, InProcess, Workspace
+from tests.support.workspace import ROOT, Workspace
 
 REPORT = "reports/split_check.json"
-
-
-@pytest.fixture
-def workspace(workspace: Workspace) -> Workspace:
-    """The workspace, this stage being run in workspace."""
-    return InProcess(workspace.folder)
 
 
 def test_good_photos_pass(workspace: Workspace) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from stages.common.base.errors import StageError
 from stages.common.base.photos import SPLITS
-from tests.support.workspace import InProcess, Workspace, jpeg
+from tests.support.workspace import Workspace, jpeg
 from tools.split import copying
 from tools.split.__main__ import main
 from tools.split.shares import assign
@@ -93,13 +93,12 @@ def test_the_same_seed_gives_the_same_plan(photos: Path) -> None:
     assert PLAN.read_bytes() != first
 
 
-def test_what_it_copies_passes_split_check(photos: Path) -> None:
+def test_what_it_copies_passes_split_check(photos: Path, workspace: Workspace) -> None:
     main(["photos", "--to", "new", "--copy", "--shares", "50/25/25"])
     for name, split in plan().items():
         assert (Path("new") / split / name).read_bytes() == (photos / name).read_bytes()
     assert sum(path.is_file() for path in Path("new").rglob("*")) == 35
     assert [path.name for path in Path().iterdir() if path.name.startswith(".new")] == []
-    workspace = InProcess(Path.cwd())
     workspace.set(**{"data.root": "new", "split_check.on_duplicate": "warn"})
     workspace.must("split_check")
 

@@ -14,13 +14,7 @@ import yaml
 from serving.verdict.rule import read_threshold
 from stages.common.base.errors import StageError
 from stages.threshold.__main__ import main
-from tests.support.workspace import ROOT, InProcess, Workspace
-
-
-@pytest.fixture
-def workspace(workspace: Workspace) -> Workspace:
-    """The workspace, stages being run in process."""
-    return InProcess(workspace.folder)
+from tests.support.workspace import ROOT, Workspace
 
 
 def predictions(folder: Path, clean: int, dirty: int, distance: float) -> None:
