@@ -321,7 +321,7 @@ def test_one_photo_is_told_in_words(pair: Pair, folder: Path, capsys: pytest.Cap
     assert batch.main([str(folder)]) == 0 and len(capsys.readouterr().out.splitlines()) == 30
 
 
-@pytest.mark.parametrize("options", [["--out", "x.txt"], ["--out", "x.jsonl", "--resume"], ["--limit", "0"]])
+@pytest.mark.parametrize("options", [["--out", "x.jsonl", "--resume"], ["--limit", "0"], ["--status"]])
 def test_options_that_cannot_be_met_are_refused(pair: Pair, folder: Path, options: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         batch.main([str(folder), *options])

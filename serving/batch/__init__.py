@@ -8,7 +8,7 @@ from pathlib import Path
 from serving.audit.auditor import start_auditor
 from serving.batch.photos import Photo, Reader
 from serving.batch.scorer import Row, Scorer
-from serving.batch.sources import photos
+from serving.batch.sources import find
 from serving.engine import deployment
 from serving.settings import Settings
 
@@ -33,4 +33,4 @@ def predict(model: Scorer, photo: str | Path | bytes) -> Row:
 
 def predict_many(model: Scorer, sources: Sequence[str | Path]) -> Iterator[Row]:
     """The rows of all photos that `sources` name, as on the command line, while they are listed. Raises SourceError."""
-    return model.rows(photos([str(source) for source in sources]), remote=True)
+    return model.rows(find([str(source) for source in sources]), remote=True)

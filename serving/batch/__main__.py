@@ -1,7 +1,8 @@
 """`python -m serving.batch SOURCE… --out OUT`: a verdict for every photo, as the service gives it.
 
 SOURCE: files, folders, globs, lists of paths or URLs (.txt, .csv, .parquet), .tar archives, URLs, and prefixes or
-patterns of object stores (s3://, gs://, az://). OUT: a file .csv, .jsonl or .parquet; without it, words on the screen.
+patterns of object stores (s3://, gs://, az://). OUT: a file .csv, .jsonl or .parquet; without it, words on the screen;
+a folder or prefix makes a job, which the same command goes on with, and other machines can share.
 Rows are in the order of the sources, whatever finishes first. Exit code: 0 all photos have a verdict, 1 some have
 an error instead, 2 it could not be done, the message says why, 130 stopped by Ctrl-C.
 """
@@ -18,9 +19,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from serving.batch import Row, Scorer, load, resume
+from serving.batch import Row, Scorer, cluster, job, load, resume
+from serving.batch.folder import Folder
 from serving.batch.results import ENDINGS, writing
-from serving.batch.sources import URLS, chosen, photos
+from serving.batch.sources import URLS, chosen, find
 from serving.near_misses import near_misses
 from serving.verdict.errors import UserError
 
@@ -29,10 +31,8 @@ log = logging.getLogger(__name__)
 
 def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     """Score the sources into a file, or onto the screen. Returns how many rows have each label, and `error`."""
-    out: Path | None = args.out
-    listed = list(
-        chosen(photos(args.source, column=args.column, skip=[out] if out else []), args.limit, args.sample, args.seed)
-    )
+    out = Path(args.out) if args.out else None
+    listed = list(chosen(find(args.source, column=args.column, skip=args.out), args.limit, args.sample, args.seed))
     done: list[Row] = []
     if out and args.resume:
         done = resume.written(out, scorer.deployment.rule)
@@ -60,40 +60,90 @@ def words(row: Row, scorer: Scorer) -> str:
     return f"{row.path}: {row.label} (p_clean {row.p_clean:.3f}; clean from {row.threshold:.3f} on, {certified})"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; model, threshold and limits come from the environment, as for the service."""
+def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
+    """Score the sources into a job's folder. Returns the totals so far; those of failed shards count as errors."""
+    folder = Folder(args.out)
+    args.source = [
+        source if source.startswith((*URLS, "file://")) else os.path.abspath(source) for source in args.source
+    ]
+    options = {key: getattr(args, key) for key in ("source", "column", "sample", "seed", "limit", "shard_size")}
+    listed = chosen(find(args.source, column=args.column, skip=folder.url), args.limit, args.sample, args.seed)
+    shards = job.start(folder, scorer.deployment, listed, options, job.Share(args.shard, args.shard_of))
+    with tqdm(unit="photo", disable=None, initial=job.status(folder).counts.total()) as progress:
+
+        def tick(photos: int) -> None:
+            progress.total = shards.totals.photos if shards.totals else None
+            progress.update(photos)
+
+        if args.ray:
+            failed = cluster.run(args.ray, args.workers, folder, scorer, shards, tick)
+        else:
+            failed = job.run_here(folder, scorer, shards, tick)
+    counts = job.finish(folder)
+    if failed:
+        log.error("shards %s failed; the same command tries them again", ", ".join(map(str, failed)))
+    return counts + Counter(error=len(failed))
+
+
+def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.batch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", nargs="+", metavar="SOURCE")
-    add("--out", type=Path, help=f"the results: a file {', '.join(ENDINGS)}")
-    add("--resume", action="store_true", help="keep the rows that a CSV holds and add the missing ones")
+    add("source", nargs="*", metavar="SOURCE")
+    add("--out", help=f"a file {', '.join(ENDINGS)}, or the folder or prefix of a job")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep the rows that a CSV holds and add the missing ones; a job always does",
+    )
     add("--column", help="the column of a list that has the paths or URLs")
     add("--sample", type=_positive, metavar="N", help="score N photos, drawn at random")
     add("--seed", type=int, default=0, help="of --sample")
     add("--limit", type=_positive, metavar="N", help="score the first N photos")
     add("--workers", type=_positive, metavar="N", help="cores to use, by default all")
+    add("--shard-size", type=_positive, default=10_000, metavar="N", help="photos in a part of a job")
+    add("--shard-of", type=_positive, default=1, metavar="N", help="runs that share a job; this is number --shard")
+    add("--shard", type=int, default=0, metavar="I", help="0 to N - 1; run 0 lists the sources")
+    add("--ray", nargs="?", const=cluster.EMBEDDED, metavar="ADDRESS", help="score on a Ray cluster, or one of its own")
+    add("--status", action="store_true", help="tell how far the job in --out is")
     args = parser.parse_args(arguments)
+    args.job = args.out is not None and not args.out.endswith(ENDINGS)
+    if args.status != (not args.source):
+        parser.error("name a SOURCE, or --status alone with --out")
+    if args.status and not args.job:
+        parser.error("--status tells of a job: name its folder as --out")
+    if not args.job and args.out and args.out.startswith(URLS):
+        parser.error(f"--out {args.out}: a single file is written to a disk; name a prefix for a job")
+    if args.ray and not args.job:
+        parser.error("--ray scores a job: name a folder or prefix as --out")
+    if args.resume and not args.job and not (args.out or "").endswith(".csv"):
+        parser.error("--resume goes on with a CSV or a job")
+    if not 0 <= args.shard < args.shard_of or (args.shard_of > 1 and not args.job):
+        parser.error("--shard must be from 0 to --shard-of - 1, and --out a job's folder")
+    return parser, args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; model, threshold and limits come from the environment, as for the service."""
+    parser, args = parse(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s")
     for warning in near_misses(os.environ):
         log.warning(warning)
-    out: Path | None = args.out
-    if out and out.suffix not in ENDINGS:
-        parser.error(f"--out {out} must end in {', '.join(ENDINGS)}")
-    if args.resume and (not out or out.suffix != ".csv"):
-        parser.error("--resume goes on with a CSV")
     try:
-        counts = run(load(workers=args.workers), args)
+        if args.status:
+            print(job.status(Folder(args.out)).words())
+            return 0
+        counts = (run_job if args.job else run)(load(workers=args.workers), args)
     except (UserError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        left = f"; --resume goes on with what {out} holds" if out and out.suffix == ".csv" else ""
-        print(f"stopped{left}", file=sys.stderr)
+        ways = "; the same command goes on" if args.job else f"; --resume goes on with what {args.out} holds"
+        print(f"stopped{ways if args.job or (args.out or '').endswith('.csv') else ''}", file=sys.stderr)
         return 130
-    summary = ", ".join(f"{number} {label}" for label, number in sorted(counts.items()))
-    if out:
-        print(f"{counts.total()} photos: {summary or 'none found'}; written to {out}", file=sys.stderr)
+    if args.out:
+        print(f"{counts.total():,} photos: {job.describe(counts)}; written to {args.out}", file=sys.stderr)
     return 1 if counts["error"] else 0
 
 

@@ -88,12 +88,12 @@ def reading(*, listed: bool = False) -> Iterator[None]:
         raise ReadError("forbidden" if denied else UNAVAILABLE, _line(error)) from None
 
 
-def open_file(location: str) -> BinaryIO:
-    """A file or object to seek in. Raises ReadError."""
+def open_file(location: str, ahead: int = 2**20) -> BinaryIO:
+    """A file or object to seek in; of an object `ahead` bytes are read at once. Raises ReadError."""
     with reading():
         if not location.startswith(STORES):
             return open(location, "rb")
-        return io.BufferedReader(_Object(extra("obstore").open_reader(*split(location))))
+        return io.BufferedReader(_Object(extra("obstore").open_reader(*split(location), buffer_size=ahead)))
 
 
 class _Object(io.RawIOBase):

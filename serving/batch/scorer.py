@@ -52,7 +52,7 @@ class Scorer:
         workers: int | None = None,
         auditor: Auditor | None = None,
     ) -> None:
-        self.deployment, self._settings, self._read, self._auditor = deployment, settings, read, auditor
+        self.deployment, self.settings, self._read, self._auditor = deployment, settings, read, auditor
         self.batch = settings.max_batch or max(deployment.max_batch, BATCH_CPU)  # photos in one model call
         self._threads, calls = deployment.concurrency(workers or usable_cores())
         self._calls = threading.Semaphore(calls)
@@ -108,6 +108,6 @@ class Scorer:
     def _pixels(self, file: bytes) -> NDArray[np.uint8] | str:
         """A photo's pixels, or what keeps it from being used, in one line so that a torn row shows."""
         try:
-            return self.deployment.pixels(file, self._settings)
+            return self.deployment.pixels(file, self.settings)
         except PhotoError as error:
             return f"unreadable: {' '.join(str(error).split())}"

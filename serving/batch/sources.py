@@ -31,8 +31,8 @@ class SourceError(UserError):
     """A source that names nothing, or a list that cannot be read."""
 
 
-def photos(sources: Sequence[str], *, column: str | None = None, skip: Iterable[Path] = ()) -> Iterator[Photo]:
-    """Every photo of the sources, listed as it is asked for; `skip` are our own outputs, which may lie in a folder.
+def find(sources: Sequence[str], *, column: str | None = None, skip: str | None = None) -> Iterator[Photo]:
+    """Every photo of the sources, listed as it is asked for; `skip` is our own output, which may lie among them.
 
     A photo is named as its source spells it; those of one folder alone, relative to the folder. Raises SourceError.
     """
@@ -40,7 +40,7 @@ def photos(sources: Sequence[str], *, column: str | None = None, skip: Iterable[
         if source.startswith("file://"):
             source = unquote(urlsplit(source).path)
         if source.startswith(STORES) or not source.startswith(URLS):
-            yield from _source(source, column, [os.path.realpath(path) for path in skip], alone=len(sources) == 1)
+            yield from _source(source, column, skip or "", alone=len(sources) == 1)
         else:
             yield Photo(source, source)
 
@@ -61,7 +61,7 @@ def chosen(listed: Iterable[Photo], limit: int | None, number: int | None, seed:
     return islice(listed if number is None else sample(listed, number, seed), limit)
 
 
-def _source(source: str, column: str | None, skip: Sequence[str], *, alone: bool) -> Iterator[Photo]:
+def _source(source: str, column: str | None, skip: str, *, alone: bool) -> Iterator[Photo]:
     if not source.startswith(STORES) and os.path.isdir(source):
         yield from _folder(source, skip, alone=alone)
         return
@@ -70,7 +70,7 @@ def _source(source: str, column: str | None, skip: Sequence[str], *, alone: bool
             yield from (_entry(entry) for entry in entries(name, column))
         elif name.endswith(".tar"):
             yield from _tar(name)
-        elif os.path.realpath(name) not in skip:
+        elif not (skip and name.startswith(f"{skip}/")):
             yield Photo(name, name, size=size)
 
 
@@ -117,7 +117,7 @@ def _objects(url: str) -> Iterator[tuple[str, int | None]]:
         raise SourceError(f"{url} cannot be listed: {error.kind}: {error}") from None
 
 
-def _folder(folder: str, skip: Sequence[str], *, alone: bool) -> Iterator[Photo]:
+def _folder(folder: str, skip: str, *, alone: bool) -> Iterator[Photo]:
     """Every file below a folder, sorted by path; hidden ones are left out.
 
     A link that leads nowhere or to a folder, and a folder that cannot be listed, are among them: each gets a row that
@@ -125,14 +125,18 @@ def _folder(folder: str, skip: Sequence[str], *, alone: bool) -> Iterator[Photo]
     """
     found: list[str] = []
     refused: list[OSError] = []
+    output = os.path.realpath(skip)
+
+    def ours(path: str) -> bool:
+        return os.path.basename(path) == os.path.basename(output) and os.path.realpath(path) == output
+
     for parent, folders, names in os.walk(folder, onerror=refused.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not ours(os.path.join(parent, name))]
+        paths = [path for name in names if not name.startswith(".") and not ours(path := os.path.join(parent, name))]
         found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # no pipe or socket
         found += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
     found += [error.filename for error in refused]
-    ours = {os.path.relpath(path, os.path.realpath(folder)) for path in skip}
-    for path in sorted({Path(path).relative_to(folder).as_posix() for path in found} - ours):
+    for path in sorted({Path(path).relative_to(folder).as_posix() for path in found}):
         location = os.path.join(folder, path)
         yield Photo(path if alone else location, location)
 

@@ -1,0 +1,119 @@
+"""A job's shards on Ray: a task scores a shard, on a core or a GPU; the process that runs it keeps the model."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from serving.audit.auditor import start_auditor
+from serving.batch import job
+from serving.batch.folder import Folder
+from serving.batch.job import Tick
+from serving.batch.photos import Reader
+from serving.batch.scorer import Scorer
+from serving.engine import deployment
+from serving.settings import Settings
+from serving.verdict.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "here"  # instead of an address: a Ray of our own, on this machine
+IN_FLIGHT = 2  # tasks per place: the next shard waits where the last one ends
+DEATHS = 5  # of processes and nodes that a shard survives
+_OBJECT_STORE = 200 * 2**20  # bytes; only the model and counts go through it
+_ROOT = Path(__file__).parents[2]
+
+
+class Model(NamedTuple):
+    """Everything a node needs, so that it needs no file of ours."""
+
+    sha256: str
+    content: bytes
+    threshold: bytes | None
+    settings: Settings
+    workers: int
+
+
+_scorers: dict[str, Scorer] = {}  # of this process, by sha256
+
+
+def _scorer(model: Model) -> Scorer:
+    if model.sha256 not in _scorers:
+        with tempfile.TemporaryDirectory() as folder:
+            path, threshold = Path(folder) / "best.onnx", Path(folder) / "threshold.json"
+            path.write_bytes(model.content)
+            threshold.write_bytes(model.threshold or b"")
+            loaded = deployment.load(model.settings, path, threshold if model.threshold else None)
+        auditor = start_auditor(model.settings, patient=True)
+        _scorers[model.sha256] = Scorer(loaded, model.settings, Reader(model.settings), model.workers, auditor)
+    return _scorers[model.sha256]
+
+
+def _score(model: Model, url: str, shard: int) -> int:
+    """The task. Returns how many photos were scored."""
+    counted: list[int] = []
+    job.tried(Folder(url), _scorer(model), shard, counted.append)
+    return sum(counted)
+
+
+@contextmanager
+def _connected(address: str, workers: int | None) -> Iterator[Any]:
+    """Ray at an address, or one of our own. Raises UserError where it is not installed or not there."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        ray = importlib.import_module("ray")
+    except ModuleNotFoundError:
+        raise UserError(
+            "ray is not installed: pip install -r serving/requirements-ray.txt -c constraints.txt"
+        ) from None
+    options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
+    if address == EMBEDDED:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    else:
+        options |= {"address": address, "runtime_env": {"py_modules": [str(_ROOT / "serving")]}}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise UserError(f"--ray {address}: {error}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def run(
+    address: str, workers: int | None, folder: Folder, scorer: Scorer, shards: Iterable[int], tick: Tick
+) -> list[int]:
+    """Score shards on all nodes; Ray starts those of a dead process or node again. Returns those that failed."""
+    failed: list[int] = []
+    with _connected(address, workers) as ray:
+        gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+        each = max(1, cpus // gpus) if gpus else 1
+        task = ray.remote(num_cpus=each, num_gpus=1 if gpus else 0, max_retries=DEATHS)(_score)
+        settings, predictor = scorer.settings, scorer.deployment.predictor
+        threshold = settings.threshold_path.read_bytes() if settings.threshold_path else None
+        model = ray.put(Model(predictor.sha256, settings.model_path.read_bytes(), threshold, settings, each))
+        running: dict[Any, int] = {}
+
+        def collect(most: int) -> None:
+            while len(running) > most:
+                for future in ray.wait(list(running))[0]:
+                    shard = running.pop(future)
+                    try:
+                        tick(ray.get(future))
+                    except ray.exceptions.RayError as error:
+                        log.error("shard %d failed: %s", shard, getattr(error, "cause", None) or error)
+                        failed.append(shard)
+
+        for shard in shards:
+            collect(IN_FLIGHT * max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))) - 1)
+            running[task.remote(model, folder.url, shard)] = shard
+        collect(0)
+    return failed

@@ -1,0 +1,171 @@
+"""Jobs: shards written once, whatever ends a run and however many run at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from serving.batch import __main__ as batch
+from serving.batch import job, manifest
+from serving.batch.folder import Folder, FolderError
+from serving.batch.photos import Photo, Reader, ReadError
+from tests.support.jobs import assert_each_once, score
+from tests.support.live import photo
+from tests.support.onnx_models import write_pair
+
+PHOTOS = 30
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MODEL_PATH", str(write_pair(tmp_path / "artifacts", t_clean=0.75).model))
+    monkeypatch.setattr(job, "PAUSE", 0.01)
+    monkeypatch.setattr(job, "WAIT", 0.01)
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(PHOTOS):
+        (source / f"{number:02}.jpg").write_bytes(photo(number * 8))
+    return source
+
+
+@pytest.fixture
+def out(source: Path, tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+class Killed(BaseException):
+    """Ends a run wherever it is."""
+
+
+@pytest.mark.parametrize("writes", range(11))
+def test_a_killed_job_goes_on(source: Path, out: Path, writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It dies before its n-th file: the claim, four segments, the totals of the listing, four parts, the success."""
+    real, left, lock = Folder.write, [writes], threading.Lock()
+
+    def write(self: Folder, name: str, content: bytes) -> bool:
+        with lock:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+        return real(self, name, content)
+
+    with monkeypatch.context() as context:
+        context.setattr(Folder, "write", write)
+        context.setattr(threading, "excepthook", lambda _: None)
+        with pytest.raises(Killed):
+            score(source, out, "--shard-size", "8")
+    assert not (out / job.SUCCESS).exists()
+    assert score(source, out, "--shard-size", "8") == 0
+    assert_each_once(out, source)
+    assert json.loads((out / job.SUCCESS).read_bytes())["photos"] == PHOTOS
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_runs_at_once_share_the_work(source: Path, out: Path) -> None:
+    """The same command twice, and a run for each of three shares."""
+    options = [["--shard-of", "3", "--shard", str(index)] for index in (2, 1, 0)] * 2
+    codes: list[int] = []
+    runs = [
+        threading.Thread(target=lambda o=o: codes.append(score(source, out, "--shard-size", "4", *o))) for o in options
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert codes == [0] * len(options)
+    assert_each_once(out, source)
+    assert (out / job.SUCCESS).exists()
+
+
+@pytest.mark.parametrize(
+    "setting, options, named",
+    [
+        ({"THRESH": "0.6"}, [], "decision"),
+        ({}, ["--limit", "5"], "limit"),
+        ({}, ["--shard-size", "9"], "shard_size"),
+        ({"MODEL_PATH": "other/best.onnx"}, [], "model"),
+    ],
+)
+def test_another_job_is_refused(
+    source: Path, out: Path, tmp_path: Path, setting: dict[str, str], options: list[str], named: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert score(source, out) == 0
+    write_pair(tmp_path / "other", work=1, t_clean=0.75)
+    monkeypatch.chdir(tmp_path)
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    assert score(source, out, *options) == 2
+    assert f"{named} was" in capsys.readouterr().err
+
+
+def test_a_source_that_changed_while_it_was_listed_is_refused(
+    source: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(source, out, "--shard-size", "8") == 0
+    (out / manifest.TOTALS).unlink()  # as if the listing had not ended
+    (source / "00.jpg").unlink()
+    assert score(source, out, "--shard-size", "8") == 2
+    assert "changed" in capsys.readouterr().err
+
+
+def test_a_shard_that_fails_thrice_is_reported_and_the_rest_finished(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = Reader.__call__, []
+
+    def busy(self: Reader, photo: Photo) -> bytes:
+        if photo.path == "09.jpg":
+            asked.append(photo)
+            raise ReadError("unavailable", "503 SlowDown")
+        return real(self, photo)
+
+    with monkeypatch.context() as context:
+        context.setattr(Reader, "__call__", busy)
+        assert score(source, out, "--shard-size", "8") == 1
+    assert len(asked) == job.TRIES and len(list(out.glob("part-*"))) == 3 and not (out / job.SUCCESS).exists()
+    assert score(source, out, "--shard-size", "8") == 0
+    assert_each_once(out, source)
+
+
+def test_a_folder_that_cannot_be_written_is_named(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out.write_text("a file")
+    assert score(source, out) == 2 and str(out) in capsys.readouterr().err
+    with pytest.raises(FolderError):
+        Folder(str(out)).files()
+
+
+def test_errors_are_rows_and_the_job_itself_is_no_photo(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source / "notes.txt").write_text("no photo")
+    (source / "gone.jpg").symlink_to("nowhere")
+    out = source / "out"
+    for _ in range(2):
+        assert score(source, out, "--shard-size", "8") == 1
+    rows = [row for path in sorted(out.glob("part-*")) for row in pq.read_table(path).to_pylist()]
+    assert {row["path"]: row["error"].partition(":")[0] for row in rows if row["error"]} == {
+        "notes.txt": "unreadable",
+        "gone.jpg": "missing",
+    }
+    assert len(rows) == PHOTOS + 2 and [row["id"] for row in rows] == list(range(PHOTOS + 2))
+    capsys.readouterr()
+    assert batch.main(["--status", "--out", str(out)]) == 0
+    assert f"{PHOTOS + 2} of {PHOTOS + 2} photos" in capsys.readouterr().out
+
+
+def test_names_that_are_not_utf8_are_read_again(source: Path, out: Path) -> None:
+    (source / "00.jpg").rename(source / os.fsdecode(b"latin-\xe9.jpg"))
+    assert score(source, out) == 0
+    assert "latin-\\xe9.jpg" in pq.read_table(out / job.part(0))["path"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--status"], ["--status", "--out", "x.csv"], ["x", "--out", "x", "--shard", "1"]]
+)
+def test_options_that_cannot_be_met_are_refused(source: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        batch.main(arguments)
