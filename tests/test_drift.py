@@ -1,0 +1,155 @@
+"""Drift without labels: the share of dirty cars, its effect, and what no such share explains."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright import sync_api
+
+from stages.common.base.errors import StageError
+from stages.common.base.files import write_json
+from tests.support.live import photo, running
+from tests.support.onnx_models import write_pair
+from tests.support.populations import normal
+from tools.drift import shift
+from tools.drift.__main__ import Certificate, main
+from tools.drift.shift import Scores
+
+PEOPLE, T = normal(3), 0.754
+HEADER = ("path", "label", "p_clean", "threshold", "error")
+
+
+def draw(rng: np.random.Generator, clean: int, dirty: int, lighter: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    return PEOPLE.show(PEOPLE.clean.ppf(rng.random(clean))), PEOPLE.show(PEOPLE.dirty.ppf(rng.random(dirty)) + lighter)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_the_share_is_found_and_explains_the_scores(share: float) -> None:
+    rng, off, doubted, inside = np.random.default_rng(0), [], [], []
+    for _ in range(40):
+        known = draw(rng, 920, 260)
+        edges = shift.quantiles(np.concatenate(known))
+        now = np.concatenate(draw(rng, round(1000 * (1 - share)), round(1000 * share)))
+        clean, dirty, here = (Scores.from_photos(p, edges, T) for p in (*known, now))
+        off.append(abs(float(shift.closed_form(clean.clean_rate, dirty.clean_rate, here.clean_rate)) - share))
+        assert abs(shift.em(clean, dirty, here) - share) < 0.08
+        low, high = shift.interval(clean, dirty, here, rng)
+        inside.append(low <= share <= high)
+        doubted.append(shift.explained(clean, dirty, here, rng)[1] <= 0.05)
+    assert np.median(off) < 0.02 and np.mean(inside) > 0.85 and np.mean(doubted) < 0.15
+
+
+def test_other_dirt_is_told_from_another_share() -> None:
+    rng, doubted = np.random.default_rng(0), []
+    for _ in range(30):
+        known = draw(rng, 920, 260)
+        edges = shift.quantiles(np.concatenate(known))
+        now = np.concatenate(draw(rng, 800, 200, lighter=1.75))
+        doubted.append(shift.explained(*(Scores.from_photos(p, edges, T) for p in (*known, now)), rng)[1] <= 0.05)
+    assert np.mean(doubted) >= 0.9
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the pipeline left, for the threshold T."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    for split in ("val", "test"):
+        clean, dirty = draw(rng, 460, 130)
+        rows = [(f"{split}/clean/{i}", "clean", 0, p) for i, p in enumerate(clean)]
+        rows += [(f"{split}/dirty/{i}", "dirty", 0, p) for i, p in enumerate(dirty)]
+        path = Path(f"artifacts/predictions/{split}.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("path", "label", "logit", "p_clean"), *rows])
+    row = {"dirty_share": 0.2, "precision": 0.97, "precision_low": 0.96}
+    promise = {"clean": {"target_precision": 0.95}}
+    write_json(Path("reports/threshold.json"), {"T_clean": T, "promise": promise, "at_dirty_shares": [row]})
+    return tmp_path
+
+
+def predictions(name: str, clean: int, dirty: int, lighter: float = 0.0, threshold: float = T) -> str:
+    p = np.concatenate(draw(np.random.default_rng(2), clean, dirty, lighter))
+    labels = np.where(p >= T, "clean", "dirty")
+    rows = [(f"{'ab'[i % 2]}/<{i}>.jpg", labels[i], f"{x:.6f}", threshold, "") for i, x in enumerate(p)]
+    with Path(name).open("w", newline="") as file:
+        csv.writer(file).writerows([HEADER, *rows, *[("a/x", "", "", "", "unreadable: no photo")] * 10])
+        file.write("a/torn,cle")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("clean", "dirty", "lighter", "alarm"),
+    [(900, 100, 0.0, None), (500, 500, 0.0, "more than the certificate covers"), (700, 300, 2.0, "have changed")],
+)
+def test_alarms(folder: Path, clean: int, dirty: int, lighter: float, alarm: str | None) -> None:
+    name, code = predictions("now.csv", clean, dirty, lighter), None
+    try:
+        main([name, "--source", "^(a|b)/"])
+    except SystemExit as exit:
+        code = exit.code
+    report = json.loads(Path("reports/drift.json").read_text())
+    assert code == (3 if alarm else None)
+    assert bool(report["alarms"]) == bool(alarm) and (not alarm or alarm in report["alarms"][0])
+    assert report["now"]["refused"] == {"unreadable": pytest.approx(10 / (clean + dirty + 10), abs=1e-6)}
+    assert set(report["sources"]) == {"a", "b"} and len(report["over_time"]) == 12
+    if not lighter:
+        assert report["now"]["dirty_share"] == pytest.approx(dirty / (clean + dirty), abs=0.04)
+
+
+def test_the_table_of_the_certificate(folder: Path) -> None:
+    certificate = Certificate.read()
+    assert certificate.covers == pytest.approx(0.2402, abs=1e-3)  # odds of 0.25 scaled by (1/0.95 - 1) / (1/0.96 - 1)
+
+
+def test_parquet_says_the_same(folder: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.csv")
+    main([predictions("now.csv", 900, 100)])
+    first = json.loads(Path("reports/drift.json").read_text())
+    text = Path("now.csv").read_text()
+    Path("now.csv").write_text(text[: text.rfind("\n") + 1])
+    from pyarrow.parquet import write_table
+
+    write_table(parquet.read_csv("now.csv"), "now.parquet")
+    main(["now.parquet", "--out", "other.json"])
+    second = json.loads(Path("other.json").read_text())
+    assert {**first, "predictions": ""} == {**second, "predictions": ""}
+
+
+def test_a_live_service_and_its_page(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: sync_api.Browser
+) -> None:
+    log = tmp_path_factory.mktemp("log")
+    with running(write_pair(log / "pair", t_clean=T), log, STATUS_TOKEN="correct-horse") as live:
+        for grey in [250] * 60 + [20] * 20:
+            live.send(photo(grey))
+        live.send(b"no photo")
+        with pytest.raises(StageError, match="metrics"):
+            main([live.url])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STATUS_TOKEN", "correct-horse")
+            with pytest.raises(SystemExit):  # nothing like these scores is in val and test
+                main([live.url + "/metrics"])
+    report = json.loads(Path("reports/drift.json").read_text())
+    assert report["now"]["verdicts"] == 80 and report["now"]["clean_rate"] == 0.75
+    assert report["now"]["refused"] == {"refused": pytest.approx(1 / 81, abs=1e-6)}
+    page, faults = browser.new_page(viewport={"width": 360, "height": 740}), []
+    page.on("console", lambda message: faults.append(message.text))
+    page.goto((folder / "reports/drift.html").as_uri())
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth") and not faults
+    page.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "path,label\na,clean\n", ",".join(HEADER) + "\n", f"{','.join(HEADER)}\na,clean,high,0.754,\n"]
+)
+def test_files_that_are_no_predictions(folder: Path, text: str) -> None:
+    Path("now.csv").write_text(text)
+    with pytest.raises(StageError, match=r"now\.csv"):
+        main(["now.csv"])
+    with pytest.raises(StageError, match="two models"):
+        main([predictions("now.csv", 90, 10, threshold=0.7)])

@@ -1,0 +1,186 @@
+"""`python -m tools.drift predictions.csv|.parquet|METRICS_URL`: what has changed since the certificate, without labels.
+
+Estimates the share of dirty cars now and what it does to the precision of clean by the certificate's own table, and
+tests whether that share alone explains the scores. Writes reports/drift.json, for alarms, and reports/drift.html. Exit
+code 0: no alarm, 3: an alarm, 1: it could not be done, the message says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from serving.photo.errors import PhotoError
+from stages.common.base.errors import StageError, run_stage
+from stages.common.base.files import json_bytes, read_json, write_atomically
+from stages.common.base.paths import PREDICTIONS, REPORTS
+from stages.common.bounds import Floats, precision_at_share
+from stages.split_check.groups import id_of
+from stages.split_check.scan import photo_stats
+from stages.threshold.__main__ import read_predictions
+from tools.drift import shift
+from tools.drift.page import render
+from tools.drift.predictions import Prediction, read_file, read_metrics, refused
+from tools.drift.shift import Scores
+
+BLOCKS, FEWEST = 12, 50  # of the rows, where no time is given; photos that an estimate needs
+LOOKED_AT = 40  # photos of each block whose quality is measured
+SURE = 0.01  # p-value of an alarm, divided among the sources
+QUALITY = ("brightness", "contrast", "sharpness")
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was certified: dirty photos called clean for each clean one, at equal shares; and its upper bound."""
+
+    t_clean: float
+    target: float
+    ratio: float
+    ratio_high: float
+
+    @classmethod
+    def read(cls) -> Certificate:
+        """From reports/threshold.json. Raises StageError."""
+        content = read_json(REPORTS / "threshold.json")
+        try:
+            row = max(content["at_dirty_shares"], key=lambda row: row["dirty_share"])  # the least rounded
+            odds = row["dirty_share"] / (1 - row["dirty_share"])
+            ratio, high = ((1 / row[name] - 1) / odds for name in ("precision", "precision_low"))
+            return cls(content["T_clean"], content["promise"]["clean"]["target_precision"], ratio, high)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise StageError(f"{REPORTS}/threshold.json has no table of dirty shares: {error!r}; dvc repro") from error
+
+    @property
+    def covers(self) -> float:
+        """The largest share of dirty cars at which the target is certified."""
+        odds = (1 / self.target - 1) / self.ratio_high if self.ratio_high else math.inf
+        return odds / (1 + odds) if math.isfinite(odds) else 1.0
+
+
+class Drift:
+    """The reference, which is val and test together, and what present photos look like beside it."""
+
+    def __init__(self, certificate: Certificate, edges: Floats | None = None) -> None:
+        """`edges` of the bins, where present scores come in bins. Raises StageError for no predictions."""
+        known = [read_predictions(PREDICTIONS / f"{split}.csv") for split in ("val", "test")]
+        is_clean, p = (np.concatenate([getattr(one, name) for one in known]) for name in ("is_clean", "p_clean"))
+        self.certificate = certificate
+        self.edges = shift.quantiles(p) if edges is None else edges
+        self.clean, self.dirty = self.scores(p[is_clean]), self.scores(p[~is_clean])
+        if not self.clean.clean_rate > self.dirty.clean_rate:
+            raise StageError("on val and test the model calls no more clean cars clean than dirty ones: no estimate")
+
+    def scores(self, p_clean: ArrayLike) -> Scores:
+        """Scores in the bins of the reference."""
+        return Scores.from_photos(p_clean, self.edges, self.certificate.t_clean)
+
+    def rows(self, rows: Sequence[Prediction]) -> Report:
+        """What some rows of a file say."""
+        now = self.scores([row.p_clean for row in rows if row.p_clean is not None])
+        return {"photos": len(rows), "refused": refused(rows), **self.now(now)}
+
+    def now(self, now: Scores) -> Report:
+        """Share of dirty cars, precision of clean, and whether the share alone explains the scores."""
+        if now.photos < FEWEST:
+            return {"verdicts": int(now.photos), "note": f"fewer than {FEWEST} verdicts tell too little"}
+        rng = np.random.default_rng(0)
+        share = float(shift.closed_form(self.clean.clean_rate, self.dirty.clean_rate, now.clean_rate))
+        low, high = shift.interval(self.clean, self.dirty, now, rng)
+        distance, p_value = shift.explained(self.clean, self.dirty, now, rng)
+        ratios = (self.certificate.ratio, self.certificate.ratio_high)
+        precision, certified = precision_at_share(ratios, min(share, 1 - 1e-9)).tolist()
+        return {
+            "verdicts": int(now.photos), "clean_rate": now.clean_rate,
+            "dirty_share": share, "dirty_share_low": low, "dirty_share_high": high,
+            "dirty_share_em": shift.em(self.clean, self.dirty, now),
+            "precision_clean": precision, "precision_clean_certified": certified,
+            "distance": distance, "p_value": p_value,
+        }  # fmt: skip
+
+
+def split_by(rows: Sequence[Prediction], regex: str | None) -> dict[str, list[Prediction]]:
+    """Rows by what a regular expression captures of their paths, sorted; without one, blocks in the order of the file,
+    by the number of their first row."""
+    if regex is None:
+        blocks = max(1, min(BLOCKS, len(rows) // FEWEST))
+        return {str(part[0]): [rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), blocks)}
+    found: dict[str, list[Prediction]] = {}
+    for row in rows:
+        found.setdefault(id_of(row.path, regex) or "other", []).append(row)
+    return dict(sorted(found.items()))
+
+
+def quality(rows: Sequence[Prediction], folder: Path) -> dict[str, float]:
+    """Median brightness, contrast and sharpness of some of the photos, 0..1; nothing where none can be read."""
+    found = []
+    for row in rows[:: max(1, len(rows) // LOOKED_AT)]:
+        try:
+            found.append(photo_stats((folder / row.path).read_bytes()))
+        except (OSError, PhotoError):
+            continue  # its row says so, or it is not here any more
+    return {name: float(np.median([getattr(one, name) for one in found])) for name in QUALITY} if found else {}
+
+
+def alarms(report: Report, target: float) -> list[str]:
+    """What should wake somebody."""
+    found = []
+    parts = [("all photos", report["now"], SURE)]
+    parts += [(name, one, SURE / len(report["sources"])) for name, one in report["sources"].items()]
+    for name, one, sure in parts:
+        if one.get("p_value", 1) <= sure:
+            found.append(f"{name}: other scores than any share of dirty cars explains; dirt or photos have changed")
+        elif one.get("precision_clean_certified", 1) < target:
+            found.append(f"{name}: {one['dirty_share']:.0%} of the cars are dirty, more than the certificate covers")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.drift", description=__doc__)
+    parser.add_argument("predictions", help="a CSV or Parquet file of serving.batch, or the URL of a service")
+    parser.add_argument("--source", metavar="REGEX", help="captures the camera, yard or customer from a path")
+    parser.add_argument("--time", metavar="REGEX", help="captures what sorts by time from a path; else in file order")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="where the paths begin: quality over time")
+    parser.add_argument("--out", type=Path, default=REPORTS / "drift.json", help="and a page .html beside it")
+    args = parser.parse_args(arguments)
+    certificate = Certificate.read()
+    report: Report = {"predictions": args.predictions, "target": certificate.target, "covers": certificate.covers}
+    report |= {"over_time": {}, "sources": {}}
+    if args.predictions.startswith(("http://", "https://")):
+        now, edges, threshold, rates = read_metrics(args.predictions)
+        drift = Drift(certificate, edges)
+        report["now"] = {"photos": int(now.photos), "refused": rates, **drift.now(now)}
+    else:
+        rows, threshold = read_file(Path(args.predictions))
+        drift = Drift(certificate)
+        now = drift.scores([row.p_clean for row in rows if row.p_clean is not None])
+        report["now"] = drift.rows(rows)
+        for name, part in split_by(rows, args.time).items():
+            report["over_time"][name] = drift.rows(part) | (quality(part, args.photos) if args.photos else {})
+        if args.source:
+            report["sources"] = {name: drift.rows(part) for name, part in split_by(rows, args.source).items()}
+    if abs(threshold - certificate.t_clean) > 1e-6:
+        raise StageError(
+            f"{args.predictions} has T_clean {threshold:.6f}, {REPORTS}/threshold.json {certificate.t_clean:.6f}: they "
+            "are of two models; check out the commit of the model that is in service"
+        )
+    report["alarms"] = alarms(report, certificate.target)
+    page = render(report, drift.edges, drift.clean, drift.dirty, now)
+    write_atomically({args.out: json_bytes(report), args.out.with_suffix(".html"): page.encode()})
+    print(*(report["alarms"] or ["no alarm"]), f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")
+    if report["alarms"]:
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    run_stage("drift", main)

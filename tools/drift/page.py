@@ -1,0 +1,57 @@
+"""reports/drift.html: the curves, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from tools.drift.shift import Floats, Scores
+
+WIDTH, HEIGHT = 640, 220  # of a chart's plane, in units of its SVG
+LINES = {
+    "Verdicts": ("clean_rate", "dirty_share", "dirty_share_low", "dirty_share_high"),
+    "Photos": ("brightness", "contrast", "sharpness"),
+}
+TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+
+
+def line(x: Floats, y: Sequence[float] | Floats) -> str:
+    """Points of a polyline; both axes 0..1."""
+    return " ".join(f"{WIDTH * a:.1f},{HEIGHT * (1 - b):.1f}" for a, b in zip(x, y, strict=True))
+
+
+def log_odds(p: Any) -> Floats:
+    """Probabilities on an axis of log-odds, 0..1, cut at TICKS's ends."""
+    p = np.clip(p, TICKS[0], TICKS[-1])
+    return np.asarray((np.log(p / (1 - p)) / np.log(TICKS[-1] / TICKS[0]) + 1) / 2)
+
+
+def render(report: dict[str, Any], edges: Floats, clean: Scores, dirty: Scores, now: Scores) -> str:
+    """The page as HTML."""
+    share = report["now"].get("dirty_share", 0.0)
+    spread = {name: np.cumsum(one.bins)[:-1] / one.photos for name, one in (("clean", clean), ("dirty", dirty))}
+    spread["expected"] = share * spread["dirty"] + (1 - share) * spread["clean"]
+    if now.photos:
+        spread["now"] = np.cumsum(now.bins)[:-1] / now.photos
+    blocks = report["over_time"]
+    x = np.linspace(0, 1, len(blocks)) if len(blocks) > 1 else np.array([])
+    charts = {
+        title: {
+            name: line(x[[name in one for one in blocks.values()]], [b[name] for b in blocks.values() if name in b])
+            for name in names
+        }
+        for title, names in LINES.items()
+        if len(x) and any(name in one for one in blocks.values() for name in names)
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("page.html").render(
+        report=report, charts=charts, width=WIDTH, height=HEIGHT, ends=[*blocks][:: max(1, len(blocks) - 1)],
+        scores={name: line(log_odds(edges), y) for name, y in spread.items()},
+        ticks=[(tick, WIDTH * float(log_odds(tick))) for tick in TICKS],
+    )  # fmt: skip

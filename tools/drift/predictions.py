@@ -1,0 +1,84 @@
+"""What a service or a batch run said of many photos: from its CSV, Parquet file or Prometheus metrics."""
+
+from __future__ import annotations
+
+import csv
+import os
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.batch.photos import extra
+from serving.verdict.rule import CLEAN, UNCERTAIN
+from stages.common.base.errors import StageError
+from tools.drift.shift import Floats, Scores
+
+SECONDS = 30  # for an answer of /metrics
+OF_THE_PHOTO = ("400", "413", "415", "422")  # statuses
+
+
+class Prediction(NamedTuple):
+    """What was said of one photo; p_clean is None where `error` says why there is no verdict."""
+
+    path: str
+    label: str
+    p_clean: float | None
+    error: str
+
+
+def read_file(path: Path) -> tuple[list[Prediction], float]:
+    """The rows of a CSV or Parquet file of serving.batch, and their threshold. Raises StageError."""
+    rows: Sequence[Mapping[str, Any]]
+    try:
+        if path.suffix == ".parquet":
+            rows = extra("pyarrow.parquet").read_table(path).to_pylist()
+        else:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                rows = [row for row in csv.DictReader(file) if row["error"] is not None]  # the last may be cut short
+        found = [
+            Prediction(row["path"], row["label"] or "", float(p) if (p := row["p_clean"]) else None, row["error"] or "")
+            for row in rows
+        ]
+        thresholds = {round(float(row["threshold"]), 6) for row in rows if row["threshold"]}
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise StageError(f"{path} is no file of predictions by serving.batch: {error!r}") from error
+    if len(thresholds) != 1:
+        raise StageError(f"{path} needs verdicts of one threshold, and has {len(thresholds)}: {sorted(thresholds)[:5]}")
+    return found, thresholds.pop()
+
+
+def refused(rows: Sequence[Prediction]) -> dict[str, float]:
+    """The share of photos without a verdict by kind of error, and of uncertain ones."""
+    kinds = Counter(UNCERTAIN if row.label == UNCERTAIN else row.error.partition(":")[0] for row in rows)
+    return {kind: number / len(rows) for kind, number in sorted(kinds.items()) if kind}
+
+
+def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float]]:
+    """What a service has counted since it started: scores, the edges of their bins, threshold, refused shares.
+
+    STATUS_TOKEN of the environment is sent. Raises StageError.
+    """
+    address, token = url.removesuffix("/metrics").rstrip("/") + "/metrics", os.environ.get("STATUS_TOKEN")
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+            samples = [sample for family in families for sample in family.samples]
+        below = sorted((float(s.labels["le"]), s.value) for s in samples if s.name == "dirtycar_p_clean_bucket")
+        labels = Counter({s.labels["label"]: s.value for s in samples if s.name == "dirtycar_verdicts_total"})
+        answers = [s for s in samples if s.name == "dirtycar_requests_total" and "/predict/" in s.labels["path"]]
+        threshold = next(s.value for s in samples if s.name == "dirtycar_t_clean")
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise StageError(f"{address} gives no metrics of this service: {error!r}") from error
+    if not labels.total():
+        raise StageError(f"{address}: the service has given no verdict yet")
+    failed = sum(s.value for s in answers if s.labels["status"] in OF_THE_PHOTO)
+    bins = np.diff([count for _, count in below[:-1]], prepend=0)  # the last but one ends at 1: infinity adds none
+    rates = {"refused": failed / (failed + labels.total()), UNCERTAIN: labels[UNCERTAIN] / labels.total()}
+    edges = np.array([end for end, _ in below[:-2]])
+    return Scores(bins, labels[CLEAN]), edges, threshold, {kind: rate for kind, rate in rates.items() if rate}
