@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.batch import __main__ as batch
-from serving.batch import load, predict, predict_many, resume, scorer
+from serving.batch import load, predict, predict_many, resume, scorer, sheet
 from serving.batch.photos import Photo
 from serving.model import golden
 from serving.model.predictor import Predictor
@@ -325,3 +327,21 @@ def test_one_photo_is_told_in_words(pair: Pair, folder: Path, capsys: pytest.Cap
 def test_options_that_cannot_be_met_are_refused(pair: Pair, folder: Path, options: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         batch.main([str(folder), *options])
+
+
+def test_the_sheet_shows_the_worst_first_and_needs_nothing_else(
+    pair: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "<b>.jpg").write_text("no photo")
+    monkeypatch.setattr(sheet, "SHOWN", 4)
+    for out in tmp_path / "out.csv", tmp_path / "job":
+        assert score(folder, out, "--sheet", str(tmp_path / "page.html")) == 1
+        page = (tmp_path / "page.html").read_text()
+        shown = re.findall(r'figure class="(\w+)"', page)
+        assert Counter(shown) == {"error": 1, "dirty": 4, "uncertain": 4, "clean": 4} and shown[:2] == [
+            "error",
+            "dirty",
+        ]
+        scores = [float(text) for text in re.findall(r'title="p_clean">([\d.]+)', page)]
+        assert len(scores) == 12 and scores == sorted(scores) and page.count("data:image/jpeg") == 12
+        assert "&lt;b&gt;" in page and "<b>.jpg" not in page and not re.search(r'(src|href)="(?!data:)', page)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 from collections import Counter
 from contextlib import closing, nullcontext
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from serving.batch import Row, Scorer, cluster, job, load, resume
+from serving.batch import Row, Scorer, cluster, job, load, resume, sheet
 from serving.batch.folder import Folder
 from serving.batch.results import ENDINGS, writing
 from serving.batch.sources import URLS, chosen, find
@@ -27,6 +28,8 @@ from serving.near_misses import near_misses
 from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
+
+FILE_SHARD = 250  # photos in a part of a job that becomes a file: nobody waits long for the last of them
 
 
 def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
@@ -37,18 +40,23 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     if out and args.resume:
         done = resume.written(out, scorer.deployment.rule)
         resume.check_model(scorer, done, {photo.path: photo for photo in listed}, out)
-    known = {row.path for row in done}
+    known = {row.path: row for row in done}
     left = [photo for photo in listed if photo.path not in known]
     counts = Counter(row.label or "error" for row in done)
+    results = [(photo, known[photo.path]) for photo in listed if photo.path in known]
     with (
         writing(out, scorer.deployment, done) if out else nullcontext(lambda row: print(words(row, scorer))) as write,
         closing(scorer.rows(left, remote=any(photo.location.startswith(URLS) for photo in left))) as rows,
         tqdm(total=len(done) + len(left), initial=len(done), unit="photo", disable=None if out else True) as progress,
     ):
-        for row in rows:
+        for photo, row in zip(left, rows, strict=True):
             write(row)
             counts[row.label or "error"] += 1
             progress.update()
+            if args.sheet:
+                results.append((photo, row))
+    if args.sheet:
+        sheet.write(args.sheet, results, scorer)
     return counts
 
 
@@ -80,9 +88,24 @@ def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
         else:
             failed = job.run_here(folder, scorer, shards, tick)
     counts = job.finish(folder)
+    if args.sheet:
+        sheet.write(args.sheet, job.results(folder), scorer)
     if failed:
         log.error("shards %s failed; the same command tries them again", ", ".join(map(str, failed)))
     return counts + Counter(error=len(failed))
+
+
+def run_into_file(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
+    """Score the sources on Ray, as a hidden job that becomes a file when it is complete."""
+    out = Path(args.out)
+    hidden = out.with_name(f".{out.name}.job")
+    counts = run_job(scorer, argparse.Namespace(**vars(args) | {"out": str(hidden), "shard_size": FILE_SHARD}))
+    if (hidden / job.SUCCESS).exists():
+        with writing(out, scorer.deployment) as write:
+            for _, row in job.results(Folder(str(hidden))):
+                write(row)
+        shutil.rmtree(hidden)
+    return counts
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -98,6 +121,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
         action="store_true",
         help="keep the rows that a CSV holds and add the missing ones; a job always does",
     )
+    add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
     add("--column", help="the column of a list that has the paths or URLs")
     add("--sample", type=_positive, metavar="N", help="score N photos, drawn at random")
     add("--seed", type=int, default=0, help="of --sample")
@@ -116,8 +140,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
         parser.error("--status tells of a job: name its folder as --out")
     if not args.job and args.out and args.out.startswith(URLS):
         parser.error(f"--out {args.out}: a single file is written to a disk; name a prefix for a job")
-    if args.ray and not args.job:
-        parser.error("--ray scores a job: name a folder or prefix as --out")
+    if args.ray and not args.out:
+        parser.error("--ray needs --out")
     if args.resume and not args.job and not (args.out or "").endswith(".csv"):
         parser.error("--resume goes on with a CSV or a job")
     if not 0 <= args.shard < args.shard_of or (args.shard_of > 1 and not args.job):
@@ -135,7 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
         if args.status:
             print(job.status(Folder(args.out)).words())
             return 0
-        counts = (run_job if args.job else run)(load(workers=args.workers), args)
+        way = run_job if args.job else run_into_file if args.ray else run
+        counts = way(load(workers=args.workers), args)
     except (UserError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -99,6 +99,19 @@ def _part(rows: list[Row], ids: list[int], deployment: Deployment) -> bytes:
     return buffer.getvalue()
 
 
+def results(folder: Folder) -> Iterator[tuple[Photo, Row]]:
+    """The photos of a job with their rows, in order; shards without a part are left out."""
+    done = {found.name for found in folder.files()}
+    totals = manifest.totals(folder)
+    for shard in range(totals.shards if totals else 0):
+        if part(shard) in done:
+            photos = manifest.read_segment(folder, shard)[1]
+            content = io.BytesIO(folder.read(part(shard)) or b"")
+            rows = extra("pyarrow.parquet").read_table(content, columns=list(Row._fields[1:])).to_pylist()
+            for photo, row in zip(photos, rows, strict=True):
+                yield photo, Row(photo.path, row["label"] or "", row["p_clean"], row["threshold"], row["error"] or "")
+
+
 class Shards:
     """The shards of a job that are left to do, as they are listed, in random order: runs at once meet rarely."""
 

@@ -52,7 +52,7 @@ class Scorer:
         workers: int | None = None,
         auditor: Auditor | None = None,
     ) -> None:
-        self.deployment, self.settings, self._read, self._auditor = deployment, settings, read, auditor
+        self.deployment, self.settings, self.read, self._auditor = deployment, settings, read, auditor
         self.batch = settings.max_batch or max(deployment.max_batch, BATCH_CPU)  # photos in one model call
         self._threads, calls = deployment.concurrency(workers or usable_cores())
         self._calls = threading.Semaphore(calls)
@@ -78,7 +78,7 @@ class Scorer:
 
     def score(self, photos: Sequence[Photo], read: Read | None = None) -> list[Row]:
         """One model call for the photos that can be read; the rows of the others say what is wrong with them."""
-        files = [self._bytes(photo, read or self._read) for photo in photos]
+        files = [self._bytes(photo, read or self.read) for photo in photos]
         with self._cores:
             found = [file if isinstance(file, str) else self._pixels(file) for file in files]
             p_clean: list[float] = []

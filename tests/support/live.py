@@ -28,6 +28,13 @@ COMMAND = ["-m", "gunicorn", "-c", "serving/gunicorn.conf.py", "serving.app:crea
 OURS = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")  # a developer's own settings must not change a test
 
 
+def free_port() -> int:
+    """A port of this host that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @dataclass(frozen=True)
 class Live:
     """A running service."""
@@ -69,9 +76,7 @@ def running(
     **settings: str,
 ) -> Iterator[Live]:
     """A service that is ready; stopped at the end. Its log goes to `folder`, or to the descriptor `output`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = folder / f"service-{port}.log"
     env = environment(pair, PORT=str(port), **settings)
     with log.open("wb") as out:

@@ -6,14 +6,16 @@ import contextlib
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.support.live import wait_until
+import obstore
+from obstore.store import S3Store
+
+from tests.support.live import free_port, wait_until
 
 BUCKET = "photos"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secretsecret", "AWS_REGION": "us-east-1"}
@@ -28,7 +30,7 @@ def environment(port: int) -> dict[str, str]:
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[int]:
     """A server with one bucket. Gives its port."""
-    ports = [_free_port() for _ in range(10)]
+    ports = [free_port() for _ in range(10)]
     names = ["s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"]
     names += ["filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"]
     command = ["weed", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
@@ -85,17 +87,8 @@ class _Proxy(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _listed(port: int) -> bool:
     """Whether a signed listing of the bucket succeeds."""
-    import obstore
-    from obstore.store import S3Store
-
     options = {"bucket": BUCKET, "endpoint": f"http://127.0.0.1:{port}", "region": KEYS["AWS_REGION"]}
     secrets = {"access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
     retry = {"max_retries": 0}

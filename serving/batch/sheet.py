@@ -1,0 +1,82 @@
+"""A contact sheet: one HTML file with thumbnails, verdicts and p_clean, worst first; it needs no network."""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import io
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from PIL import ExifTags, Image
+
+from serving.batch.photos import Photo
+from serving.batch.scorer import Row, Scorer
+from serving.photo.decode import open_photo
+from serving.photo.errors import PhotoError
+from serving.verdict.errors import UserError
+from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN
+
+TEMPLATE = Path(__file__).with_name("sheet.html")
+KINDS = ("error", DIRTY, UNCERTAIN, CLEAN)
+SHOWN = 500  # photos of each kind: about 5 KB each
+SIDE, QUALITY = 200, 70  # pixels of the longer side, of JPEG
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class Card(NamedTuple):
+    """A photo on the sheet; the thumbnail is a JPEG in base64."""
+
+    row: Row
+    thumbnail: str | None
+
+
+def write(out: Path, results: Iterable[tuple[Photo, Row]], scorer: Scorer) -> None:
+    """Write the sheet of all results; the photos that are shown are read once more. Raises UserError."""
+    kinds: dict[str, list[tuple[float, int, Photo, Row]]] = {kind: [] for kind in KINDS}
+    counts: Counter[str] = Counter()
+    for number, (photo, row) in enumerate(results):
+        kind = row.label or "error"
+        counts[kind] += 1
+        add = heapq.heappush if len(kinds[kind]) < SHOWN else heapq.heappushpop
+        add(kinds[kind], (-(row.p_clean or 0), -number, photo, row))
+    shown = itertools.chain.from_iterable(sorted(kinds[kind], reverse=True) for kind in KINDS)
+    with ThreadPoolExecutor() as pool:
+        cards = list(pool.map(lambda place: Card(place[3], _thumbnail(place[2], scorer)), shown))
+    html = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text())
+    page = html.render(
+        cards=cards, counts=counts, kinds=[kind for kind in KINDS if counts[kind]], total=counts.total(),
+        model=scorer.deployment,
+    )  # fmt: skip
+    start = out.with_name(f".{out.name}.part")
+    try:
+        with start.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        start.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
+
+
+def _thumbnail(photo: Photo, scorer: Scorer) -> str | None:
+    """What the model saw of a photo, in the photo's own aspect; None where it cannot be read."""
+    try:
+        file = scorer.read(photo)
+        pixels = scorer.deployment.pixels(file, scorer.settings)
+        header = open_photo(file, max_pixels=scorer.settings.max_pixels)
+        turned = header.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    except (PhotoError, UserError):
+        return None
+    width, height = reversed(header.size) if turned else header.size
+    scale = SIDE / max(width, height)
+    small = Image.fromarray(pixels).resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=QUALITY)
+    return base64.b64encode(buffer.getvalue()).decode()
