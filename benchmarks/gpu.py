@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from stages.backbone.fit import without_head  # noqa: E402
 from stages.common.base.params import Data, load  # noqa: E402
 from stages.common.base.paths import BACKBONE  # noqa: E402
-from stages.common.base.photos import list_photos  # noqa: E402
+from stages.common.base.photos import Origin, list_photos  # noqa: E402
 from stages.common.model import Normalise, create  # noqa: E402
 from stages.common.scoring.loader import loader  # noqa: E402
 from stages.train.devices import choose_algorithms  # noqa: E402
@@ -115,7 +115,7 @@ def train_rates(params: Params, clock: Clock) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats()
     with process_group() as ranks:
         photos = Positioned(params.data, list_photos(Path(params.data.root), "train"), params.img_size)
-        batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
+        batches = Batches(photos.labels, [Origin(photo.name) for photo in photos.photos], params.train, 0, 1)
         loaded = loader(photos, batches, ranks.device, params.runtime.num_workers)
         trainer = Trainer(params, photos.labels, 100_000, ranks)
         fixed = next(iter(loaded))

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, Subset, WeightedRandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def score(model: torch.nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of clean and labels, float32 and int64 `[N]`."""
@@ -30,7 +32,7 @@ def score(model: torch.nn.Module, loader: DataLoader) -> tuple[torch.Tensor, tor
     scores, labels = [], []
     with torch.inference_mode():
         for images, targets in loader:
-            scores.append(model(images).diff(dim=1)[:, 0])
+            scores.append(model(images.to(DEVICE)).diff(dim=1)[:, 0].cpu())
             labels.append(targets)
     return torch.cat(scores), torch.cat(labels)
 
@@ -45,6 +47,7 @@ def main() -> None:
     torch.manual_seed(int(seed))
     model = timm.create_model(name, num_classes=2)
     model.load_state_dict(load_file(backbone), strict=False)
+    model.to(DEVICE)
     config = model.pretrained_cfg
     fixed = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
     square = transforms.Resize((int(size), int(size)))
@@ -72,7 +75,7 @@ def main() -> None:
     for _ in range(int(epochs)):
         model.train()
         for images, labels in loader:
-            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            loss = torch.nn.functional.cross_entropy(model(images.to(DEVICE)), labels.to(DEVICE))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,6 +1,6 @@
 """The pipeline on a folder of real photos, across their sources, beside a plain recipe and beside other parameters.
 
-    python -m benchmarks.real_photos FOLDER --runs runs.jsonl [--seeds 3] [--size 224] [--epochs 4]
+    python -m benchmarks.real_photos FOLDER --runs runs.jsonl [--seeds 0 1 2] [--size 224] [--epochs 4]
         [--source-regex '([a-d])__'] [--group-regex '__g([0-9]+)__'] [--try NAME KEY=VALUE…]…
 
 FOLDER holds clean/ and dirty/; the regular expressions capture a photo's source and its car. Two protocols:
@@ -109,11 +109,8 @@ def lay_out(fold: Fold, source: Path, target: Path) -> None:
 
 def command(folder: Path, *arguments: str) -> str:
     """What a program of the project prints, run in a folder; it must succeed."""
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-        "DIRTYCAR_SCRATCH": str(folder.parent / "scratch"),
-    }
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    env = os.environ | {"PYTHONPATH": path, "DIRTYCAR_SCRATCH": str(folder.parent / "scratch")}
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
@@ -230,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=Path, required=True, help="where each run is kept, a line of JSON each")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--source-regex", default="([a-d])__")
@@ -243,7 +240,7 @@ def main() -> None:
     regexes = {"split_check.source_regex": args.source_regex, "split_check.group_regex": args.group_regex}
     base = {"img_size": args.size, "train.epochs": args.epochs, **LENIENT, **regexes}
     with tempfile.TemporaryDirectory() as scratch:
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             for fold in folds(args.folder, args.source_regex, args.group_regex):
                 todo = [one for one in args.tries if (one[0], fold.name, seed) not in done]
                 if not todo or not fold.name.startswith(args.protocol):

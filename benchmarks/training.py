@@ -42,7 +42,7 @@ from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 
 from serving.photo.cores import usable_cores  # noqa: E402
 from stages.common.base.params import load  # noqa: E402
-from stages.common.base.photos import CLEAN, Photo, list_photos  # noqa: E402
+from stages.common.base.photos import CLEAN, Origin, Photo, list_photos  # noqa: E402
 from stages.common.model import Checkpoint, Normalise  # noqa: E402
 from stages.common.pixels.photo_set import PhotoSet  # noqa: E402
 from stages.common.scoring.loader import loader  # noqa: E402
@@ -146,7 +146,7 @@ def limits() -> dict[str, float]:
         fit, _ = held_out(params, params.train.seed)
         photos = Positioned(params.data, fit, params.img_size)
         decoding = time.perf_counter() - start
-        batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
+        batches = Batches(photos.labels, [Origin(photo.name) for photo in photos.photos], params.train, 0, 1)
         loaded = loader(photos, batches, ranks.device, params.runtime.num_workers)
         trainer, ready = (kind(params, photos.labels, 10_000, ranks) for kind in (Trainer, Ready))
         fixed = next(iter(loaded))
@@ -193,7 +193,7 @@ def undo(choice: str) -> float:
     with distributed.process_group() as ranks:
         fit, _ = held_out(params, params.train.seed)
         photos = Positioned(params.data, fit, params.img_size)
-        batches = list(Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1))[
+        batches = list(Batches(photos.labels, [Origin(photo.name) for photo in photos.photos], params.train, 0, 1))[
             :UNDO_BATCHES
         ]
         trainer = Trainer(params, photos.labels, 10_000, ranks)

@@ -11,14 +11,14 @@ import pytest
 
 from stages.common.base.errors import StageError
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, DIRTY, Photo
+from stages.common.base.photos import CLEAN, DIRTY, Origin, Photo
 from stages.train.params import Params, TrainParams
 from stages.train.sampling import Batches, chances, epoch_order, hold_out
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
 LABELS = np.array([CLEAN] * 90 + [DIRTY] * 10)
 PHOTOS = [Photo(f"train/{i:03}.jpg", int(label)) for i, label in enumerate(LABELS)]
-GROUPS = [photo.name for photo in PHOTOS]  # a car in every photo
+ORIGINS = [Origin(photo.name) for photo in PHOTOS]  # a car in every photo
 
 
 def with_sampler(name: str, ratio: float = 1.0, batch_size: int = 8) -> TrainParams:
@@ -28,18 +28,29 @@ def with_sampler(name: str, ratio: float = 1.0, batch_size: int = 8) -> TrainPar
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_weighted_draws_the_share_of_dirty_photos(share: float) -> None:
     params = replace(with_sampler("weighted"), dirty_share=share)
-    drawn = np.concatenate([LABELS[epoch_order(LABELS, GROUPS, params, epoch)] for epoch in range(100)])
+    drawn = np.concatenate([LABELS[epoch_order(LABELS, ORIGINS, params, epoch)] for epoch in range(100)])
     assert abs((drawn == DIRTY).mean() - share) < 0.02
 
 
 def test_cars_are_equally_likely_however_many_photos_they_have() -> None:
     labels = np.array([CLEAN, CLEAN, CLEAN, CLEAN, DIRTY, DIRTY])
-    assert chances(labels, ["A", "A", "A", "B", "B", "C"], 0.4) == pytest.approx([0.1, 0.1, 0.1, 0.3, 0.2, 0.2])
+    origins = [Origin(car) for car in "AAABBC"]
+    params = replace(PARAMS, dirty_share=0.4)
+    assert chances(labels, origins, params) == pytest.approx([0.1, 0.1, 0.1, 0.3, 0.2, 0.2])
+
+
+@pytest.mark.parametrize(("balance", "catalogue"), [("class", 0.8), ("class_and_source", 2 / 3)])
+def test_a_source_with_one_class_does_not_stand_for_it(balance: str, catalogue: float) -> None:
+    labels = np.array([CLEAN] * 20 + [DIRTY] * 10)
+    sources = ["catalogue"] * 16 + ["phones"] * 14
+    origins = [Origin(str(car), source) for car, source in enumerate(sources)]
+    chance = chances(labels, origins, replace(PARAMS, balance=balance, dirty_share=0.5))
+    assert chance[:16].sum() == pytest.approx(0.5 * catalogue) and chance[20:].sum() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("ratio", "dirty"), [(1.0, 90), (0.5, 45), (0.01, 10)])
 def test_oversample_repeats_dirty_and_keeps_every_clean(ratio: float, dirty: int) -> None:
-    order = epoch_order(LABELS, GROUPS, with_sampler("oversample", ratio, batch_size=1), 0)
+    order = epoch_order(LABELS, ORIGINS, with_sampler("oversample", ratio, batch_size=1), 0)
     counts = np.bincount(order, minlength=len(LABELS))
     assert (counts[LABELS == CLEAN] == 1).all()
     assert counts[LABELS == DIRTY].sum() == dirty
@@ -47,7 +58,7 @@ def test_oversample_repeats_dirty_and_keeps_every_clean(ratio: float, dirty: int
 
 
 def test_none_takes_every_photo_once_and_fills_the_last_batch() -> None:
-    order = epoch_order(LABELS, GROUPS, with_sampler("none"), 0)
+    order = epoch_order(LABELS, ORIGINS, with_sampler("none"), 0)
     assert len(order) == 104
     assert sorted(order[:100]) == list(range(100))
     assert (order[100:] == order[:4]).all()
@@ -56,23 +67,23 @@ def test_none_takes_every_photo_once_and_fills_the_last_batch() -> None:
 @pytest.mark.parametrize("sampler", ["weighted", "oversample", "none"])
 def test_an_epoch_repeats_and_epochs_differ(sampler: str) -> None:
     params = with_sampler(sampler)
-    assert (epoch_order(LABELS, GROUPS, params, 3) == epoch_order(LABELS, GROUPS, params, 3)).all()
-    assert (epoch_order(LABELS, GROUPS, params, 3) != epoch_order(LABELS, GROUPS, params, 4)).any()
-    assert (epoch_order(LABELS, GROUPS, params, 3) != epoch_order(LABELS, GROUPS, replace(params, seed=1), 3)).any()
+    assert (epoch_order(LABELS, ORIGINS, params, 3) == epoch_order(LABELS, ORIGINS, params, 3)).all()
+    assert (epoch_order(LABELS, ORIGINS, params, 3) != epoch_order(LABELS, ORIGINS, params, 4)).any()
+    assert (epoch_order(LABELS, ORIGINS, params, 3) != epoch_order(LABELS, ORIGINS, replace(params, seed=1), 3)).any()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_share_every_batch(world: int) -> None:
     params = with_sampler("weighted")
-    whole = list(Batches(LABELS, GROUPS, params, 0, 1))
-    parts = [list(Batches(LABELS, GROUPS, params, rank, world)) for rank in range(world)]
+    whole = list(Batches(LABELS, ORIGINS, params, 0, 1))
+    parts = [list(Batches(LABELS, ORIGINS, params, rank, world)) for rank in range(world)]
     assert [[key for share in shares for key in share] for shares in zip(*parts, strict=True)] == whole
-    assert len(whole) == len(Batches(LABELS, GROUPS, params, 0, 1))
+    assert len(whole) == len(Batches(LABELS, ORIGINS, params, 0, 1))
 
 
 def test_a_batch_that_cannot_be_shared_out_is_named() -> None:
     with pytest.raises(StageError, match=r"batch_size: 8 cannot be shared out among 3 .*; use a multiple of 3 or set"):
-        Batches(LABELS, GROUPS, with_sampler("weighted"), 0, 3)
+        Batches(LABELS, ORIGINS, with_sampler("weighted"), 0, 3)
 
 
 def test_hold_out_takes_about_the_share_and_loses_none() -> None:
@@ -87,14 +98,14 @@ def test_hold_out_takes_about_the_share_and_loses_none() -> None:
 
 
 def test_a_photo_more_or_less_moves_no_other_between_the_sides() -> None:
-    _, held = hold_out(PHOTOS, GROUPS, 0.2, seed=0)
-    _, fewer = hold_out(PHOTOS[1:], GROUPS[1:], 0.2, seed=0)
+    _, held = hold_out(PHOTOS, ORIGINS, 0.2, seed=0)
+    _, fewer = hold_out(PHOTOS[1:], ORIGINS[1:], 0.2, seed=0)
     assert set(held) - {PHOTOS[0]} == set(fewer)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_hold_out_leaves_both_classes_on_both_sides(share: float) -> None:
-    for part in hold_out(PHOTOS[88:92], GROUPS[88:92], share, seed=0):
+    for part in hold_out(PHOTOS[88:92], ORIGINS[88:92], share, seed=0):
         assert {photo.label for photo in part} == {CLEAN, DIRTY}
 
 
@@ -130,4 +141,4 @@ def test_all_dirty_photos_of_one_car_cannot_be_split() -> None:
 
 def test_a_class_of_one_photo_cannot_be_split() -> None:
     with pytest.raises(StageError, match="train/dirty holds 1 photos of 1 cars"):
-        hold_out(PHOTOS[:91], GROUPS[:91], 0.2, seed=0)
+        hold_out(PHOTOS[:91], ORIGINS[:91], 0.2, seed=0)

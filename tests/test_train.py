@@ -27,13 +27,13 @@ from stages.common.base.errors import StageError
 from stages.common.base.files import write_bytes
 from stages.common.base.params import Data, load
 from stages.common.base.paths import BACKBONE, CHECKPOINT
-from stages.common.base.photos import CLEAN, DIRTY, list_photos
+from stages.common.base.photos import CLEAN, DIRTY, Origin, list_photos
 from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.scoring.loader import loader
 from stages.train import augment, devices
 from stages.train.distributed import Ranks, launch, process_count, process_group
 from stages.train.loop import Reporter
-from stages.train.params import Params
+from stages.train.params import AugmentParams, Params
 from stages.train.sampling import Batches, Positioned
 from stages.train.trainer import (
     Trainer,
@@ -94,18 +94,30 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
 
 
-def test_augmentation_of_strength_zero_changes_nothing() -> None:
-    images = torch.randint(0, 256, (4, 3, 32, 32)).float()
-    off = replace(PARAMS.augment, **dict.fromkeys(PARAMS.augment.__dataclass_fields__, 0.0))
-    moved = augment.apply(images, augment.draw(0, 0, range(4)), off)
-    assert torch.allclose(moved, images, atol=1e-2)
+def only(**strengths: float) -> AugmentParams:
+    return replace(PARAMS.augment, **(dict.fromkeys(PARAMS.augment.__dataclass_fields__, 0.0) | strengths))
 
 
-def test_a_certain_flip_mirrors() -> None:
-    images = torch.randint(0, 256, (4, 3, 32, 32)).float()
-    flip = replace(PARAMS.augment, **(dict.fromkeys(PARAMS.augment.__dataclass_fields__, 0.0) | {"flip": 1.0}))
-    moved = augment.apply(images, augment.draw(0, 0, range(4)), flip)
-    assert torch.allclose(moved, images.flip(3), atol=1e-2)
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_augmentation_of_strength_zero_changes_nothing_and_a_certain_flip_mirrors(flip: float) -> None:
+    images = torch.randint(0, 256, (3, 3, 32, 32)).float()
+    moved, labels = augment.apply(images, LABELS, augment.draw(0, 0, range(3)), only(flip=flip))
+    assert torch.allclose(moved, images.flip(3) if flip else images, atol=1e-2) and (labels == LABELS).all()
+
+
+def test_grey_takes_the_colour_away() -> None:
+    grey, _ = augment.apply(torch.rand(3, 3, 32, 32) * 255, LABELS, augment.draw(0, 0, range(3)), only(grey=1.0))
+    assert torch.allclose(grey.std(1), torch.zeros(3, 32, 32), atol=1e-3)
+
+
+def test_dirt_is_painted_on_clean_photos_only_and_makes_them_dirty() -> None:
+    images, labels = torch.full((64, 3, 64, 64), 200.0), torch.tensor([CLEAN, DIRTY] * 32)
+    painted, found = augment.apply(images, labels, augment.draw(0, 0, range(64)), only(dirt=0.5))
+    changed = (painted != images).flatten(1).any(1)
+    assert (changed == (labels != found)).all() and not changed[labels == DIRTY].any() and 8 < changed.sum() < 24
+    assert painted.min() >= 0 and painted.max() <= 255
+    corner, middle = painted[changed][..., :4, :4], painted[changed][..., 28:48, 20:44]
+    assert torch.allclose(corner, torch.tensor(200.0)) and (middle - 200).abs().mean() > 20
 
 
 def test_a_photo_is_changed_by_its_place_in_the_epoch_alone() -> None:
@@ -117,7 +129,7 @@ def test_a_photo_is_changed_by_its_place_in_the_epoch_alone() -> None:
 
 def test_augmented_pixels_stay_in_range() -> None:
     images = torch.randint(0, 256, (16, 3, 32, 32)).float()
-    moved = augment.apply(images, augment.draw(0, 0, range(16)), PARAMS.augment)
+    moved, _ = augment.apply(images, torch.ones(16), augment.draw(0, 0, range(16)), PARAMS.augment)
     assert moved.min() >= 0 and moved.max() <= 255 and moved.shape == images.shape
 
 
@@ -224,7 +236,7 @@ def test_kernels_are_limited_before_torch_looks_at_the_processor() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"train.sampler": "oversample", "train.loss": "focal", "train.class_weights": "auto", "train.ema": 0.0},
+        {"train.sampler": "oversample", "train.loss": "focal", "train.class_weights": "auto", "train.ema_horizon": 0.0},
         {"train.sampler": "none", "train.amp": "bf16", "train.class_weights": [1.0, 3.0], "train.label_smoothing": 0.1},
     ],
 )
@@ -375,7 +387,7 @@ def test_the_backbone_of_another_network_is_named(workspace: Workspace) -> None:
 def test_readers_beside_a_gpu_give_the_same_batches(workspace: Workspace, cache: str) -> None:
     params = replace(load(Params), data=Data("data_cars", cache, 1.0))  # type: ignore[arg-type]
     photos = Positioned(params.data, list_photos(workspace.data, "train"), 64)
-    batches = Batches(photos.labels, [photo.name for photo in photos.photos], params.train, 0, 1)
+    batches = Batches(photos.labels, [Origin(photo.name) for photo in photos.photos], params.train, 0, 1)
     here = list(loader(photos, batches, torch.device("cpu"), 2))
     beside = loader(photos, batches, torch.device("cuda"), 2)
     for _ in range(2):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stages.split_check.drift import Drift, find_drift
-from stages.split_check.groups import JOINING, Group, Link, exact_links, group_table, groups, id_links
+from stages.split_check.groups import JOINING, Group, Link, exact_links, group_table, groups, id_links, id_of
 from stages.split_check.near.search import near_links
 from stages.split_check.params import SplitCheckParams
 from stages.split_check.policy import Exclusion, Ruling, exclusions, judge
@@ -37,6 +37,11 @@ class Checked:
     drift: list[Drift]
     poor: dict[str, list[PoorPhoto]]
     hubs: list[str]  # photos with too many neighbours, checked for exact copies only
+    source_regex: str | None
+
+    def source_of(self, name: str) -> str:
+        """The source in a photo's path, "" where there is none."""
+        return (self.source_regex and id_of(name, self.source_regex)) or ""
 
     @property
     def stops(self) -> list[Ruling]:
@@ -68,7 +73,7 @@ def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> Checked:
         scanned, usable, found, group_of, rulings, excluded,
         shortcuts=find_shortcuts(usable, group_of, params.source_regex, params.shortcut_auc_warn),
         drift=find_drift(usable, params.source_regex),
-        poor=poor_photos(usable, params), hubs=hubs,
+        poor=poor_photos(usable, params), hubs=hubs, source_regex=params.source_regex,
     )  # fmt: skip
 
 

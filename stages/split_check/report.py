@@ -63,14 +63,15 @@ def report(checked: Checked) -> dict[str, Any]:
 
 
 def train_photos(checked: Checked) -> bytes:
-    """A CSV of the train photos that are used, with their groups, each named after its first photo among them, so
-    that no change in val or test changes it."""
+    """A CSV of the train photos that are used, with their sources, and their groups, each named after its first photo
+    among them, so that no change in val or test changes it."""
     group_named: dict[str, str] = {}
     rows = []
     for one in sorted(checked.usable, key=lambda one: one.name):
         if one.split == "train":
-            rows.append((one.name, group_named.setdefault(checked.group_of[one.name], one.name), one.sha256))
-    return csv_bytes(["path", "group", "sha256"], rows)
+            group = group_named.setdefault(checked.group_of[one.name], one.name)
+            rows.append((one.name, group, checked.source_of(one.name), one.sha256))
+    return csv_bytes(["path", "group", "source", "sha256"], rows)
 
 
 def data_version(usable: Iterable[ScannedPhoto]) -> str:

@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.common.base.photos import CLEAN, DIRTY
+from stages.train import dirt
 from stages.train.params import AugmentParams
 
-DRAWS = 9  # random numbers a photo uses
+GEOMETRY, COLOUR = 6, 4
+DRAWS = GEOMETRY + COLOUR + dirt.DRAWS  # random numbers a photo uses
 
 
 def draw(seed: int, epoch: int, positions: Sequence[int]) -> Tensor:
@@ -31,9 +34,19 @@ def draw(seed: int, epoch: int, positions: Sequence[int]) -> Tensor:
     return torch.from_numpy(2 * rows - 1).float()
 
 
-def apply(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
-    """Change RGB images `[N, 3, S, S]` with values in 0..255, geometry first, then colour; same shape and range."""
-    return _colour(_move(images, draws[:, :6], params), draws[:, 6:], params)
+def apply(images: Tensor, labels: Tensor, draws: Tensor, params: AugmentParams) -> tuple[Tensor, Tensor]:
+    """Change RGB images `[N, 3, S, S]` with values in 0..255: geometry, then colour, then dirt; same shape and range.
+
+    Labels `[N]` come back with the images that were clean and are now painted as dirty.
+    """
+    moving, colouring, painting = draws.split([GEOMETRY, COLOUR, dirt.DRAWS], 1)
+    images = _colour(_move(images, moving, params), colouring, params)
+    chance = (painting + 1) / 2
+    painted = torch.nonzero((chance[:, 0] < params.dirt) & (labels == CLEAN))[:, 0]
+    if not len(painted):
+        return images, labels
+    soiled = dirt.paint(images[painted], chance[painted, 1:])
+    return images.index_copy(0, painted, soiled), labels.index_fill(0, painted, DIRTY)
 
 
 def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
@@ -54,11 +67,12 @@ def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
 
 
 def _colour(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
-    """Scale brightness, contrast about each photo's mean and saturation about its greys."""
+    """Scale brightness, contrast about each photo's mean and saturation about its greys, or take all colour away."""
     brightness, contrast, saturation = (
         (1 + strength * draws[:, column]).view(-1, 1, 1, 1)
         for column, strength in enumerate((params.brightness, params.contrast, params.saturation))
     )
+    saturation = saturation.where((draws[:, 3].view(-1, 1, 1, 1) + 1) / 2 >= params.grey, 0.0)
     images = images * brightness
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + contrast * (images - mean)

@@ -23,7 +23,7 @@ from stages.common.base.errors import StageError
 from stages.common.base.files import csv_bytes, json_bytes, sha256, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import BACKBONE, CHECKPOINT, HOLDOUT, REPORTS, TRAIN_PHOTOS
-from stages.common.base.photos import CLEAN, Photo, train_photos
+from stages.common.base.photos import CLEAN, Origin, Photo, train_photos
 from stages.common.model import Checkpoint
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.scoring.loader import loader
@@ -45,8 +45,10 @@ log = logging.getLogger(__name__)
 def run() -> None:
     """What every training process does: train, choose the epoch to keep; the first one writes it."""
     params = load(Params)
-    group_of = train_photos()
-    fit, held = hold_out(list(group_of), list(group_of.values()), params.train.holdout, params.train.seed)
+    origin_of = train_photos()
+    fit, held = hold_out(
+        list(origin_of), [origin.group for origin in origin_of.values()], params.train.holdout, params.train.seed
+    )
     with process_group(params.train.threads if is_portable(params.train) else None) as ranks:
         choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
         version = sha256(TRAIN_PHOTOS)
@@ -54,7 +56,7 @@ def run() -> None:
         if ranks.first:
             advise(params.train, held)
         with recovery_store(key, params.runtime.save_every, ranks) as states:
-            trainer, kept = train(params, fit, [group_of[photo] for photo in fit], held, ranks, states)
+            trainer, kept = train(params, fit, [origin_of[photo] for photo in fit], held, ranks, states)
             if ranks.first:
                 write(params, trainer, kept, fit, held, version)
             ranks.wait()
@@ -171,12 +173,12 @@ class Reporter:
 
 
 def train(
-    params: Params, fit: list[Photo], groups: list[str], held: list[Photo], ranks: Ranks, states: RecoveryStore
+    params: Params, fit: list[Photo], origins: list[Origin], held: list[Photo], ranks: Ranks, states: RecoveryStore
 ) -> tuple[Trainer, Kept]:
-    """Train on `fit`, whose cars are `groups`, watching the AUC on `held`; resume from the state of an earlier run."""
+    """Train on `fit`, which come from `origins`, watching the AUC on `held`; go on from the state of an earlier run."""
     train = params.train
     labels = np.array([photo.label for photo in fit])
-    batches = Batches(labels, groups, train, ranks.rank, ranks.world)  # complains before photos are decoded
+    batches = Batches(labels, origins, train, ranks.rank, ranks.world)  # complains before photos are decoded
     photos = Positioned(params.data, fit, params.img_size)
     held_out = PhotoSet(params.data, held[ranks.rank :: ranks.world], params.img_size)
     loaded = loader(photos, batches, ranks.device, params.runtime.num_workers)

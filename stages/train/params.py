@@ -35,6 +35,8 @@ class AugmentParams:
     brightness: Strength  # factor between 1 - x and 1 + x; the next two likewise
     contrast: Strength
     saturation: Strength
+    grey: Share  # probability of no colour at all
+    dirt: Share  # probability of painted dirt on a clean photo, which is then dirty
 
 
 @strict
@@ -49,13 +51,14 @@ class TrainParams:
     weight_decay: NonNegativeFloat
     warmup: Annotated[float, Field(ge=0, lt=1)]
     sampler: Literal["weighted", "oversample", "none"]
+    balance: Literal["class", "class_and_source"]
     dirty_share: OpenShare
     oversample_ratio: PositiveFloat
     class_weights: Literal["auto", "none"] | tuple[PositiveFloat, PositiveFloat]
     loss: Literal["ce", "focal"]
     focal_gamma: NonNegativeFloat
     label_smoothing: Strength
-    ema: Strength
+    ema_horizon: Strength
     amp: Literal["auto", "off", "bf16", "fp16"]
     compile: bool
     deterministic: Literal["auto"] | bool

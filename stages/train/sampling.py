@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stages.common.base.errors import StageError
 from stages.common.base.paths import GROUPS
-from stages.common.base.photos import CLEAN, DIRTY, Photo
+from stages.common.base.photos import CLEAN, DIRTY, Origin, Photo
 from stages.common.pixels.photo_set import Images, PhotoSet
 from stages.train.params import TrainParams
 
@@ -74,17 +74,28 @@ def _ensure(label: int, to: set[str], of: set[str], order: Sequence[str], counts
             return
 
 
-def chances(labels: NDArray[np.int64], groups: Sequence[str], dirty_share: float) -> NDArray[np.float64]:
+def chances(labels: NDArray[np.int64], origins: Sequence[Origin], params: TrainParams) -> NDArray[np.float64]:
     """The probability of each photo in one draw of the weighted sampler, `[N]`: `dirty_share` for all dirty photos,
-    the same for each car of a class, and the same for each photo of a car."""
-    chance, cars = np.empty(len(labels)), np.array(groups)
-    for label, share in ((CLEAN, 1 - dirty_share), (DIRTY, dirty_share)):
-        _, car, photos = np.unique(cars[labels == label], return_inverse=True, return_counts=True)
-        chance[labels == label] = share / (len(photos) * photos[car])
+    the same for each car of a class, and the same for each photo of a car.
+
+    With balance `class_and_source`, a source has a probability proportional to the square root of its cars of the
+    class: a catalogue of clean cars is not what clean means, and a small source is not repeated at any price.
+    """
+    chance, cars = np.empty(len(labels)), np.array([origin.group for origin in origins])
+    sources = np.unique([origin.source for origin in origins], return_inverse=True)[1]
+    for label, share in ((CLEAN, 1 - params.dirty_share), (DIRTY, params.dirty_share)):
+        members = labels == label
+        _, car, photos = np.unique(cars[members], return_inverse=True, return_counts=True)
+        weight = 1 / photos[car]
+        if params.balance == "class_and_source":
+            weight /= np.sqrt(np.bincount(sources[members], weight))[sources[members]]
+        chance[members] = share * weight / weight.sum()
     return chance
 
 
-def epoch_order(labels: NDArray[np.int64], groups: Sequence[str], params: TrainParams, epoch: int) -> NDArray[np.int64]:
+def epoch_order(
+    labels: NDArray[np.int64], origins: Sequence[Origin], params: TrainParams, epoch: int
+) -> NDArray[np.int64]:
     """The photos of an epoch, as indices into `labels`, filled up from its own start to whole batches.
 
     weighted: as many draws as photos, with replacement, by `chances`;
@@ -94,7 +105,7 @@ def epoch_order(labels: NDArray[np.int64], groups: Sequence[str], params: TrainP
     rng = np.random.default_rng([params.seed, 1, epoch])
     clean, dirty = np.flatnonzero(labels == CLEAN), np.flatnonzero(labels == DIRTY)
     if params.sampler == "weighted":
-        order = rng.choice(len(labels), len(labels), p=chances(labels, groups, params.dirty_share))
+        order = rng.choice(len(labels), len(labels), p=chances(labels, origins, params))
     elif params.sampler == "oversample":
         wanted = max(len(dirty), round(params.oversample_ratio * len(clean)))
         whole, rest = divmod(wanted, len(dirty))
@@ -122,14 +133,14 @@ class Batches:
     """
 
     def __init__(
-        self, labels: NDArray[np.int64], groups: Sequence[str], params: TrainParams, rank: int, world: int
+        self, labels: NDArray[np.int64], origins: Sequence[Origin], params: TrainParams, rank: int, world: int
     ) -> None:
         if params.batch_size % (parts := world * params.accumulate):
             raise StageError(
                 f"params.yaml: train.batch_size: {params.batch_size} cannot be shared out among {world} processes with "
                 f"train.accumulate: {params.accumulate} parts each; use a multiple of {parts} or set train.devices"
             )
-        self.labels, self.groups, self.params = labels, groups, params
+        self.labels, self.origins, self.params = labels, origins, params
         share = params.batch_size // world
         self.mine = slice(rank * share, (rank + 1) * share)
         self.begin(0, 0)
@@ -140,10 +151,10 @@ class Batches:
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
-        return len(epoch_order(self.labels, self.groups, self.params, 0)) // self.params.batch_size
+        return len(epoch_order(self.labels, self.origins, self.params, 0)) // self.params.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.labels, self.groups, self.params, self.epoch)
+        order = epoch_order(self.labels, self.origins, self.params, self.epoch)
         positions = np.arange(len(order)).reshape(-1, self.params.batch_size)
         for batch in positions[self.step :, self.mine]:
             yield [(int(position), int(order[position])) for position in batch]

@@ -57,7 +57,7 @@ class Trainer:
         config: Any = self.model.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.normalise = Normalise(self.mean, self.std).to(self.device)
-        self.ema = ModelEmaV3(self.model, decay=train.ema) if train.ema else None
+        self.ema = ModelEmaV3(self.model, decay=ema_decay(train.ema_horizon, steps)) if train.ema_horizon else None
         self.parallel: Any = (
             DistributedDataParallel(self.model, gradient_as_bucket_view=True) if ranks.world > 1 else self.model
         )
@@ -115,7 +115,7 @@ class Trainer:
 
     def loss(self, images: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         """The mean loss of augmented photos, uint8 `[N, S, S, 3]` on the device."""
-        pixels = augment.apply(images.permute(0, 3, 1, 2).float(), draws, self.params.train.augment)
+        pixels, labels = augment.apply(images.permute(0, 3, 1, 2).float(), labels, draws, self.params.train.augment)
         inputs = self.normalise(pixels.permute(0, 2, 3, 1)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             outputs = self.forward(inputs)
@@ -162,6 +162,11 @@ def loss(outputs: Tensor, labels: Tensor, weights: Tensor, params: TrainParams) 
         doubt = (1 - p_true).clamp(min=torch.finfo(p_true.dtype).tiny)  # a root has no gradient at 0
         each = doubt**params.focal_gamma * each
     return (weights[labels] * each).mean()
+
+
+def ema_decay(horizon: float, steps: int) -> float:
+    """The decay with which a moving average reaches back over a fraction `horizon` of all steps."""
+    return 1 - 1 / max(1.0, horizon * steps)
 
 
 def lr_factor(step: int, steps: int, warmup: float) -> float:

@@ -11,7 +11,7 @@ ARTIFACTS, REPORTS = Path("artifacts"), Path("reports")
 
 EXCLUSIONS = ARTIFACTS / "exclusions.csv"  # of split_check: path,reason
 GROUPS = ARTIFACTS / "groups.csv"  # of split_check: path,group
-TRAIN_PHOTOS = ARTIFACTS / "train_photos.csv"  # of split_check, the train photos in use: path,group,sha256
+TRAIN_PHOTOS = ARTIFACTS / "train_photos.csv"  # of split_check, the train photos in use: path,group,source,sha256
 BACKBONE = ARTIFACTS / "backbone.safetensors"
 CHECKPOINT = ARTIFACTS / "best.pt"
 HOLDOUT = ARTIFACTS / "holdout.csv"  # of train, the photos it held out: path

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
@@ -22,6 +23,13 @@ class Photo:
 
     name: str
     label: int
+
+
+class Origin(NamedTuple):
+    """Where a photo is from."""
+
+    group: str  # the car or session
+    source: str = ""  # the camera, yard or customer, where split_check.source_regex tells it
 
 
 def list_photos(root: Path, split: str) -> list[Photo]:
@@ -48,13 +56,16 @@ def usable_photos(root: Path, split: str) -> list[Photo]:
     return photos
 
 
-def train_photos() -> dict[Photo, str]:
-    """The train photos that are used, in a fixed order, with the group of each; what split_check found in val and test
+def train_photos() -> dict[Photo, Origin]:
+    """The train photos that are used, in a fixed order, with the origin of each; what split_check found in val and test
     does not change them. Raises StageError where the list is missing or damaged."""
     try:
         with TRAIN_PHOTOS.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        return {Photo(row["path"], CLASSES.index(row["path"].split("/")[1])): row["group"] for row in rows}
+        return {
+            Photo(row["path"], CLASSES.index(row["path"].split("/")[1])): Origin(row["group"], row["source"])
+            for row in rows
+        }
     except (OSError, KeyError, IndexError, ValueError, csv.Error) as error:
         raise StageError(f"cannot read {TRAIN_PHOTOS}: {error!r}; run `dvc repro split_check`") from error
 
