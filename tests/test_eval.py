@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from stages.common.calibration import Calibration, cross_fitted, fit
 from stages.common.rates import outcome, verdicts
+from stages.eval.leaning import auc_within_sources, leanings
 from stages.eval.metrics import expected_calibration_error, point_metrics, reliability, with_intervals
 from tests.support.workspace import InProcess, Workspace
 from tools.summary import rows
@@ -136,6 +137,33 @@ def test_outcome_counts_uncertain_both_ways() -> None:
     assert nothing["precision_clean"] is None and nothing["recall_clean"] == 0
 
 
+def test_a_score_that_follows_a_trivial_feature_is_warned_of_and_no_other() -> None:
+    """A score that tells the classes apart by a feature follows it within each class too."""
+    rng = np.random.default_rng(1)
+    is_clean = np.arange(400) < 200
+    size, exif = is_clean + rng.normal(0, 1, 400), np.where(rng.random(400) < 0.1, np.nan, rng.integers(0, 2, 400))
+    features = {"resolution": size, "EXIF": exif.astype(float), "constant": np.ones(400)}
+    cars = [str(number // 2) for number in range(400)]
+    leaning, honest = (
+        list(leanings(features, is_clean, logit, cars, draws=100, seed=0))
+        for logit in (size + rng.normal(0, 0.5, 400), is_clean + rng.normal(0, 1, 400))
+    )
+    assert [(one.feature, one.label) for one in leaning if one.warn] == [
+        ("resolution", "dirty"),
+        ("resolution", "clean"),
+    ]
+    assert [one.feature for one in honest] == ["resolution"] * 2 + ["EXIF"] * 2 and not any(one.warn for one in honest)
+    for one in leaning + honest:
+        known = np.isfinite(features[one.feature]) & (is_clean == (one.label == "clean"))
+        assert one.low < one.correlation < one.high and one.photos == known.sum()
+
+
+def test_auc_within_sources_is_of_those_with_both_classes() -> None:
+    is_clean, logit = np.array([True, False, True, False, True]), np.array([1.0, 0.0, 3.0, 4.0, 9.0])
+    sources = np.array(["a", "a", "b", "b", "catalogue"])
+    assert auc_within_sources(sources, is_clean, logit) == {"a": 1.0, "b": 0.0}
+
+
 def test_what_the_stage_writes(pipeline: Workspace) -> None:
     calibration = Calibration(**json.loads((pipeline.folder / "artifacts/calibration.json").read_text()))
     report = json.loads((pipeline.folder / "reports/eval.json").read_text())
@@ -150,6 +178,8 @@ def test_what_the_stage_writes(pipeline: Workspace) -> None:
         assert [float(row["p_clean"]) for row in rows] == calibration.p_clean(logit).tolist()
         auc = roc_auc_score([row["label"] == "clean" for row in rows], logit)
         assert report[split]["roc_auc"]["value"] == pytest.approx(auc, abs=1e-6)
+    with (pipeline.folder / "reports/eval/leaning.csv").open(newline="") as file:
+        assert {(row["feature"], row["label"]) for row in csv.DictReader(file)} >= {("brightness", "clean")}
 
 
 def test_the_summary_tells_how_many_experiments_may_be_chosen_among(

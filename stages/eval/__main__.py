@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from stages.common.base.paths import CALIBRATION, NETWORK, PREDICTIONS, REPORTS
 from stages.common.base.photos import CLEAN, Photo, read_groups, usable_photos
 from stages.common.calibration import cross_fitted, fit
 from stages.common.pixels.photo_set import PhotoSet
+from stages.eval.leaning import Leaning, auc_within_sources, leanings, read_features
 from stages.eval.metrics import confusion, point_metrics, with_intervals
 from stages.eval.params import EvalParams, Params
 from stages.eval.plots import plots
@@ -71,6 +72,15 @@ def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[st
     }
 
 
+def report_shortcuts(scored: Scored, params: EvalParams) -> tuple[list[Leaning], dict[str, float]]:
+    """How well trivial features explain the scores within a class, and the AUC within each source."""
+    names = [photo.name for photo in scored.photos]
+    features, sources = read_features(names)
+    cars = read_groups(names)
+    found = leanings(features, scored.is_clean, scored.logit, cars, draws=params.bootstrap, seed=params.seed)
+    return list(found), auc_within_sources(sources, scored.is_clean, scored.logit)
+
+
 def main() -> None:
     """Score, calibrate on val, report. On val the report's calibration is cross-fitted, so as not to flatter it."""
     params = load(Params)
@@ -80,13 +90,24 @@ def main() -> None:
     p_test = calibration.p_clean(test.logit)
     p_val_unseen = cross_fitted(val.logit, val.is_clean, folds=FOLDS, seed=params.eval.seed)
     report = {"val": report_split(val, p_val_unseen, params.eval), "test": report_split(test, p_test, params.eval)}
+    leaning, within = report_shortcuts(test, params.eval)
+    if within:
+        report["test"]["roc_auc_within_sources"] = within
     write_atomically({
         PREDICTIONS / "val.csv": predictions(val, calibration.p_clean(val.logit)),
         PREDICTIONS / "test.csv": predictions(test, p_test),
         **plots(PLOTS, test.is_clean, test.logit, p_test, expit(test.logit), params.eval.bins),
+        PLOTS / "leaning.csv": csv_bytes([each.name for each in fields(Leaning)], map(astuple, leaning)),
         CALIBRATION: json_bytes(asdict(calibration), digits=None),
         REPORT: json_bytes(report),
     })  # fmt: skip
+    for one in leaning:
+        if one.warn:
+            print(
+                f"WARNING: the score of {one.label} photos follows their {one.feature} (rank correlation "
+                f"{one.correlation:.2f}, 95 % interval {one.low:.2f} to {one.high:.2f}); the network may lean on it. "
+                f"See {PLOTS}/leaning.csv"
+            )
     print("test ROC-AUC {value:.4f} (95 % interval {low:.4f} to {high:.4f})".format(**report["test"]["roc_auc"]))
 
 

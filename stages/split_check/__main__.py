@@ -11,12 +11,12 @@ from pathlib import Path
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import load
-from stages.common.base.paths import EXCLUSIONS, GROUPS, REPORTS, TRAIN_PHOTOS
+from stages.common.base.paths import EXCLUSIONS, FEATURES, GROUPS, REPORTS, TRAIN_PHOTOS
 from stages.common.base.photos import SPLITS, list_photos
 from stages.split_check.check import check
 from stages.split_check.page import PAGE, write_page
 from stages.split_check.params import Params
-from stages.split_check.report import FINDINGS, Findings, report, train_photos
+from stages.split_check.report import FINDINGS, Findings, features, report, train_photos
 from stages.split_check.scan import scan
 
 REPORT = REPORTS / "split_check.json"
@@ -35,6 +35,7 @@ def main() -> None:
             {
                 EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
                 GROUPS: csv_bytes(["path", "group"], sorted(checked.group_of.items())),
+                FEATURES: features(checked),
                 TRAIN_PHOTOS: train_photos(checked),
                 REPORT: json_bytes(report(checked)),
             }

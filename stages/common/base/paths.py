@@ -11,6 +11,9 @@ ARTIFACTS, REPORTS = Path("artifacts"), Path("reports")
 
 EXCLUSIONS = ARTIFACTS / "exclusions.csv"  # of split_check: path,reason
 GROUPS = ARTIFACTS / "groups.csv"  # of split_check: path,group
+FEATURES = (
+    ARTIFACTS / "features.csv"
+)  # of split_check, of photos in use: path,source and what has nothing to do with dirt
 TRAIN_PHOTOS = ARTIFACTS / "train_photos.csv"  # of split_check, the train photos in use: path,group,source,sha256
 BACKBONE = ARTIFACTS / "backbone.safetensors"
 CHECKPOINT = ARTIFACTS / "best.pt"
