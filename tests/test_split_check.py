@@ -55,7 +55,6 @@ def test_an_unreadable_file_stops_the_pipeline(workspace: Workspace, content: by
         ("val/clean/copy.jpg", ("train/clean/000.jpg", "val/clean/copy.jpg")),
         ("train/dirty/copy.jpg", ("both labels", "train/clean/000.jpg", "train/dirty/copy.jpg")),
         ("val/dirty/copy.jpg", ("both labels", "train/clean/000.jpg", "val/dirty/copy.jpg")),
-        ("train/clean/copy.jpg", ("on_duplicate: warn", "train/clean/copy.jpg")),
     ],
 )
 def test_a_duplicate_stops_the_pipeline(workspace: Workspace, target: str, words: tuple[str, ...]) -> None:
@@ -63,13 +62,17 @@ def test_a_duplicate_stops_the_pipeline(workspace: Workspace, target: str, words
     workspace.refuses("split_check", *words)
 
 
-def test_a_duplicate_in_one_folder_may_pass_and_no_other(workspace: Workspace) -> None:
-    workspace.set(**{"split_check.on_duplicate": "warn"})
+@pytest.mark.parametrize("policy", [None, "warn"])
+def test_a_duplicate_in_one_folder_is_left_out_or_passes_and_no_other(workspace: Workspace, policy: str | None) -> None:
+    if policy:
+        workspace.set(**{"split_check.on_duplicate": policy})
     shutil.copy(workspace.data / "train/clean/000.jpg", workspace.data / "train/clean/copy.jpg")
     done = workspace.run("split_check")
     assert done.returncode == 0
     assert "WARNING" in done.stdout and "copy.jpg" in done.stdout
     assert report()["duplicates"]["exact"]["within"] == 1
+    excluded = Path("artifacts/exclusions.csv").read_text()
+    assert ("copy.jpg" in excluded) == (policy is None)
     shutil.copy(workspace.data / "train/clean/001.jpg", workspace.data / "val/clean/copy.jpg")
     workspace.refuses("split_check", "several splits")
 

@@ -28,7 +28,7 @@ _HEADINGS: dict[Defect, str] = {
     "unreadable": "unreadable files; replace or remove them",
     "conflict": "groups of copies under both labels; keep each photo under the right one",
     "leak": "groups of copies or of one car in several splits, which inflates every score; keep each in one split",
-    "duplicate": "groups of exact copies in one folder; remove all but one, or set split_check.on_duplicate: warn",
+    "duplicate": "groups of exact copies in one folder; keep one of each",
 }
 
 
