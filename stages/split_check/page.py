@@ -12,7 +12,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -100,11 +100,11 @@ class GroupCards:
     more: int  # photos that are not shown
 
 
-def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT, blind: Path = BLIND) -> str:
-    """The page as HTML, to lie at `page`; with the suspected labels and the blind sample if they have been written."""
+def render(findings: Findings) -> str:
+    """The page as HTML, to lie at PAGE; with the suspected labels and the blind sample if they have been written."""
     root = Path(findings.root)
-    suspects, moved = read_audit(audit, root)
-    sample = read_blind(blind, root)
+    suspects, moved = read_audit(root)
+    sample = read_blind(root)
     groups = {kind: show_groups(findings.groups, kind) for kind in GROUP_SECTIONS}
     galleries: dict[str, list[Card]] = {kind: [] for kind in GALLERY_SECTIONS}
     galleries["unreadable"] = [Card(note.name, note.text) for note in findings.unreadable[:SHOWN_NOTES]]
@@ -130,12 +130,12 @@ def render(findings: Findings, page: Path = PAGE, audit: Path = AUDIT, blind: Pa
     )  # fmt: skip
     return environment.get_template("page.html").render(
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:SHOWN_SUSPECTS],
-        moved=moved, audited=audit.exists(), sample=sample, galleries=galleries, group_sections=GROUP_SECTIONS,
+        moved=moved, audited=AUDIT.exists(), sample=sample, galleries=galleries, group_sections=GROUP_SECTIONS,
         gallery_sections=GALLERY_SECTIONS, evidence=EVIDENCE, links=[(id, *count) for id, count in counts.items()],
         excluded=findings.excluded[:SHOWN_NOTES],
         thumbnails=thumbnails(root, (card.path for card in cards)),
         large=thumbnails(root, (card.path for card in sample), LARGE_SIDE), number=itertools.count().__next__,
-        link=lambda path: quote(os.path.relpath(root / path, page.parent)),
+        link=lambda path: quote(os.path.relpath(root / path, PAGE.parent)),
         style=(ASSETS / "page.css").read_text(encoding="utf-8"), script=script,
         # Nothing but this very script runs on the page, whatever the names of the photos hold.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -148,32 +148,32 @@ def show_groups(groups: Iterable[Group], kind: str) -> list[GroupCards]:
     return [GroupCards(group.how, [Card(name) for name in group.names], group.more) for group in found]
 
 
-def read_audit(path: Path, root: Path) -> tuple[list[Card], int]:
+def read_audit(root: Path) -> tuple[list[Card], int]:
     """The suspected labels, worst first, and how many more have been moved or removed since the audit."""
-    if not path.exists():
-        return [], 0
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        cards = [
-            Card(row["path"], f"p({row['label']}) = {float(row['p_label']):.3f}", row["suggested"]) for row in rows
-        ]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise StageError(f"{path} is no list of suspected labels: {error!r}; remove it or `make audit` anew") from error
+
+    def card(row: dict[str, str]) -> Card:
+        return Card(row["path"], f"p({row['label']}) = {float(row['p_label']):.3f}", row["suggested"])
+
+    cards = _read(AUDIT, "list of suspected labels", card)
     there = [card for card in cards if (root / card.path).exists()]
     return there, len(cards) - len(there)
 
 
-def read_blind(path: Path, root: Path) -> list[Card]:
+def read_blind(root: Path) -> list[Card]:
     """The blind sample, but photos that are no longer there."""
+    cards = _read(BLIND, "blind sample", lambda row: Card(row["path"]))
+    return [card for card in cards if (root / card.path).exists()]
+
+
+def _read(path: Path, what: str, card: Callable[[dict[str, str]], Card]) -> list[Card]:
+    """A card for each row that `make audit` wrote, if it has. Raises StageError."""
     if not path.exists():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            cards = [Card(row["path"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise StageError(f"{path} is no blind sample: {error!r}; remove it or `make audit` anew") from error
-    return [card for card in cards if (root / card.path).exists()]
+            return [card(row) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise StageError(f"{path} is no {what}: {error!r}; remove it or `make audit` anew") from error
 
 
 def thumbnails(root: Path, names: Iterable[str], side: int = SMALL_SIDE) -> dict[str, str]:
