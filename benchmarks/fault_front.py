@@ -49,13 +49,12 @@ def slow_clients(bench: Bench) -> list[Row]:
     rows, photo, count = [], make_photos(1)[0], bench.size(500, 40)
     most = bench.size(200, 2000) / 1000
     with bench.service("slow", **DEFAULTS) as (live, _):
-        port = int(live.url.rpartition(":")[2])
         with watch(live, photo):
             time.sleep(1)
         with watch(live, photo) as (quiet, _):
             time.sleep(bench.size(15, 1))
         for name in list(KINDS)[bench.size(0, -1) :]:
-            with crowd(port, name, photo, count), watch(live, photo) as (verdicts, health):
+            with crowd(live.port, name, photo, count), watch(live, photo) as (verdicts, health):
                 time.sleep(bench.size(20, 1))
             unharmed = health.p99() <= most and (bench.quick or verdicts.p99() <= 2 * quiet.p99())
             note = f"health p99 {1000 * health.p99():.0f} ms, verdict p99 {1000 * verdicts.p99():.0f} ms"
@@ -68,9 +67,8 @@ def slow_phones(bench: Bench) -> list[Row]:
     """Honest uploads of 3 MB at 2 Mbit/s, all at once, at the default settings: each is answered."""
     photo, count = phone_photo(), bench.size(200, 20)
     with bench.service("phones", **DEFAULTS) as (live, _):
-        port = int(live.url.rpartition(":")[2])
         with ProcessPoolExecutor(1, get_context("spawn")) as pool, watch(live, make_photos(1)[0]) as (_, health):
-            ends = pool.submit(phones, port, photo, count, bench.size(250_000, 2_500_000)).result()
+            ends = pool.submit(phones, live.port, photo, count, bench.size(250_000, 2_500_000)).result()
         note = f"{told(ends)}; health p99 {1000 * health.p99():.0f} ms, memory {peak_mib(live):.0f} MiB at most"
     return [Row("slow phones, 3 MB at 2 Mbit/s", count, ends["200"], count - ends["200"], note)]
 

@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, where `serving` would be this file
@@ -119,7 +118,7 @@ def load(server: Live, messages: list[bytes], seconds: float, limit: int = 1_000
     stop = time.perf_counter() + seconds
 
     def client(number: int) -> None:
-        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port)) as connection:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
             sent = number
             while time.perf_counter() < stop and len(times) < limit:
                 started = time.perf_counter()

@@ -57,7 +57,7 @@ def free() -> str:
 
 
 def connect(live: Live) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2])), timeout=10)
+    return socket.create_connection(("127.0.0.1", live.port), timeout=10)
 
 
 def ask(live: Live, data: bytes) -> bytes:

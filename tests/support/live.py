@@ -39,9 +39,14 @@ def free_port() -> int:
 class Live:
     """A running service."""
 
-    url: str
+    port: int
     pid: int
     log: Path
+
+    @property
+    def url(self) -> str:
+        """Where it is asked, without a path."""
+        return f"http://127.0.0.1:{self.port}"
 
     def workers(self) -> list[int]:
         """The process ids of the workers."""
@@ -85,7 +90,7 @@ def running(
             command, cwd=cwd, env=env, stdout=sink, stderr=sink,
             user=user, group=user, extra_groups=None if user is None else [],
         )  # fmt: skip
-    live = Live(f"http://127.0.0.1:{port}", process.pid, log)
+    live = Live(port, process.pid, log)
     try:
         wait_until(lambda: process.poll() is not None or answers(live), 60)
         assert process.poll() is None, log.read_text()
