@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-import requests
 
 from benchmarks.fault_row import Row
 from serving.settings import Settings
@@ -78,27 +77,14 @@ def costly_photos(folder: Path, *, quick: bool) -> Iterator[Row]:
 
 def _alone(live: Live, data: bytes) -> list[str]:
     """The statuses of eight at once."""
-
-    def send(_: int) -> str:
-        try:
-            answer = requests.post(live.url + "/predict/file", files={"file": ("a", data)}, timeout=90)
-        except requests.RequestException:
-            return "lost"
-        return str(answer.status_code)
-
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(send, range(AT_ONCE)))
+        return list(pool.map(live.status, [data] * AT_ONCE))
 
 
 def _together(live: Live, data: bytes) -> list[str]:
     """The statuses of as many as fit into one request, with an ordinary one in front and behind."""
     count = min(IN_REQUEST, 90_000_000 // len(data)) - 2
-    parts = [("file", ("a", content)) for content in (photo(255), *[data] * max(1, count), photo(255))]
-    try:
-        answer = requests.post(live.url + "/predict/files", files=parts, timeout=90)
-    except requests.RequestException:
-        return ["lost"]
-    if answer.status_code != 200:
-        return [str(answer.status_code)] * len(parts)
-    statuses = [str(item.get("status", 200)) for item in answer.json()]
-    return [*statuses[1:-1], *("200" if status == "200" else "lost" for status in (statuses[0], statuses[-1]))]
+    first, *statuses, last = live.statuses([photo(255), *[data] * max(1, count), photo(255)])
+    if {first, last} != {"200"} and len({first, last, *statuses}) > 1:  # else the whole request was refused
+        return [*statuses, "lost", "lost"]
+    return [first, *statuses, last]

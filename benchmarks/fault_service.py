@@ -77,12 +77,7 @@ def mutated_photos(bench: Bench) -> list[Row]:
         before = live.workers()
 
         def send(group: list[tuple[str, Callable[[], bytes]]]) -> list[str]:
-            made = [make() for _, make in group]
-            parts = [("file", ("a", data)) for data in made]
-            answer = requests.post(live.url + "/predict/files", files=parts, timeout=120)
-            if answer.status_code != 200:
-                return [str(answer.status_code)] * len(group)
-            return [str(item.get("status", 200)) for item in answer.json()]
+            return live.statuses([make() for _, make in group])
 
         memory = []
         for part in (groups[: len(groups) // 3], groups[len(groups) // 3 :]):
@@ -227,14 +222,8 @@ def logs_nowhere(bench: Bench) -> list[Row]:
                 for pid in (live.pid, *live.workers()):
                     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
 
-            def send(number: int, live: Live = live) -> str:
-                try:
-                    return str(live.send(photo(255) if number % 4 else damaged).status_code)
-                except requests.RequestException:
-                    return "no answer"
-
             with ThreadPoolExecutor(CLIENTS) as pool:
-                counts = Counter(pool.map(send, range(count)))
+                counts = Counter(pool.map(live.status, [damaged, *[photo(255)] * 3] * (count // 4)))
         failed = sum(n for status, n in counts.items() if not "200" <= status < "500")
         rows.append(Row(f"logs: {name}", count, count - failed, failed, told(counts)))
     for descriptor in (full, unread, pipe):

@@ -46,12 +46,12 @@ class Front:
         self._next_sweep = time.monotonic()
         self._calls = PollableMethodQueue()  # what threads want to have done
         self._calls.init()
-        self._poller.own(self._calls, partial(self._calls.run_callbacks, None))
+        self._poller.own(self._calls.fileno(), partial(self._calls.run_callbacks, None))
         self._listeners = list(listeners)
         for listener in listeners:
             listener.setblocking(False)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # its connections inherit it
-            self._poller.own(listener, partial(self._accept, listener))
+            self._poller.own(listener.fileno(), partial(self._accept, listener))
 
     def step(self) -> None:
         """Wait for something to do, for less than a second, and do it."""
@@ -102,7 +102,7 @@ class Front:
     def _close_listeners(self) -> None:
         while self._listeners:
             listener = self._listeners.pop()
-            self._poller.disown(listener)
+            self._poller.disown(listener.fileno())
             listener.close()
 
     def _guarded(self, act: Callable[[Connection], None], connection: Connection) -> None:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from serving.front.connection import Connection
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 TURN = 16  # new clients, and as many known ones, that have a turn before the next look at who is ready
-
-
-class File(Protocol):
-    """Anything that epoll can watch."""
-
-    def fileno(self) -> int: ...
 
 
 class Poller:
@@ -26,15 +19,15 @@ class Poller:
         self._own: dict[int, Callable[[], None]] = {}
         self._connections: dict[int, Connection] = {}
 
-    def own(self, file: File, act: Callable[[], None]) -> None:
-        """Watch a file of the loop's own."""
-        self._own[file.fileno()] = act
-        self._epoll.register(file.fileno(), READ)
+    def own(self, file: int, act: Callable[[], None]) -> None:
+        """Watch a file of the loop's own, by its descriptor."""
+        self._own[file] = act
+        self._epoll.register(file, READ)
 
-    def disown(self, file: File) -> None:
+    def disown(self, file: int) -> None:
         """Watch it no more."""
-        del self._own[file.fileno()]
-        self._epoll.unregister(file.fileno())
+        del self._own[file]
+        self._epoll.unregister(file)
 
     def watch(self, connection: Connection, event: int) -> None:
         """Watch a connection for one event, in place of another."""

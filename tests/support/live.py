@@ -60,7 +60,25 @@ class Live:
 
     def send(self, photo: bytes, path: str = "/predict/file", **options: object) -> requests.Response:
         """POST one photo."""
-        return requests.post(self.url + path, files={"file": ("photo", photo)}, timeout=30, **options)
+        return requests.post(self.url + path, files={"file": ("photo", photo)}, timeout=60, **options)
+
+    def status(self, photo: bytes) -> str:
+        """The status of a photo's answer, `lost` if there is none."""
+        try:
+            return str(self.send(photo).status_code)
+        except requests.RequestException:
+            return "lost"
+
+    def statuses(self, photos: Sequence[bytes]) -> list[str]:
+        """The status of each photo in one request: its own, or that of the whole answer."""
+        parts = [("file", ("photo", photo)) for photo in photos]
+        try:
+            answer = requests.post(self.url + "/predict/files", files=parts, timeout=120)
+        except requests.RequestException:
+            return ["lost"] * len(photos)
+        if not answer.ok:
+            return [str(answer.status_code)] * len(photos)
+        return [str(item.get("status", 200)) for item in answer.json()]
 
 
 def environment(pair: Pair, **settings: str) -> dict[str, str]:
