@@ -1,47 +1,65 @@
-"""Alerts and dashboard: valid by Prometheus's own tool, and about metrics that the service has."""
+"""What deploy/kubernetes holds is valid, and asks for what the image and the command line have."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
+import shlex
+from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
-from prometheus_client import REGISTRY, generate_latest
 
+from serving.batch import __main__ as batch
 from serving.process import metrics
 from tests.support.workspace import ROOT
 
-DEPLOY = ROOT / "deploy"
-RULES = [
-    rule["expr"]
-    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]
-    for rule in group["rules"]
-]
-PANELS = [
-    target["expr"]
-    for panel in json.loads((DEPLOY / "grafana/dirtycar.json").read_text())["panels"]
-    for target in panel["targets"]
-]
+FILES = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+DOCUMENTS = [document for file in FILES for document in yaml.safe_load_all(file.read_text())]
 
 
-@pytest.mark.parametrize("expression", [*RULES, *PANELS])
-def test_every_expression_is_about_metrics_of_the_service(expression: str) -> None:
-    model = metrics.ModelInService("v", "int8", True, 0.5, None)
-    known = set(re.findall(r"^# TYPE (\w+)", generate_latest(REGISTRY).decode(), re.MULTILINE))
-    known |= {metric.name for metric in model.collect()}
-    named = {re.sub(r"_bucket$", "", name) for name in re.findall(r"dirtycar_\w+", expression)}
-    assert named and named <= known
+def kinds(kind: str) -> list[dict[str, Any]]:
+    return [document for document in DOCUMENTS if document["kind"] == kind]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
-def test_prometheus_own_tool_accepts_and_tries_the_alerts(tmp_path: Path) -> None:
-    for command in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
-        subprocess.run(["promtool", *command], cwd=DEPLOY / "prometheus", check=True, capture_output=True)
-    plain = [expression.replace("$__rate_interval", "5m").replace("$instance", ".*") for expression in PANELS]
-    rules = [{"record": f"panel{number}", "expr": expression} for number, expression in enumerate(plain)]
-    (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
-    subprocess.run(["promtool", "check", "rules", tmp_path / "panels.yml"], check=True, capture_output=True)
+def templates(document: Any) -> list[dict[str, Any]]:
+    """Every pod template in a document."""
+    parts = document.values() if isinstance(document, dict) else document if isinstance(document, list) else []
+    own = [document["template"]] if isinstance(document, dict) and "template" in document else []
+    return own + [template for part in parts for template in templates(part)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["kind"])
+def test_documents_are_valid(document: dict[str, Any]) -> None:
+    """KubeRay's own kind has no schema here: the pods in it are checked."""
+    if document["apiVersion"].startswith("ray.io/"):
+        assert len(templates(document)) == 2
+        for template in templates(document):
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": template["spec"]}
+            kubernetes_validate.validate(pod, "1.33", strict=True)
+    else:
+        kubernetes_validate.validate(document, "1.33", strict=True)
+
+
+def test_every_container_has_resources() -> None:
+    containers = [c for document in DOCUMENTS for t in templates(document) for c in t["spec"]["containers"]]
+    assert len(containers) == 4 and all({"requests", "limits"} <= set(c["resources"]) for c in containers)
+
+
+def test_commands_are_those_of_serving_batch() -> None:
+    container = kinds("Job")[0]["spec"]["template"]["spec"]["containers"][0]
+    shard = [re.sub(r"\$\(JOB_COMPLETION_INDEX\)", "7", part) for part in container["args"]]
+    _, args = batch.parse([*container["command"][3:], *shard])
+    assert args.job and (args.shard, args.shard_of) == (7, kinds("Job")[0]["spec"]["completions"])
+    _, args = batch.parse(shlex.split(kinds("RayJob")[0]["spec"]["entrypoint"])[3:])
+    assert args.job and args.ray == "auto"
+
+
+def test_versions_ports_and_metrics_are_those_of_the_image() -> None:
+    pinned = (ROOT / "serving" / "requirements-ray.txt").read_text()
+    assert f"ray=={kinds('RayJob')[0]['spec']['rayClusterSpec']['rayVersion']}" in pinned
+    scaled = kinds("HorizontalPodAutoscaler")[0]["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    assert scaled in {metric.name for metric in metrics.IN_FLIGHT.collect()}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for port in kinds("Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["ports"]:
+        assert f"PORT={port['containerPort']}" in dockerfile
