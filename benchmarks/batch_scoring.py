@@ -31,7 +31,7 @@ sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
 import numpy as np  # noqa: E402
 
 from benchmarks.inputs import Alone, alone, make_models, make_photos  # noqa: E402
-from serving.batch.photos import Reader  # noqa: E402
+from serving.batch.reader import Reader  # noqa: E402
 from serving.batch.scorer import Scorer  # noqa: E402
 from serving.engine.deployment import Deployment, load  # noqa: E402
 from serving.photo.cores import usable_cores  # noqa: E402

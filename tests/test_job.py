@@ -13,7 +13,8 @@ import pytest
 from serving.batch import __main__ as batch
 from serving.batch import job, manifest
 from serving.batch.folder import Folder, FolderError
-from serving.batch.photos import Photo, Reader, ReadError
+from serving.batch.photos import Photo, ReadError
+from serving.batch.reader import Reader
 from tests.support.jobs import assert_each_once, score
 from tests.support.live import photo
 from tests.support.onnx_models import write_pair

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving.audit.auditor import start_auditor
-from serving.batch.photos import Photo, Reader
+from serving.batch.photos import Photo
+from serving.batch.reader import Reader
 from serving.batch.scorer import Row, Scorer
 from serving.batch.sources import find
 from serving.engine import deployment

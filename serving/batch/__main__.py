@@ -1,8 +1,8 @@
 """`python -m serving.batch SOURCE… --out OUT`: a verdict for every photo, as the service gives it.
 
-SOURCE: files, folders, globs, lists of paths or URLs (.txt, .csv, .parquet), .tar archives, URLs, and prefixes or
-patterns of object stores (s3://, gs://, az://). OUT: a file .csv, .jsonl or .parquet; without it, words on the screen;
-a folder or prefix makes a job, which the same command goes on with, and other machines can share.
+SOURCE: files, folders, globs, lists of paths or URLs (.txt, .csv, .parquet), .tar archives, videos, URLs, and
+prefixes or patterns of object stores (s3://, gs://, az://). OUT: a file .csv, .jsonl or .parquet; without it, words on
+the screen; a folder or prefix makes a job, which the same command goes on with, and other machines can share.
 Rows are in the order of the sources, whatever finishes first. Exit code: 0 all photos have a verdict, 1 some have
 an error instead, 2 it could not be done, the message says why, 130 stopped by Ctrl-C.
 """
@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from serving.batch import Row, Scorer, cluster, job, load, resume, sheet
 from serving.batch.folder import Folder
+from serving.batch.photos import Photo
 from serving.batch.results import ENDINGS, writing
 from serving.batch.sources import URLS, chosen, find
 from serving.near_misses import near_misses
@@ -29,13 +31,14 @@ from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 
+OPTIONS = ("source", "column", "sample", "seed", "limit", "every", "shard_size")  # what a job is, beside its model
 FILE_SHARD = 250  # photos in a part of a job that becomes a file: nobody waits long for the last of them
 
 
 def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     """Score the sources into a file, or onto the screen. Returns how many rows have each label, and `error`."""
     out = Path(args.out) if args.out else None
-    listed = list(chosen(find(args.source, column=args.column, skip=args.out), args.limit, args.sample, args.seed))
+    listed = list(_listed(args, args.out))
     done: list[Row] = []
     if out and args.resume:
         done = resume.written(out, scorer.deployment.rule)
@@ -60,6 +63,11 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     return counts
 
 
+def _listed(args: argparse.Namespace, skip: str | None) -> Iterable[Photo]:
+    found = find(args.source, column=args.column, skip=skip, every=args.every)
+    return chosen(found, args.limit, args.sample, args.seed)
+
+
 def words(row: Row, scorer: Scorer) -> str:
     """A row as a sentence."""
     if row.p_clean is None or row.threshold is None:
@@ -74,8 +82,12 @@ def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     args.source = [
         source if source.startswith((*URLS, "file://")) else os.path.abspath(source) for source in args.source
     ]
-    options = {key: getattr(args, key) for key in ("source", "column", "sample", "seed", "limit", "shard_size")}
-    listed = chosen(find(args.source, column=args.column, skip=folder.url), args.limit, args.sample, args.seed)
+    options = {
+        key: getattr(args, key) for key in ("source", "column", "sample", "seed", "limit", "every", "shard_size")
+    }
+    listed = chosen(
+        find(args.source, column=args.column, skip=folder.url, every=args.every), args.limit, args.sample, args.seed
+    )
     shards = job.start(folder, scorer.deployment, listed, options, job.Share(args.shard, args.shard_of))
     with tqdm(unit="photo", disable=None, initial=job.status(folder).counts.total()) as progress:
 
@@ -123,6 +135,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
     )
     add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
     add("--column", help="the column of a list that has the paths or URLs")
+    add("--every", type=_seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
     add("--sample", type=_positive, metavar="N", help="score N photos, drawn at random")
     add("--seed", type=int, default=0, help="of --sample")
     add("--limit", type=_positive, metavar="N", help="score the first N photos")
@@ -176,6 +189,12 @@ def _positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError
     return number
+
+
+def _seconds(text: str) -> float:
+    if not 0.001 <= (seconds := float(text.removesuffix("s"))) < 1e6:
+        raise ValueError
+    return seconds
 
 
 if __name__ == "__main__":

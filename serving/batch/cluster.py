@@ -15,7 +15,7 @@ from serving.audit.auditor import start_auditor
 from serving.batch import job
 from serving.batch.folder import Folder
 from serving.batch.job import Tick
-from serving.batch.photos import Reader
+from serving.batch.reader import Reader
 from serving.batch.scorer import Scorer
 from serving.engine import deployment
 from serving.settings import Settings

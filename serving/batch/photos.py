@@ -1,18 +1,14 @@
-"""The bytes of photos, wherever they lie: local files, http(s) URLs, object stores, ranges of tar archives."""
+"""Where photos lie, files of disks and object stores, and what goes wrong with them."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
-from serving.fetch.client import Fetcher
-from serving.fetch.policy import UrlError, UrlRefused
-from serving.settings import Settings
 from serving.verdict.errors import UserError
 
 STORES = ("s3://", "gs://", "az://")  # obstore's credentials and endpoints come from the environment, AWS_… and so on
@@ -116,49 +112,6 @@ class _Object(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         place: int = self._file.seek(offset, whence)
         return place
-
-
-class Reader:
-    """Photo -> bytes, from any number of threads."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @functools.cached_property
-    def _fetcher(self) -> Fetcher:
-        return Fetcher.from_settings(self._settings)
-
-    def __call__(self, photo: Photo) -> bytes:
-        """At most MAX_BYTES + 1 bytes, so that the caller sees that there are too many. Raises ReadError."""
-        with reading(listed=photo.size is not None):
-            if photo.location.startswith(STORES):
-                return self._object(photo)
-            if photo.location.startswith(("http://", "https://")):
-                return self._url(photo.location)
-            with open(photo.location, "rb") as file:
-                file.seek(photo.offset)
-                # No more memory is reserved than is needed.
-                return file.read(self._most(os.fstat(file.fileno()).st_size if photo.size is None else photo.size))
-
-    def _most(self, size: int) -> int:
-        return min(size, self._settings.max_bytes + 1)
-
-    def _object(self, photo: Photo) -> bytes:
-        obstore, (place, key) = extra("obstore"), split(photo.location)
-        if photo.offset and photo.size is not None:
-            return bytes(obstore.get_range(place, key, start=photo.offset, length=self._most(photo.size)))
-        answer = obstore.get(place, key)
-        if (size := answer.meta["size"]) > self._settings.max_bytes:  # it is not downloaded
-            raise ReadError("unreadable", f"the object has {size:,} bytes; MAX_BYTES is less")
-        return bytes(answer.bytes())
-
-    def _url(self, url: str) -> bytes:
-        if not self._settings.url_fetch:
-            raise ReadError("refused", "URL_FETCH=0")
-        try:
-            return self._fetcher.fetch(url)
-        except UrlError as error:
-            raise ReadError("refused" if isinstance(error, UrlRefused) else "unfetchable", str(error)) from None
 
 
 def _line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from serving.batch.photos import STORES, Photo, ReadError, extra, open_file, reading, split
+from serving.batch.video import VIDEOS, frames
 from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,12 @@ class SourceError(UserError):
     """A source that names nothing, or a list that cannot be read."""
 
 
-def find(sources: Sequence[str], *, column: str | None = None, skip: str | None = None) -> Iterator[Photo]:
+def find(
+    sources: Sequence[str], *, column: str | None = None, skip: str | None = None, every: float = 1.0
+) -> Iterator[Photo]:
     """Every photo of the sources, listed as it is asked for; `skip` is our own output, which may lie among them.
+
+    Of a video a frame is taken `every` so many seconds.
 
     A photo is named as its source spells it; those of one folder alone, relative to the folder. Raises SourceError.
     """
@@ -40,7 +45,7 @@ def find(sources: Sequence[str], *, column: str | None = None, skip: str | None 
         if source.startswith("file://"):
             source = unquote(urlsplit(source).path)
         if source.startswith(STORES) or not source.startswith(URLS):
-            yield from _source(source, column, skip or "", alone=len(sources) == 1)
+            yield from _source(source, column, skip or "", every, alone=len(sources) == 1)
         else:
             yield Photo(source, source)
 
@@ -61,7 +66,7 @@ def chosen(listed: Iterable[Photo], limit: int | None, number: int | None, seed:
     return islice(listed if number is None else sample(listed, number, seed), limit)
 
 
-def _source(source: str, column: str | None, skip: str, *, alone: bool) -> Iterator[Photo]:
+def _source(source: str, column: str | None, skip: str, every: float, *, alone: bool) -> Iterator[Photo]:
     if not source.startswith(STORES) and os.path.isdir(source):
         yield from _folder(source, skip, alone=alone)
         return
@@ -69,7 +74,9 @@ def _source(source: str, column: str | None, skip: str, *, alone: bool) -> Itera
         if name.endswith(LISTS) and size is None:
             yield from (_entry(entry) for entry in entries(name, column))
         elif name.endswith(".tar"):
-            yield from _tar(name)
+            yield from _inside(name, _tar(name))
+        elif name.lower().endswith(VIDEOS):
+            yield from _inside(name, frames(name, every))
         elif not (skip and name.startswith(f"{skip}/")):
             yield Photo(name, name, size=size)
 
@@ -141,18 +148,23 @@ def _folder(folder: str, skip: str, *, alone: bool) -> Iterator[Photo]:
         yield Photo(path if alone else location, location)
 
 
-def _tar(name: str) -> Iterator[Photo]:
-    """The photos of an uncompressed tar archive, as ranges of its bytes; a broken archive gets a row with its error."""
+def _inside(name: str, found: Iterator[Photo]) -> Iterator[Photo]:
+    """The photos in a file; a broken one gets a row with its error."""
     try:
-        with open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # of millions, none has to be remembered
-                hidden = os.path.basename(member.name).startswith(".")
-                if member.isfile() and not hidden and not member.name.lower().endswith(SIDECARS):
-                    yield Photo(f"{name}/{member.name}", name, member.offset_data, member.size)
+        yield from found
     except (tarfile.TarError, ReadError) as error:
         log.warning("%s: %s", name, error)
         yield Photo(name, name)
+
+
+def _tar(name: str) -> Iterator[Photo]:
+    """The photos of an uncompressed tar archive, as ranges of its bytes."""
+    with open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # of millions, none has to be remembered
+            hidden = os.path.basename(member.name).startswith(".")
+            if member.isfile() and not hidden and not member.name.lower().endswith(SIDECARS):
+                yield Photo(f"{name}/{member.name}", name, member.offset_data, member.size)
 
 
 def entries(name: str, column: str | None = None) -> Iterator[str]:
