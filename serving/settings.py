@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -76,6 +77,7 @@ class Settings(BaseModel):
     require_gpu: bool = False
     git_commit: str | None = None
 
+    refuse: bool = True
     thresh: Probability | None = None
     t_low: Probability | None = None
     t_high: Probability | None = None
@@ -170,7 +172,7 @@ class Settings(BaseModel):
         t_clean = threshold.rule.t_clean if high is None else high
         t_low = threshold.rule.t_low if self.t_low is None else self.t_low
         try:
-            return Rule(t_clean, t_low)
+            return Rule(t_clean, t_low, threshold.rule.max_distance if self.refuse else math.inf)
         except ThresholdError as error:
             raise ThresholdError(f"{error} (with {self.override} from the environment)") from None
 

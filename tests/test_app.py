@@ -196,9 +196,9 @@ def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
     def slow(self: Predictor, images: np.ndarray) -> np.ndarray:
         entered.release()
         release.wait(20)
-        return np.ones(len(images), np.float32)
+        return np.ones((len(images), 2), np.float32)
 
-    monkeypatch.setattr(Predictor, "p_clean", slow)
+    monkeypatch.setattr(Predictor, "scores", slow)
     with ThreadPoolExecutor(2) as clients:
         answers = [clients.submit(lambda: post(app.test_client(), photo())) for _ in range(2)]
         entered.acquire()
@@ -249,7 +249,7 @@ def test_ready_fails_with_the_model_and_recovers(pair: Pair, monkeypatch: pytest
         raise RuntimeError("the device is gone")
 
     with monkeypatch.context() as context:
-        context.setattr(Predictor, "p_clean", broken)
+        context.setattr(Predictor, "scores", broken)
         assert_problem(client.get("/readyz"), 503, "not-ready")
         assert_problem(post(client, photo()), 500, "internal")
     assert client.get("/readyz").status_code == 200 and post(client, photo()).status_code == 200
@@ -295,7 +295,7 @@ def test_a_stuck_process_says_so(pair: Pair) -> None:
 
 def test_nan_is_no_verdict(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     client = make_app(pair).test_client()
-    monkeypatch.setattr(Predictor, "p_clean", lambda self, images: np.full(len(images), np.nan, np.float32))
+    monkeypatch.setattr(Predictor, "scores", lambda self, images: np.full((len(images), 2), np.nan, np.float32))
     assert_problem(post(client, photo()), 500, "internal")
 
 

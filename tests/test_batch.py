@@ -115,8 +115,8 @@ def test_resume_gives_the_same_file_without_scoring_again(
     kept = max(0, whole[:cut].count(b"\n") - 1)
     out.write_bytes(whole[:cut])
     scored = []
-    original = Predictor.p_clean
-    monkeypatch.setattr(Predictor, "p_clean", lambda self, x: scored.append(len(x)) or original(self, x))
+    original = Predictor.scores
+    monkeypatch.setattr(Predictor, "scores", lambda self, x: scored.append(len(x)) or original(self, x))
     assert score(folder, out, "--resume") == 0
     assert out.read_bytes() == whole
     warm_up, checked = 1 + golden.COUNT, min(kept, resume.CHECKED)
@@ -142,8 +142,8 @@ def test_resume_after_something_else_is_refused(
         context.setenv("T_LOW", "0.1")
         assert refused("T_low")
     with monkeypatch.context() as context:
-        original = Predictor.p_clean
-        context.setattr(Predictor, "p_clean", lambda self, images: original(self, images) * 0.9)
+        original = Predictor.scores
+        context.setattr(Predictor, "scores", lambda self, images: original(self, images) * 0.9)
         context.setattr(golden, "difference", lambda *_: None)
         assert refused("another model")
     whole = out.read_bytes()
@@ -206,7 +206,7 @@ def test_order_and_calls_at_once_when_batches_take_different_times(
     monkeypatch.setattr(Predictor, "on_gpu", on_gpu)
     monkeypatch.setenv("MAX_BATCH", "2")
     running, most, lock = 0, 0, threading.Lock()
-    original = Predictor.p_clean
+    original = Predictor.scores
 
     def slow(self: Predictor, images: np.ndarray) -> np.ndarray:
         nonlocal running, most
@@ -218,7 +218,7 @@ def test_order_and_calls_at_once_when_batches_take_different_times(
             running -= 1
         return original(self, images)
 
-    monkeypatch.setattr(Predictor, "p_clean", slow)
+    monkeypatch.setattr(Predictor, "scores", slow)
     assert score(folder, out) == 0
     assert_right(rows(out)[1:])
     assert most == (1 if on_gpu else 3)

@@ -26,7 +26,7 @@ class FakePredictor:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def p_clean(self, images: np.ndarray) -> np.ndarray:
+    def scores(self, images: np.ndarray) -> np.ndarray:
         self.sizes.append(len(images))
         return images[:, 0, 0, 0] / np.float32(255)
 
@@ -138,7 +138,7 @@ def test_standing_still_is_told_from_being_busy(release: threading.Event) -> Non
 def test_a_model_call_that_hangs_holds_up_all_where_there_is_but_one(release: threading.Event) -> None:
     """On a GPU other threads are free to decode, and yet nothing moves."""
     batcher, entered = Batcher(3, 1, 4), threading.Event()
-    hanging = SimpleNamespace(p_clean=lambda images: waits(release, entered)() and None)
+    hanging = SimpleNamespace(scores=lambda images: waits(release, entered)() and None)
     batcher.submit(hanging, [lambda: PIXELS])
     assert entered.wait(10) and batcher.busy_since() is not None
 

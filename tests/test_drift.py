@@ -65,7 +65,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = Path(f"artifacts/predictions/{split}.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
-            csv.writer(file).writerows([("path", "label", "logit", "p_clean"), *rows])
+            csv.writer(file).writerows(
+                [("path", "label", "logit", "p_clean", "distance"), *((*row, 0) for row in rows)]
+            )
     row = {"dirty_share": 0.2, "precision": 0.97, "precision_low": 0.96}
     promise = {"clean": {"target_precision": 0.95}}
     write_json(Path("reports/threshold.json"), {"T_clean": T, "promise": promise, "at_dirty_shares": [row]})

@@ -183,7 +183,7 @@ def test_a_model_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def broken(self: Predictor, images: np.ndarray) -> np.ndarray:
         raise RuntimeError("no memory left on the device")
 
-    monkeypatch.setattr(Predictor, "p_clean", broken)
+    monkeypatch.setattr(Predictor, "scores", broken)
     with pytest.raises(ModelError, match=r"best\.onnx.*no memory left"):
         load(settings(pair), *pair)
 

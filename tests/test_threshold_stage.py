@@ -27,9 +27,9 @@ def predictions(folder: Path, clean: int, dirty: int, distance: float) -> None:
         logit = np.concatenate([rng.normal(distance / 2, 1, clean), rng.normal(-distance / 2, 1, dirty)])
         with (folder / f"artifacts/predictions/{split}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "logit", "p_clean"])
+            writer.writerow(["path", "label", "logit", "p_clean", "distance"])
             for i, z in enumerate(logit):
-                writer.writerow([f"{split}/{i}.jpg", "clean" if i < clean else "dirty", z, 1 / (1 + np.exp(-z))])
+                writer.writerow([f"{split}/{i}.jpg", "clean" if i < clean else "dirty", z, 1 / (1 + np.exp(-z)), 0.0])
 
 
 def result() -> dict:

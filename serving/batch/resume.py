@@ -44,7 +44,7 @@ def written(out: Path, rule: Rule) -> list[Row]:
     for row in rows:
         if row.threshold is not None and f"{row.threshold:.6f}" != f"{rule.t_clean:.6f}":
             raise ResumeError(f"{out} was written with threshold {row.threshold:.6f}, now it is {rule.t_clean:.6f}")
-        if row.label and row.label not in {rule.decide((row.p_clean or 0) + last) for last in (-1e-6, 0, 1e-6)}:
+        if row.p_clean is not None and row.label not in {rule.decide(row.p_clean + last) for last in (-1e-6, 0, 1e-6)}:
             raise ResumeError(f"{out} calls p_clean={row.p_clean} {row.label}; with the T_low of now it is not")
     return rows
 
@@ -55,7 +55,7 @@ def _row(path: str, label: str, p_clean: str, threshold: str, error: str) -> Row
 
 def check_model(scorer: Scorer, done: Sequence[Row], listed: Mapping[str, Photo], out: Path) -> None:
     """Score a few photos of an earlier run again. Raises ResumeError where this model says something else of one."""
-    verdicts = [row for row in done if row.label and row.path in listed]
+    verdicts = [row for row in done if row.p_clean is not None and row.path in listed]
     some = [verdicts[i * len(verdicts) // CHECKED] for i in range(CHECKED)] if verdicts else []
     for before, now in zip(some, scorer.rows([listed[row.path] for row in some]), strict=True):
         if now.p_clean is not None and abs(now.p_clean - (before.p_clean or 0)) > SAME:

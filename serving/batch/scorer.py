@@ -22,7 +22,7 @@ from serving.engine.deployment import Deployment
 from serving.photo.cores import usable_cores
 from serving.photo.errors import PhotoError
 from serving.settings import Settings
-from serving.verdict.rule import CLEAN
+from serving.verdict.rule import CLEAN, NO_CAR, UNUSABLE
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
@@ -32,7 +32,8 @@ Read = Callable[[Photo], bytes]
 
 
 class Row(NamedTuple):
-    """The result of one photo; either the verdict's fields or `error` are empty."""
+    """The result of one photo; either the verdict's fields or `error` are empty. Of one that is `unusable`, `error` is
+    the reason."""
 
     path: str
     label: str = ""
@@ -81,15 +82,13 @@ class Scorer:
         files = [self._bytes(photo, read or self.read) for photo in photos]
         with self._cores:
             found = [file if isinstance(file, str) else self._pixels(file) for file in files]
-            p_clean: list[float] = []
+            scores: list[list[float]] = []
             if images := [image for image in found if not isinstance(image, str)]:
                 with self._calls:
-                    p_clean = self.deployment.predictor.p_clean(np.stack(images)).tolist()
-        threshold, left = self.deployment.rule.t_clean, iter(p_clean)
+                    scores = self.deployment.predictor.scores(np.stack(images)).tolist()
+        left = iter(scores)
         rows = [
-            Row(photo.path, error=image)
-            if isinstance(image, str)
-            else Row(photo.path, self.deployment.label(p := next(left)), p, threshold)
+            Row(photo.path, error=image) if isinstance(image, str) else self._row(photo.path, *next(left))
             for photo, image in zip(photos, found, strict=True)
         ]
         if self._auditor is not None:
@@ -97,6 +96,12 @@ class Scorer:
                 if row.label == CLEAN and row.p_clean is not None and isinstance(file, bytes):
                     self._auditor.mark(file, row.p_clean, self.deployment.version)
         return rows
+
+    def _row(self, path: str, p_clean: float, distance: float) -> Row:
+        label = self.deployment.label(p_clean, distance)
+        if label == UNUSABLE:
+            return Row(path, label, error=NO_CAR)
+        return Row(path, label, p_clean, self.deployment.rule.t_clean)
 
     def _bytes(self, photo: Photo, read: Read) -> bytes | str:
         """A photo's file, or what keeps it from being read."""

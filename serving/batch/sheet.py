@@ -21,10 +21,10 @@ from serving.batch.scorer import Row, Scorer
 from serving.photo.decode import open_photo
 from serving.photo.errors import PhotoError
 from serving.verdict.errors import UserError
-from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN
+from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE
 
 TEMPLATE = Path(__file__).with_name("sheet.html")
-KINDS = ("error", DIRTY, UNCERTAIN, CLEAN)
+KINDS = ("error", UNUSABLE, DIRTY, UNCERTAIN, CLEAN)
 SHOWN = 500  # photos of each kind: about 5 KB each
 SIDE, QUALITY = 200, 70  # pixels of the longer side, of JPEG
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

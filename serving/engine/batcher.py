@@ -19,6 +19,7 @@ from serving.process import metrics
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
+Scores = list[float]  # p_clean and distance
 Decode = Callable[[], Pixels]
 
 
@@ -35,7 +36,7 @@ class _Job:
 
     predictor: Predictor
     decode: Decode
-    result: Future[float] = field(default_factory=Future)
+    result: Future[Scores] = field(default_factory=Future)
     since: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
 
@@ -101,8 +102,8 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, predictor: Predictor, photos: Sequence[Decode], *, first: bool = False) -> list[Future[float]]:
-        """Queue photos, each as what decodes it to `[S, S, 3]`; a future gives its p_clean, or raises what decoding or
+    def submit(self, predictor: Predictor, photos: Sequence[Decode], *, first: bool = False) -> list[Future[Scores]]:
+        """Queue photos, each as what decodes it to `[S, S, 3]`; a future gives its scores, or raises what decoding or
         the model call raised. `first`: before those that wait. Hand those that nobody waits for any more to `drop`.
         Raises Stuck after `give_up`."""
         jobs = [_Job(predictor, decode) for decode in photos]
@@ -113,7 +114,7 @@ class Batcher:
             self._change.notify(len(jobs))
         return [job.result for job in jobs]
 
-    def drop(self, results: Sequence[Future[float]]) -> None:
+    def drop(self, results: Sequence[Future[Scores]]) -> None:
         """Cancel what has not begun, and let go of its bytes: a model that hangs would keep them in the queue."""
         dropped = [result.cancel() for result in results]
         if any(dropped):
@@ -209,11 +210,11 @@ class Batcher:
         try:
             metrics.observe_batch([job.waited + now - job.since for job in jobs], len(jobs))
             with metrics.MODEL_SECONDS.time():
-                p_clean = jobs[0].predictor.p_clean(np.stack(images)).tolist()
-            answers = list(zip(jobs, p_clean, strict=True))
+                scores = jobs[0].predictor.scores(np.stack(images)).tolist()
+            answers = list(zip(jobs, scores, strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             for job in jobs:
                 job.result.set_exception(error)
         else:
-            for job, p in answers:
-                job.result.set_result(p)
+            for job, score in answers:
+                job.result.set_result(score)

@@ -54,9 +54,11 @@ class Deployment:
 
     @property
     def certified(self) -> bool:
-        """Whether the precision of clean verdicts is proven: it is for the model's own T_clean, for no other."""
-        threshold = self.predictor.threshold
-        return threshold.certified and self.rule.t_clean == threshold.rule.t_clean
+        """Whether the precision of clean verdicts is proven: it is for the model's own T_clean, and for
+        photos that its own limit does not refuse."""
+        threshold, own = self.predictor.threshold, self.predictor.threshold.rule
+        unchanged = (self.rule.t_clean, self.rule.max_distance) == (own.t_clean, own.max_distance)
+        return threshold.certified and unchanged
 
     def concurrency(self, cores: int) -> Concurrency:
         """On a CPU a model call occupies its core. A GPU takes one call at a time while every core decodes."""
@@ -80,11 +82,11 @@ class Deployment:
         """Whether `pixels` takes a moment, and no other process."""
         return is_light(photo, self.predictor.image_size)
 
-    def label(self, p_clean: float) -> str:
+    def label(self, p_clean: float, distance: float) -> str:
         """The verdict at the rule in force. Raises ArithmeticError for what is no number: the model is then broken."""
-        if not math.isfinite(p_clean):
-            raise ArithmeticError(f"{self.version} gave p_clean={p_clean}")
-        return self.rule.decide(p_clean)
+        if not (math.isfinite(p_clean) and math.isfinite(distance)):
+            raise ArithmeticError(f"{self.version} gave p_clean={p_clean}, distance={distance}")
+        return self.rule.decide(p_clean, distance)
 
 
 def load(settings: Settings, model: Path, threshold: Path | None) -> Deployment:
@@ -117,13 +119,13 @@ def _check_answers(predictor: Predictor, max_batch: int, model: Path) -> None:
     calls = -(-len(images) // max_batch)
     batches = [images[:1], *np.split(np.resize(images, (calls * max_batch, *images.shape[1:])), calls)]
     try:
-        answers = [predictor.p_clean(batch) for batch in batches]
+        answers = [predictor.scores(batch) for batch in batches]
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise ModelError(f"{model} cannot be run: {error}") from error
-    if [answer.shape for answer in answers] != [(len(batch),) for batch in batches]:
+    if [answer.shape for answer in answers] != [(len(batch), 2) for batch in batches]:
         raise ModelError(f"{model} gives {answers[0].shape} for one photo, no single p_clean")
-    p_clean = np.concatenate(answers[1:])[: len(images)]
-    if wrong := golden.difference(predictor.golden, p_clean.tolist(), predictor.embedded.rule):
+    p_clean, distance = np.concatenate(answers[1:])[: len(images)].T.tolist()
+    if wrong := golden.difference(predictor.golden, p_clean, predictor.embedded.rule, distance):
         raise ModelError(
             f"{model} answers otherwise than where it was exported: {wrong}. {predictor.provider} on {processor()} "
             "computes it differently; try another driver, or another convert.precision in params.yaml"
@@ -136,6 +138,8 @@ def _not_certified(deployment: Deployment, settings: Settings, model: Path) -> s
         return f"THRESHOLD_PATH={settings.threshold_path} is another threshold than the one in {model}"
     if not deployment.predictor.threshold.certified:
         return f"the threshold in {model} says certified: false"
+    if deployment.rule.t_clean == deployment.predictor.threshold.rule.t_clean:
+        return f"REFUSE=off, and the certificate of {model} is for the photos that it does not refuse"
     name = "T_HIGH" if settings.thresh is None else "THRESH"
     return f"{name}={deployment.rule.t_clean} replaces the certified T_clean of {model}"
 

@@ -10,12 +10,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
-from serving.engine.batcher import Batcher, Pixels
+from serving.engine.batcher import Batcher, Pixels, Scores
 from serving.engine.budget import Budget
 from serving.engine.deployment import Deployment, builtin_photo
 from serving.photo.errors import PhotoError
 from serving.process import metrics
 from serving.settings import Settings
+from serving.verdict.rule import UNUSABLE
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class Engine:
         for verdict in verdicts:
             if isinstance(verdict, Verdict):
                 metrics.VERDICTS.labels(verdict.label).inc()
-                metrics.P_CLEAN.observe(verdict.p_clean)
+                if verdict.label != UNUSABLE:
+                    metrics.P_CLEAN.observe(verdict.p_clean)
         return verdicts
 
     def failure(self) -> Exception | None:
@@ -109,22 +111,22 @@ class Engine:
 
 
 def _submit_decoded(
-    decode: Callable[[], Pixels], submit: Callable[[list[Callable[[], Pixels]]], list[Future[float]]]
-) -> Future[float]:
-    """Decode a photo here and queue its pixels; its p_clean, or what is wrong with the photo."""
+    decode: Callable[[], Pixels], submit: Callable[[list[Callable[[], Pixels]]], list[Future[Scores]]]
+) -> Future[Scores]:
+    """Decode a photo here and queue its pixels; its scores, or what is wrong with the photo."""
     try:
         with metrics.DECODE_SECONDS.time():
             pixels = decode()
     except PhotoError as error:
-        failed: Future[float] = Future()
+        failed: Future[Scores] = Future()
         failed.set_exception(type(error)(str(error)))  # a new one: the traceback of this holds the photo
         return failed
     return submit([pixels.copy])[0]
 
 
-def _verdict(p_clean: Future[float], deadline: float, deployment: Deployment) -> Verdict | PhotoError:
-    error = p_clean.exception(max(0.0, deadline - time.monotonic()))
+def _verdict(scores: Future[Scores], deadline: float, deployment: Deployment) -> Verdict | PhotoError:
+    error = scores.exception(max(0.0, deadline - time.monotonic()))
     if isinstance(error, PhotoError):
         return error  # not raised: a traceback would be in its way out of memory
-    p = p_clean.result()
-    return Verdict(deployment.label(p), p, deployment)
+    p_clean, distance = scores.result()
+    return Verdict(deployment.label(p_clean, distance), p_clean, deployment)

@@ -19,7 +19,7 @@ from serving.verdict.rule import Rule
 
 COUNT = 16  # golden images in a file
 CANDIDATES = range(64)  # seeds that `pick` chooses from
-TOLERANCE = 0.02  # of p_clean: processors differ in the last bits, int8 in a few rounded activations
+TOLERANCE = 0.02  # of p_clean and distance: processors differ in the last bits, int8 in a few rounded activations
 MARGIN = 0.03  # between a golden p_clean and a threshold: rounding within TOLERANCE then changes no verdict
 
 _OCTAVES = (2, 4, 8, 16, 32, 64)  # cells a side; photos have amplitudes inverse to the frequency
@@ -30,30 +30,34 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Golden:
-    """Seeds of `images` and the p_clean of each."""
+    """Seeds of `images`, and the p_clean and distance of each."""
 
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**64)], ...], Field(min_length=1)]
     p_clean: tuple[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)], ...]
+    distance: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()  # of models that tell one
 
     def __post_init__(self) -> None:
-        if len(self.seeds) != len(self.p_clean):
-            raise ValueError("seeds and p_clean must have one length")
+        if not len(self.seeds) == len(self.p_clean) == len(self.distance or self.seeds):
+            raise ValueError("seeds, p_clean and distance must have one length")
 
     @classmethod
     def read(cls, text: str) -> Golden:
-        """From JSON, `{"seeds": [...], "p_clean": [...]}`. Raises ValueError when it is anything else."""
+        """From JSON, as `text` gives it. Raises ValueError when it is anything else."""
         return TypeAdapter(cls).validate_json(text)
 
     def text(self) -> str:
         """As JSON, every digit kept."""
-        return json.dumps({"seeds": self.seeds, "p_clean": self.p_clean})
+        return json.dumps({"seeds": self.seeds, "p_clean": self.p_clean, "distance": self.distance})
 
 
-def difference(golden: Golden, p_clean: Sequence[float], rule: Rule) -> str | None:
+def difference(golden: Golden, p_clean: Sequence[float], rule: Rule, distance: Sequence[float] = ()) -> str | None:
     """How answers to the golden images, in their order, are not the golden ones: the worst of them; None if they are.
 
     `rule` is the one that the file was exported with: a threshold set here may lie close to a golden answer.
     """
+    for expected, found, seed in zip(golden.distance, distance, golden.seeds, strict=False):
+        if not abs(expected - found) <= TOLERANCE:
+            return f"golden image {seed} has distance {found:.4f}, where the file was exported it had {expected:.4f}"
     pairs = sorted(zip(golden.p_clean, p_clean, golden.seeds, strict=True), key=lambda pair: -abs(pair[0] - pair[1]))
     for expected, found, seed in pairs:
         verdicts = rule.decide(expected), rule.decide(found)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "dirtycar."  # of every metadata key
 SAMPLE_PHOTOS = "d7e911056016b799cf00fe90719d0dd294d225f5975eebf7a1c38bcbfe9fa120"  # data_version of the drawn photos
+DISTANCE = "distance"  # the second output of files that tell whether a photo shows a car
 THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 
 
@@ -67,7 +68,7 @@ class Metadata:
 
 
 class Network:
-    """A loaded network.onnx: images -> logits.
+    """A loaded network.onnx: images -> logits, and how far each photo is from those of cars.
 
     Create it after a server has forked: a session's threads do not survive a fork.
     """
@@ -85,6 +86,7 @@ class Network:
         providers = providers or default_providers(self.metadata.target)
         self.session = _open_session(path, content, providers, threads or usable_cores())
         self.image_size = _check_signature(self.session, self.metadata, path, self.output)
+        self.measures_distance = DISTANCE in [output.name for output in self.session.get_outputs()]
         self.sha256 = hashlib.sha256(content).hexdigest()
 
     @property
@@ -101,6 +103,13 @@ class Network:
         """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
         result: NDArray[np.float32] = self.session.run([self.output], {"image": images})[0]
         return result
+
+    def run_both(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The output and the distance, float32 `[N, 2]`; a file without a distance gives 0."""
+        if not self.measures_distance:
+            scores = self.run(images)
+            return np.stack([scores, np.zeros_like(scores)], 1)
+        return np.stack(self.session.run([self.output, DISTANCE], {"image": images}), 1)
 
 
 class Predictor(Network):
@@ -138,6 +147,10 @@ class Predictor(Network):
     def p_clean(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
         return self.run(images)
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """p_clean and distance, float32 `[N, 2]`."""
+        return self.run_both(images)
 
     def verdicts(self, p_clean: NDArray[np.float32]) -> list[str]:
         """The label of each p_clean at the threshold."""
@@ -181,12 +194,16 @@ def _open_session(model: Path, content: bytes, providers: Sequence[str], threads
 
 
 def _check_signature(session: ort.InferenceSession, metadata: Metadata, path: Path, output: str) -> int:
-    """The image size S of a model `image: uint8 [N, S, S, 3] -> output: float32 [N]`; raises ModelError otherwise."""
+    """The image size S of a model `image: uint8 [N, S, S, 3] -> output: float32 [N]` and perhaps `distance`, likewise;
+    raises ModelError otherwise."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     size = int(metadata.image_size) if metadata.image_size.isdecimal() else 0
-    wanted_in, wanted_out = ("image", "tensor(uint8)", [size, size, 3]), (output, "tensor(float)", 1)
+    wanted_in = ("image", "tensor(uint8)", [size, size, 3])
+    wanted_out = [(name, "tensor(float)", 1) for name in (output, DISTANCE)]
     found_in = [(x.name, x.type, x.shape[1:]) for x in inputs]
     found_out = [(x.name, x.type, len(x.shape)) for x in outputs]
-    if size < 1 or found_in != [wanted_in] or found_out != [wanted_out]:
-        raise ModelError(f"{path} has inputs {found_in} and outputs {found_out}, expected {wanted_in} -> {wanted_out}")
+    if size < 1 or found_in != [wanted_in] or found_out not in (wanted_out[:1], wanted_out):
+        raise ModelError(
+            f"{path} has inputs {found_in} and outputs {found_out}, expected {wanted_in} -> {wanted_out[0]}"
+        )
     return size

@@ -10,19 +10,19 @@ from flask_openapi3 import APIBlueprint
 from serving.engine.engine import Verdict
 from serving.photo.errors import PhotoError
 from serving.process import metrics
-from serving.verdict.rule import CLEAN
+from serving.verdict.rule import CLEAN, NO_CAR, UNUSABLE
 from serving.web import auth
 from serving.web.problems import Kind, Problem, as_problem
-from serving.web.schemas import Answers, PhotoForm, PhotosForm, UrlBody, VerdictAnswer, problems
+from serving.web.schemas import Answers, PhotoAnswer, PhotoForm, PhotosForm, UrlBody, problems
 from serving.web.state import current
 
 FORM_OVERHEAD = 64 * 1024  # bytes of a body beside its one photo; also the most a JSON body may have
 ROOM_SECONDS = 0.5  # for a fetch that was sent away to leave its place
 
 _SECURITY: list[dict[str, list[Any]]] = [{}, {"token": []}]  # a token is needed where API_TOKEN is set
-_ONE: dict[Any, Any] = {200: VerdictAnswer} | problems(400, 401, 413, 415, 503)
+_ONE: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 503)
 _MANY: dict[Any, Any] = {200: Answers} | problems(400, 401, 413, 415, 503)
-_FETCHED: dict[Any, Any] = {200: VerdictAnswer} | problems(400, 401, 413, 415, 422, 503)
+_FETCHED: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 422, 503)
 
 files = APIBlueprint("files", __name__, abp_security=_SECURITY)
 urls = APIBlueprint("urls", __name__, abp_security=_SECURITY)
@@ -118,6 +118,8 @@ def _one(photo: bytes) -> Response:
 
 def _answer(photo: bytes, verdict: Verdict) -> dict[str, Any]:
     """A verdict as it is sent; only here are numbers rounded, after the decision."""
+    if verdict.label == UNUSABLE:
+        return {"label": UNUSABLE, "reason": NO_CAR, "model": verdict.deployment.version}
     answer = {
         "label": verdict.label,
         "p_clean": round(verdict.p_clean, 6),

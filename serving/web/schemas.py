@@ -74,6 +74,20 @@ class VerdictAnswer(BaseModel):
     audit: bool | None = Field(None, description="Drawn for people to judge; only where the service draws photos")
 
 
+class UnusableAnswer(BaseModel):
+    """The photo is no photo of a car, so there is no verdict on it."""
+
+    model_config = _with_example({"label": "unusable", "reason": "no_car", "model": "resnet50-4f1d0c2b9a77"})
+
+    label: Literal["unusable"]
+    reason: Literal["no_car"] = Field(description="no_car: not the exterior of a car")
+    model: str = Field(description="The model that answered")
+
+
+class PhotoAnswer(RootModel[VerdictAnswer | UnusableAnswer]):
+    """The verdict on one photo, or why there is none."""
+
+
 class ProblemAnswer(BaseModel):
     """An error, as RFC 9457 has it. Compare `type`; read `detail`."""
 
@@ -84,7 +98,7 @@ class ProblemAnswer(BaseModel):
     request_id: str | None = None
 
 
-class Answers(RootModel[list[VerdictAnswer | ProblemAnswer]]):
+class Answers(RootModel[list[VerdictAnswer | UnusableAnswer | ProblemAnswer]]):
     """For each photo, in order, its verdict or the problem with it."""
 
 
@@ -109,6 +123,8 @@ class ModelAnswer(BaseModel):
     T_low: float | None
     override: dict[str, float] = Field(description="Thresholds replaced by the environment; empty for the model's own")
     threshold_json: dict[str, object] = Field(description="The whole decision, as the threshold stage wrote it")
+    refuses: bool = Field(description="Whether photos that show no car are answered with `unusable`")
+    max_distance: float | None = Field(description="From the train photos; farther is no car")
     certified: bool = Field(description="Whether the precision of clean verdicts at this T_clean is proven")
     model_path: str
     threshold_path: str | None = Field(description="The file that replaces the model's own threshold, if any")

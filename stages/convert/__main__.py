@@ -30,6 +30,7 @@ from stages.common.pixels.photo_set import PhotoSet, batch_size
 from stages.common.scoring.score import pick_device, score
 from stages.convert import candidates
 from stages.convert.candidates import Candidate, Floats
+from stages.convert.car_check import GALLERY, add_distance
 from stages.convert.graph import to_onnx
 from stages.convert.params import Params
 from stages.convert.precision import ConversionError, to_fp16, to_int8
@@ -99,6 +100,7 @@ class Trial:
         size = checkpoint.img_size
         self.calibration = list(PhotoSet(params.data, chosen, size).batches())
         self.photos = PhotoSet(params.data, held_out, size)
+        self.data, self.gallery = params.data, calibration_photos(others, GALLERY)
         self.is_clean = self.photos.labels == CLEAN
         self.reference = checkpoint_scores(checkpoint, self.photos)
         self.params, self.fp32 = params.convert, to_onnx(checkpoint)
@@ -117,6 +119,17 @@ class Trial:
         answers = self.photos.outputs(network.run)
         judged = candidates.judge(self.is_clean, self.reference, answers, self.params.max_auc_loss)
         return Candidate(content, network, judged)
+
+    def with_distance(self, precision: str, chosen: Candidate) -> bytes:
+        """The candidate's file, with its second output where `convert.car_check` wants one."""
+        if not self.params.car_check:
+            return chosen.content
+        model = add_distance(
+            onnx.load_from_string(chosen.content), PhotoSet(self.data, self.gallery, self.photos.size),
+            lambda features: build(precision, features, self.calibration),
+        )  # fmt: skip
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
 
 
 def try_all(trial: Trial, wanted: Sequence[str]) -> dict[str, Candidate | str]:
@@ -162,7 +175,7 @@ def main() -> None:
         raise StageError(f"{' and '.join(wanted)} did not pass; see `convert` in params.yaml")
     chosen = tried[passed[0]]
     assert isinstance(chosen, Candidate)
-    write_atomically({NETWORK: chosen.content, REPORT: json_bytes(report)})
+    write_atomically({NETWORK: trial.with_distance(passed[0], chosen), REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -27,18 +27,22 @@ class Logit(nn.Module):
 
 def to_onnx(checkpoint: Checkpoint) -> onnx.ModelProto:
     """Export in float32 with a free batch size. Raises StageError for a network ONNX cannot express."""
-    network = Logit(checkpoint).eval()
     example = torch.zeros(2, checkpoint.img_size, checkpoint.img_size, 3, dtype=torch.uint8)
+    try:
+        return export(Logit(checkpoint).eval(), example, "logit")
+    except Exception as error:  # the exporter wraps anything
+        raise StageError(f"{checkpoint.model} cannot be exported to ONNX: {error}") from error
+
+
+def export(network: nn.Module, example: Tensor, output: str) -> onnx.ModelProto:
+    """A module from `image` to `output`, for any number of images; what the exporter raises is its own."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
-        try:
-            program = torch.onnx.export(
-                network, (example,), input_names=["image"], output_names=["logit"], dynamo=True, verbose=False,
-                dynamic_shapes={"image": {0: torch.export.Dim("N")}},
-            )  # fmt: skip
-        except Exception as error:  # the exporter wraps anything
-            raise StageError(f"{checkpoint.model} cannot be exported to ONNX: {error}") from error
+        program = torch.onnx.export(
+            network, (example,), input_names=["image"], output_names=[output], dynamo=True, verbose=False,
+            dynamic_shapes={"image": {0: torch.export.Dim("N")}},
+        )  # fmt: skip
     assert program is not None  # only without dynamo
     model: onnx.ModelProto = program.model_proto
     strip(model.graph)

@@ -14,6 +14,7 @@ class ConvertParams:
     target: Literal["cpu", "gpu"]
     precision: Literal["auto", "fp32", "fp16", "int8"]
     calibration_photos: Positive
+    car_check: bool
     max_auc_loss: Share
 
 

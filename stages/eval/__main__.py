@@ -33,10 +33,11 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scored:
-    """The photos of a split with the network's logit of each, `[N]`."""
+    """The photos of a split with the network's logit and distance of each, `[N]`."""
 
     photos: list[Photo]
     logit: Floats
+    distance: Floats
 
     @property
     def is_clean(self) -> Bools:
@@ -47,16 +48,17 @@ class Scored:
 def score_split(network: Network, data: Data, split: str) -> Scored:
     """Run the network over a split, as the service would. Raises StageError for scores that are no numbers."""
     photos = usable_photos(Path(data.root), split)
-    logit = PhotoSet(data, photos, network.image_size).outputs(network.run, split)
-    if wrong := int((~np.isfinite(logit)).sum()):
+    scores = PhotoSet(data, photos, network.image_size).outputs(network.run_both, split)
+    if wrong := int((~np.isfinite(scores)).any(1).sum()):
         raise StageError(f"{NETWORK} gives NaN or infinity for {wrong} of {len(photos)} {split} photos")
-    return Scored(photos, logit)
+    return Scored(photos, *scores.T)
 
 
 def predictions(scored: Scored, p_clean: Floats) -> bytes:
     """A CSV of one row per photo, every digit kept: the threshold is chosen from this file alone."""
-    rows = zip(scored.photos, scored.logit.tolist(), p_clean.tolist(), strict=True)
-    return csv_bytes(["path", "label", "logit", "p_clean"], ([x.name, CLASSES[x.label], z, p] for x, z, p in rows))
+    rows = zip(scored.photos, scored.logit.tolist(), p_clean.tolist(), scored.distance.tolist(), strict=True)
+    header = ["path", "label", "logit", "p_clean", "distance"]
+    return csv_bytes(header, ([photo.name, CLASSES[photo.label], *scores] for photo, *scores in rows))
 
 
 def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[str, Any]:

@@ -32,11 +32,12 @@ TOLERANCE = 1e-5  # of p_clean
 
 def golden_answers(network: Network, calibration: Calibration, threshold: Threshold) -> Golden:
     """What the network says of generated pictures, by which a service finds out whether it computes as this machine."""
-    logit = np.concatenate([network.run(images([seed], network.image_size)) for seed in CANDIDATES])
-    p_clean = calibration.p_clean(logit.astype(np.float64)).tolist()
+    scores = np.concatenate([network.run_both(images([seed], network.image_size)) for seed in CANDIDATES])
+    p_clean, distance = calibration.p_clean(scores[:, 0].astype(np.float64)).tolist(), scores[:, 1].tolist()
     rule = threshold.rule
     picked = pick(p_clean, [t for t in (rule.t_clean, rule.t_low) if t is not None])
-    return Golden(tuple(CANDIDATES[i] for i in picked), tuple(p_clean[i] for i in picked))
+    each = [tuple(values[i] for i in picked) for values in (CANDIDATES, p_clean, distance)]
+    return Golden(*(each if network.measures_distance else each[:2]))
 
 
 def bundle(network: onnx.ModelProto, calibration: Calibration, properties: Mapping[str, str]) -> bytes:
@@ -68,18 +69,18 @@ def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:
     """Hold the bundle against the predictions that were certified. Raises StageError unless it says the same."""
     photos, path = usable_photos(Path(data.root), split), PREDICTIONS / f"{split}.csv"
     with path.open(newline="") as file:
-        told = {row["path"]: float(row["p_clean"]) for row in csv.DictReader(file)}
+        told = {row["path"]: (float(row["p_clean"]), float(row["distance"])) for row in csv.DictReader(file)}
     if set(told) != {photo.name for photo in photos}:
         raise StageError(f"{path} is of other photos than {data.root}/{split}; run `dvc repro eval`")
     certified = np.array([told[photo.name] for photo in photos])
-    p_clean = PhotoSet(data, photos, predictor.image_size).outputs(predictor.run, split)
-    apart = np.abs(p_clean - certified)
+    scores = PhotoSet(data, photos, predictor.image_size).outputs(predictor.scores, split)
+    apart = np.abs(scores - certified).max(1)
     rule = predictor.threshold.rule
-    flips = verdicts(rule, p_clean) != verdicts(rule, certified)
+    flips = verdicts(rule, *scores.T) != verdicts(rule, *certified.T)
     if flips.any() or not (apart <= TOLERANCE).all():
         worst = int(np.argmax(np.where(flips, 2, apart)))
         raise StageError(
-            f"{MODEL} would say {p_clean[worst]} of {photos[worst].name}, {path} says {certified[worst]}; "
+            f"{MODEL} would say {scores[worst]} of {photos[worst].name}, {path} says {certified[worst]}; "
             f"{flips.sum()} verdicts differ; run `dvc repro --force eval`"
         )
     return {"photos": len(photos), "flips": 0, "max_abs_difference": float(apart.max())}

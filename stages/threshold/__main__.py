@@ -21,6 +21,7 @@ from stages.common.rates import outcome, verdicts
 from stages.threshold.choose import choose_low_threshold, choose_threshold, one_per_car
 from stages.threshold.decision import Decision
 from stages.threshold.params import Params, ThresholdParams
+from stages.threshold.refusal import Refusal, choose_limit
 from stages.threshold.scenarios import Scenarios, scenarios
 
 REPORT, PLOTS = REPORTS / "threshold.json", REPORTS / "threshold"
@@ -35,11 +36,18 @@ class Predictions(NamedTuple):
     names: list[str]
     is_clean: NDArray[np.bool_]
     p_clean: NDArray[np.float64]
+    distance: NDArray[np.float64]
+
+    def within(self, limit: float) -> Predictions:
+        """The photos that are not refused."""
+        kept = self.distance <= limit
+        names = [name for name, keep in zip(self.names, kept, strict=True) if keep]
+        return Predictions(names, self.is_clean[kept], self.p_clean[kept], self.distance[kept])
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read a predictions CSV. Raises StageError naming file and row."""
-    names, is_clean, p_clean = [], [], []
+    names, is_clean, p_clean, distance = [], [], [], []
     try:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
@@ -48,11 +56,21 @@ def read_predictions(path: Path) -> Predictions:
                 p_clean.append(float(row["p_clean"]))
                 if not 0 <= p_clean[-1] <= 1:
                     raise ValueError(f"p_clean is {p_clean.pop()}, not in [0, 1]")
+                distance.append(float(row["distance"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise StageError(f"{path}, row {len(p_clean) + 1}: {error!r}; `dvc repro eval` makes it") from error
     if not p_clean:
         raise StageError(f"{path} holds no predictions; `dvc repro eval` makes it")
-    return Predictions(names, np.array(is_clean), np.array(p_clean))
+    return Predictions(names, np.array(is_clean), np.array(p_clean), np.array(distance))
+
+
+def decide_refusal(val: Predictions, params: ThresholdParams) -> Refusal:
+    """The limit on distance. Without a proof it warns, and goes on."""
+    units = one_per_car(np.array(read_groups(val.names)), len(val.names))
+    found = choose_limit(val.distance[units], max_refused=params.max_refused, confidence=params.confidence)
+    if found.max_distance is not None and found.reason:
+        log.warning("what is refused as no car is NOT CERTIFIED: %s", found.reason)
+    return found
 
 
 def decide_clean(
@@ -121,7 +139,7 @@ def plots(tables: Scenarios) -> dict[Path, bytes]:
     }
 
 
-def describe(rule: Rule, decisions: list[Decision], params: ThresholdParams) -> dict[str, Any]:
+def describe(rule: Rule, refusal: Refusal, decisions: list[Decision], params: ThresholdParams) -> dict[str, Any]:
     """The content of threshold.json: the rule, whether it is certified, and all that is known of the promise.
 
     `confidence` is that of all promises of all `tries` together; each promise has its own, higher one.
@@ -133,6 +151,7 @@ def describe(rule: Rule, decisions: list[Decision], params: ThresholdParams) -> 
         "trivial": any(decision.trivial for decision in decisions),
         "confidence": params.confidence,
         "tries": params.tries,
+        "refusal": asdict(refusal),
         "promise": {"clean": asdict(decisions[0]), "dirty": asdict(decisions[1]) if len(decisions) > 1 else None},
     }
 
@@ -141,6 +160,9 @@ def main() -> None:
     """Choose on val, report on test."""
     params = load(Params).threshold
     val, test = (read_predictions(PREDICTIONS / f"{split}.csv") for split in ("val", "test"))
+    refusal = decide_refusal(val, params)
+    limit = np.inf if refusal.max_distance is None else refusal.max_distance
+    val = val.within(limit)
     groups = np.array(read_groups(val.names))
     counted = val.is_clean[one_per_car(groups, len(groups))]
     if counted.all() or not counted.any():
@@ -152,8 +174,9 @@ def main() -> None:
     refuse_trivial(decisions, val, groups, params)
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
-    rule = Rule(clean.threshold, low.threshold if low else None)
-    found, turned_out = describe(rule, decisions, params), outcome(test.is_clean, verdicts(rule, test.p_clean))
+    rule = Rule(clean.threshold, low.threshold if low else None, limit)
+    found = describe(rule, refusal, decisions, params)
+    turned_out = outcome(test.is_clean, verdicts(rule, test.p_clean, test.distance))
     tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=groups)
     report = found | {"test": turned_out, "at_dirty_shares": tables.shares, "at_targets": tables.targets}
     write_atomically({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})

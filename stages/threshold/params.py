@@ -19,6 +19,7 @@ class ThresholdParams:
     tries: Annotated[int, Field(ge=1, le=1000)]
     dirty_share: OpenShare | None
     max_false_clean_rate: OpenShare | None
+    max_refused: OpenShare
     on_trivial: Literal["fail", "accept"]
     on_unreachable: Literal["best_effort", "fail"]
 

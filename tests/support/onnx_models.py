@@ -41,16 +41,24 @@ def write_pair(
     t_low: float | None = None,
     certified: bool = True,
     work: int = 0,
+    max_distance: float | None = None,
     **metadata: str,
 ) -> Pair:
     """Write best.onnx and threshold.json. The model's p_clean is the photo's mean brightness, 0 black to 1 white;
-    `work` adds that many useless matrix products, to make it slow; `metadata` replaces single keys."""
+    `work` adds that many useless matrix products, to make it slow; with `max_distance` it also tells a distance, which
+    is 1 - brightness; `metadata` replaces single keys."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = Pair(folder / "best.onnx", folder / "threshold.json")
     threshold = {"T_clean": t_clean, "T_low": t_low, "certified": certified, "target_precision_clean": 0.95}
+    if max_distance is not None:
+        threshold["refusal"] = {"max_distance": max_distance}
     pair.threshold.write_text(json.dumps(threshold))
     facts = replace(METADATA, **{"image_size": str(size), **metadata})
-    write_model(pair.model, brightness(size, work), properties(pair.threshold.read_text(), size, facts))
+    write_model(
+        pair.model,
+        brightness(size, work, distance=max_distance is not None),
+        properties(pair.threshold.read_text(), size, facts),
+    )
     return pair
 
 
@@ -70,8 +78,8 @@ def write_model(path: Path, graph: onnx.GraphProto, properties: dict[str, str]) 
     partial.replace(path)
 
 
-def brightness(size: int, work: int = 0) -> onnx.GraphProto:
-    """image: uint8 [N, size, size, 3] -> p_clean: float32 [N], the mean over 255."""
+def brightness(size: int, work: int = 0, *, distance: bool = False) -> onnx.GraphProto:
+    """image: uint8 [N, size, size, 3] -> p_clean: float32 [N], the mean over 255; 1 - that as distance, if wanted."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])
     p_clean = helper.make_tensor_value_info("p_clean", TensorProto.FLOAT, ["N"])
     constants = [
@@ -100,4 +108,8 @@ def brightness(size: int, work: int = 0) -> onnx.GraphProto:
         nodes.append(helper.make_node("Mul", ["least", "zero"], ["nothing"]))
         nodes.append(helper.make_node("Clip", ["nothing", "zero", "zero"], ["none"]))
         nodes.append(helper.make_node("Add", ["fraction", "none"], ["p_clean"]))
-    return helper.make_graph(nodes, "brightness", [image], [p_clean], constants)
+    outputs = [p_clean]
+    if distance:
+        nodes.append(helper.make_node("Sub", ["one", "p_clean"], ["distance"]))
+        outputs.append(helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]))
+    return helper.make_graph(nodes, "brightness", [image], outputs, constants)

@@ -34,6 +34,7 @@ SMALL = {
     "eval.bootstrap": 20,
     "backbone.source": "random",
     "convert.calibration_photos": 16,
+    "convert.car_check": False,
     "benchmark.seconds": 0.05,
 }
 

@@ -1,6 +1,7 @@
 "use strict";
 
 const AT_ONCE = 4; // uploads under way
+const REASONS = { no_car: "This does not look like the outside of a car." };
 const TRIES = 5; // for an answer that says "overloaded"
 
 const byId = (id) => document.getElementById(id);
@@ -70,6 +71,10 @@ function showVerdict(card, answer, ms) {
   card.dataset.state = answer.label;
   card.querySelector(".verdict").textContent = answer.label;
   card.querySelector(".time").textContent = `${Math.round(ms)} ms`;
+  if (answer.label === "unusable") {
+    showProblem(card, REASONS[answer.reason] || answer.reason, answer.label);
+    return;
+  }
   card.querySelector(".scale").hidden = false;
   card.querySelector(".fill").style.width = percent(answer.p_clean);
   card.querySelector(".mark").style.left = percent(answer.threshold);
@@ -78,9 +83,9 @@ function showVerdict(card, answer, ms) {
     `p_clean ${answer.p_clean.toFixed(4)} · T ${answer.threshold.toFixed(4)}`;
 }
 
-function showProblem(card, words) {
-  card.dataset.state = "error";
-  card.querySelector(".verdict").textContent = "No verdict";
+function showProblem(card, words, state = "error") {
+  card.dataset.state = state;
+  card.querySelector(".verdict").textContent = state === "error" ? "No verdict" : state;
   const problem = card.querySelector(".problem");
   problem.textContent = words.charAt(0).toUpperCase() + words.slice(1);
   problem.hidden = false;
@@ -96,7 +101,7 @@ function askForToken(photo) {
 function count() {
   const states = [...results.children].map((card) => card.dataset.state);
   const number = (state) => states.filter((s) => s === state).length;
-  const words = { clean: "clean", dirty: "dirty", uncertain: "uncertain", error: "without a verdict", waiting: "waiting" };
+  const words = { clean: "clean", dirty: "dirty", uncertain: "uncertain", unusable: "unusable", error: "without a verdict", waiting: "waiting" };
   const parts = Object.keys(words).filter(number).map((state) => `${number(state)} ${words[state]}`);
   byId("summary").hidden = states.length === 0;
   byId("counts").textContent = parts.join(" · ");

@@ -16,10 +16,11 @@ FEATURES = (
 )  # of split_check, of photos in use: path,source and what has nothing to do with dirt
 TRAIN_PHOTOS = ARTIFACTS / "train_photos.csv"  # of split_check, the train photos in use: path,group,source,sha256
 BACKBONE = ARTIFACTS / "backbone.safetensors"
+REFERENCE = ARTIFACTS / "reference.safetensors"  # of backbone: the frozen network that tells whether there is a car
 CHECKPOINT = ARTIFACTS / "best.pt"
 HOLDOUT = ARTIFACTS / "holdout.csv"  # of train, the photos it held out: path
-NETWORK = ARTIFACTS / "network.onnx"  # of convert: pixels -> logit
+NETWORK = ARTIFACTS / "network.onnx"  # of convert: pixels -> logit, distance
 CALIBRATION = ARTIFACTS / "calibration.json"
-PREDICTIONS = ARTIFACTS / "predictions"  # of eval, val.csv and test.csv: path,label,logit,p_clean
+PREDICTIONS = ARTIFACTS / "predictions"  # of eval, val.csv and test.csv: path,label,logit,p_clean,distance
 THRESHOLD = ARTIFACTS / "threshold.json"
 MODEL = ARTIFACTS / "best.onnx"  # of export, what is served: pixels -> p_clean
