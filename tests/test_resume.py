@@ -117,19 +117,19 @@ def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path, monkeypatc
     ranks = Ranks(0, 1, torch.device("cpu"))
     key = run_key(params, fit, held, "version", backbone, ranks)
     assert key == run_key(same, fit, held, "version", backbone, ranks)
+    assert key == run_key(params, fit, held, "version", backbone, replace(ranks, world=2)), "a node may be lost"
     others = {
         run_key(replace(params, train=replace(params.train, lr=0.5)), fit, held, "version", backbone, ranks),
         run_key(replace(params, img_size=160), fit, held, "version", backbone, ranks),
         run_key(params, held, fit, "version", backbone, ranks),
         run_key(params, fit, held, "other", backbone, ranks),
-        run_key(params, fit, held, "version", backbone, replace(ranks, world=2)),
     }
     backbone.write_bytes(b"other")
     others.add(run_key(params, fit, held, "version", backbone, ranks))
     backbone.write_bytes(b"weights")
     monkeypatch.setattr(recovery, "DECODER", "another")
     others.add(run_key(params, fit, held, "version", backbone, ranks))
-    assert len(others | {key}) == 8
+    assert len(others | {key}) == 7
     backbone.unlink()
     with pytest.raises(StageError, match="backbone is missing; run `dvc repro backbone`"):
         run_key(params, fit, held, "version", backbone, ranks)

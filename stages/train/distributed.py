@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 from serving.photo.cores import usable_cores
 from serving.verdict.errors import UserError
@@ -33,6 +34,7 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    local: int = 0  # its rank on its own node
 
     @property
     def first(self) -> bool:
@@ -44,11 +46,11 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
-    def shared(self, value: T) -> T:
-        """What the first process has."""
+    def shared(self, value: T, source: int = 0) -> T:
+        """What the first process has, or another one."""
         values = [value]
         if self.world > 1:
-            dist.broadcast_object_list(values, device=self.device)
+            dist.broadcast_object_list(values, source, device=self.device)
         return values[0]
 
     def gathered(self, value: T) -> list[T]:
@@ -93,8 +95,9 @@ def process_count(devices: str | int) -> int:
 
 
 def launch(worker: Callable[[], None], processes: int) -> None:
-    """Run `worker` in `processes` processes, or here when one is enough or torchrun has already started us
-    (`torchrun --nnodes 2 --nproc-per-node 2 -m stages.train` trains on several nodes).
+    """Run `worker` in `processes` processes, or here when one is enough or torchrun has already started us.
+
+    With PET_NNODES, which torchrun reads too, they join those of other nodes; other PET_ variables say where to meet.
 
     Raises StageError when a process fails and KeyboardInterrupt when a signal ends the run; the launcher stops the
     others.
@@ -102,14 +105,19 @@ def launch(worker: Callable[[], None], processes: int) -> None:
     if "RANK" in os.environ:
         _speak_up(worker)
         return
-    if processes == 1:
+    several = os.environ.get("PET_NNODES", "1") != "1"
+    if processes == 1 and not several:
         worker()
         return
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-        local_addr="127.0.0.1",  # by default the host name, which may not resolve
-        start_method="spawn", monitor_interval=0.5, max_restarts=0,
-    )  # fmt: skip
+    if several:
+        os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
+        config = config_from_args(parse_args(["-m", "stages.train"]))[0]
+    else:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+            local_addr="127.0.0.1",  # by default the host name, which may not resolve
+            start_method="spawn", monitor_interval=0.5, max_restarts=0,
+        )  # fmt: skip
     try:
         elastic_launch(config, _speak_up)(worker)
     except ChildFailedError as error:
@@ -155,6 +163,6 @@ def process_group(threads: int | None = None) -> Iterator[Ranks]:
         dist.init_process_group(
             "nccl" if gpu else "gloo", timeout=timedelta(hours=1), device_id=device if gpu else None
         )
-    yield Ranks(rank, world, device)
+    yield Ranks(rank, world, device, local)
     if world > 1:  # only on success: after a failure NCCL would wait for processes that no longer answer
         dist.destroy_process_group()

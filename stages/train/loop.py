@@ -6,7 +6,8 @@ import logging
 import math
 import sys
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from stages.common.base.paths import BACKBONE, CHECKPOINT, HOLDOUT, REPORTS, TRA
 from stages.common.base.photos import CLEAN, Origin, Photo, train_photos
 from stages.common.model import Checkpoint
 from stages.common.pixels.photo_set import PhotoSet
+from stages.common.pixels.scratch import locked
 from stages.common.scoring.loader import loader
 from stages.common.scoring.score import score
 from stages.train.devices import choose_algorithms, is_portable
@@ -49,10 +51,10 @@ def run() -> None:
     fit, held = hold_out(
         list(origin_of), [origin.group for origin in origin_of.values()], params.train.holdout, params.train.seed
     )
-    with process_group(params.train.threads if is_portable(params.train) else None) as ranks:
+    with process_group(params.train.threads if is_portable(params.train) else None) as ranks, alone(ranks):
         choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
         version = sha256(TRAIN_PHOTOS)
-        key = run_key(params, fit, held, version, BACKBONE, ranks)
+        key = ranks.shared(run_key(params, fit, held, version, BACKBONE, ranks))
         if ranks.first:
             advise(params.train, held)
         with recovery_store(key, params.runtime.save_every, ranks) as states:
@@ -61,6 +63,15 @@ def run() -> None:
                 write(params, trainer, kept, fit, held, version)
             ranks.wait()
             states.clear()
+
+
+@contextmanager
+def alone(ranks: Ranks) -> Iterator[None]:
+    """One run at a time in a folder, whose reports two would mix up. Raises StageError."""
+    with locked(Path(), wait=False) if ranks.first else nullcontext(True) as free:
+        if not free:
+            raise StageError("training runs in this folder already; `dvc exp run --temp` trains beside it")
+        yield
 
 
 def advise(train: TrainParams, held: list[Photo]) -> None:
@@ -185,11 +196,14 @@ def train(
     trainer, progress = Trainer(params, labels, train.epochs * len(batches), ranks), Progress()
     if ranks.first:
         print(f"train: {describe(ranks, trainer.precision)}", file=sys.stderr)
-    if state := ranks.shared(states.load()):
+    if state := newest(states.load(), ranks):
         trainer.restore(state["trainer"])
         progress = Progress.from_state(state["progress"], ranks.device)
         if ranks.first:
             print(f"goes on from step {progress.step} of epoch {progress.epoch + 1}", file=sys.stderr)
+            if state["world"] != ranks.world:
+                was = state["world"]
+                log.warning("%d processes, it was %d: not the bits of an undisturbed run", ranks.world, was)
     keep = "best" if train.keep == "best" and can_rank_epochs(held) else "last"
     done = (progress.epoch * len(batches) + progress.step) * train.batch_size
     total = train.epochs * len(batches) * train.batch_size
@@ -203,12 +217,19 @@ def train(
                 progress.step += 1
                 reporter.bar.update(train.batch_size)
                 if states.due():
-                    states.save({"trainer": trainer.state(), "progress": asdict(progress)})
+                    states.save({"trainer": trainer.state(), "progress": asdict(progress), "world": ranks.world})
             metrics = {"loss": progress.mean_loss(), "holdout_auc": holdout_auc(trainer, held, held_out, ranks)}
             progress.kept.update(keep, metrics["holdout_auc"], progress.epoch, trainer.eval_model)
             reporter.epoch(progress.epoch, metrics)
             progress.next_epoch(metrics)
     return trainer, progress.kept
+
+
+def newest(state: dict[str, Any] | None, ranks: Ranks) -> dict[str, Any] | None:
+    """The state that is furthest on, whichever process found it on its node."""
+    found = (-1, -1) if state is None else (state["progress"]["epoch"], state["progress"]["step"])
+    places = ranks.gathered(found)
+    return ranks.shared(state, places.index(max(places)))
 
 
 def holdout_auc(trainer: Trainer, held: list[Photo], mine: PhotoSet, ranks: Ranks) -> float:

@@ -25,11 +25,13 @@ import numpy as np
 import timm
 import torch
 
+from serving.photo.cores import usable_cores
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256, write_bytes
 from stages.common.base.photos import Photo
 from stages.common.pixels.cache import DECODER
 from stages.common.pixels.scratch import locked, scratch
+from stages.train.devices import is_portable
 from stages.train.distributed import Ranks
 from stages.train.params import Params
 
@@ -65,7 +67,8 @@ class RecoveryStore:
                 state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
                 return state
             aside = path.with_suffix(".damaged")
-            path.replace(aside)
+            with suppress(FileNotFoundError):  # another node did it, in a shared folder
+                path.replace(aside)
             log.warning("%s is damaged and set aside as %s; going on from the state before it", path, aside.name)
         return None
 
@@ -99,7 +102,8 @@ class RecoveryStore:
         """The run is finished: nothing to go on with."""
         self.wait()
         if self.folder is not None:
-            shutil.rmtree(self.folder)
+            with suppress(FileNotFoundError):  # another node did it, in a shared folder
+                shutil.rmtree(self.folder)
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.pt")) if self.folder else []
@@ -107,11 +111,15 @@ class RecoveryStore:
 
 @contextmanager
 def recovery_store(key: str, every: float, ranks: Ranks) -> Iterator[RecoveryStore]:
-    """The recovery store of the run with this key, on the first process; one run at a time has it."""
-    if not ranks.first:
+    """The recovery store of the run with this key, on the first process; one run at a time has it. Other nodes may hold
+    the state of a time when the first process was theirs: their first process gets a store that is never due."""
+    if ranks.local != 0:
         yield RecoveryStore(None)
         return
     folder = scratch("train")
+    if not ranks.first:
+        yield RecoveryStore(folder / key)
+        return
     _forget_abandoned(folder)
     with locked(folder / f"{key}.lock", wait=False) as had:
         if had:
@@ -145,7 +153,8 @@ def run_key(
     """A hash of all that decides the trained weights: settings, photos, backbone, code, libraries and processor.
 
     Where photos lie and how they are cached does not, nor `runtime`, so a run that was killed for memory may go on
-    with less. Raises StageError when there is no backbone.
+    with less. The number of processes does change the last bits, and is left out: a node that is lost must not lose the
+    run. Raises StageError when there is no backbone.
     """
     if not backbone.exists():
         raise StageError(f"{backbone} is missing; run `dvc repro backbone`")
@@ -161,8 +170,7 @@ def run_key(
         "libraries": [torch.__version__, timm.__version__, np.__version__, DECODER],
         "processor": [
             torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
-            torch.get_num_threads(),
-            ranks.world,
+            params.train.threads if is_portable(params.train) else usable_cores(),
         ],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
