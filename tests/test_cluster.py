@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import obstore
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from serving.batch import job, photos
 from serving.batch.folder import Folder
-from tests.support import store
-from tests.support.jobs import assert_each_once, score
-from tests.support.live import ROOT, photo, wait_until
+from tests.support import ray_cluster, store
+from tests.support.jobs import each_once, score
 from tests.support.onnx_models import write_pair
 
 pytestmark = pytest.mark.slow
@@ -28,16 +24,12 @@ needs_store = pytest.mark.skipif(bool(store.MISSING), reason=store.MISSING)
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install -r tests/requirements.txt"
 )
-PHOTOS = 31
 
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MODEL_PATH", str(write_pair(tmp_path / "artifacts", t_clean=0.75).model))
-    (tmp_path / "photos").mkdir()
-    for number in range(PHOTOS):
-        (tmp_path / "photos" / f"{number:02}.jpg").write_bytes(photo(number * 8))
-    return tmp_path / "photos"
+    return ray_cluster.write_photos(tmp_path / "photos")
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +68,10 @@ def fetched(url: str, into: Path) -> Path:
 def test_a_job_from_and_to_s3(source: Path, bucket: str, tmp_path: Path, ray: bool) -> None:
     command = [f"{bucket}/in", f"{bucket}/out", "--shard-size", "4", *["--ray"] * ray]
     assert score(*command) == 0
-    assert_each_once(fetched(f"{bucket}/out", tmp_path / "parts"), source)
+    assert each_once(fetched(f"{bucket}/out", tmp_path / "parts"), source)
     assert Folder(f"{bucket}/out").read(job.SUCCESS)
     assert score(*command) == 0
-    assert job.status(Folder(f"{bucket}/out")).counts.total() == PHOTOS
+    assert job.status(Folder(f"{bucket}/out")).counts.total() == ray_cluster.PHOTOS
 
 
 @needs_store
@@ -92,7 +84,7 @@ def test_a_busy_store_is_asked_again(
         assert {busy.asked[path] for path in busy.asked if path.endswith(".jpg")} == {3}
         busy.shutdown()
     use(monkeypatch, store.environment(port))
-    assert_each_once(fetched(f"{bucket}/out", tmp_path / "parts"), source)
+    assert each_once(fetched(f"{bucket}/out", tmp_path / "parts"), source)
 
 
 @needs_store
@@ -122,47 +114,35 @@ def test_archives_lists_and_patterns_in_a_store(bucket: str, source: Path, tmp_p
     )
     for path in (tmp_path / "a.tar", listed):
         obstore.put(*photos.split(f"{bucket}/{path.name}"), path)
-    for name, count in {"a.tar": PHOTOS, "list.csv": 2, "in/*5.jpg": 3, "in/07.jpg": 1, "*.tar": PHOTOS}.items():
+    every = ray_cluster.PHOTOS
+    for name, count in {"a.tar": every, "list.csv": 2, "in/*5.jpg": 3, "in/07.jpg": 1, "*.tar": every}.items():
         assert score(f"{bucket}/{name}", tmp_path / "out.parquet") == 0
         assert pq.read_metadata(tmp_path / "out.parquet").num_rows == count, name
 
 
-@needs_ray
-@pytest.mark.parametrize("victim", ["worker", "raylet", "driver"])
-def test_whatever_is_killed_every_photo_has_one_row(
-    source: Path, tmp_path: Path, victim: str, monkeypatch: pytest.MonkeyPatch
+@needs_store
+def test_photos_go_to_a_dvc_remote_and_come_back(
+    source: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-    from ray.cluster_utils import Cluster
+    use(monkeypatch, store.environment(port))
+    monkeypatch.chdir(tmp_path)
+    paths = [path.read_bytes() for path in sorted(source.iterdir())]
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("MODEL_PATH", str(write_pair(tmp_path / "slow", t_clean=0.75, work=15).model))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "serving.batch", str(source), "--out", str(out), "--shard-size", "2"]
-    command += ["--ray", cluster.address]
-    try:
-        driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_until(lambda: len(list(out.glob("part-*"))) >= 2, 90)
-        kill(victim, driver, cluster, nodes[0])
-        code = driver.wait(120)
-        if victim == "driver":
-            assert code == -signal.SIGKILL and not (out / job.SUCCESS).exists()
-            code = subprocess.run(command, cwd=ROOT, check=False, timeout=120).returncode
-        assert code == 0
-        assert_each_once(out, source)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    def dvc(*arguments: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *arguments, "--quiet"], check=True, timeout=120)
+
+    dvc("init", "--no-scm")
+    dvc("remote", "add", "-d", "team", f"s3://{store.BUCKET}/dirtycar")
+    dvc("remote", "modify", "team", "endpointurl", f"http://127.0.0.1:{port}")
+    dvc("add", source.name)
+    dvc("push")
+    for gone in source, tmp_path / ".dvc" / "cache":
+        shutil.rmtree(gone)
+    dvc("pull")
+    assert [path.read_bytes() for path in sorted(source.iterdir())] == paths
 
 
-def kill(victim: str, driver: subprocess.Popen[bytes], cluster: Any, node: Any) -> None:
-    """kill -9 of the driver, of a node's raylet with all it runs, or of a process that scores."""
-    if victim == "driver":
-        driver.kill()
-    elif victim == "raylet":
-        cluster.remove_node(node, allow_graceful=False)
-    else:
-        workers = [p for p in psutil.Process().children(recursive=True) if "ray::" in " ".join(p.cmdline())]
-        os.kill(next(p.pid for p in workers if "_score" in " ".join(p.cmdline())), signal.SIGKILL)
+@needs_ray
+@pytest.mark.parametrize("victim", ray_cluster.VICTIMS)
+def test_whatever_is_killed_every_photo_has_one_row(tmp_path: Path, victim: str) -> None:
+    assert ray_cluster.disturbed(tmp_path, victim)

@@ -15,7 +15,7 @@ from serving.batch import job, manifest
 from serving.batch.folder import Folder, FolderError
 from serving.batch.photos import Photo, ReadError
 from serving.batch.reader import Reader
-from tests.support.jobs import assert_each_once, score
+from tests.support.jobs import each_once, score
 from tests.support.live import photo
 from tests.support.onnx_models import write_pair
 
@@ -62,7 +62,7 @@ def test_a_killed_job_goes_on(source: Path, out: Path, writes: int, monkeypatch:
             score(source, out, "--shard-size", "8")
     assert not (out / job.SUCCESS).exists()
     assert score(source, out, "--shard-size", "8") == 0
-    assert_each_once(out, source)
+    assert each_once(out, source)
     assert json.loads((out / job.SUCCESS).read_bytes())["photos"] == PHOTOS
     assert not list(out.rglob("*.tmp"))
 
@@ -79,7 +79,7 @@ def test_runs_at_once_share_the_work(source: Path, out: Path) -> None:
     for run in runs:
         run.join(60)
     assert codes == [0] * len(options)
-    assert_each_once(out, source)
+    assert each_once(out, source)
     assert (out / job.SUCCESS).exists()
 
 
@@ -131,7 +131,7 @@ def test_a_shard_that_fails_thrice_is_reported_and_the_rest_finished(
         assert score(source, out, "--shard-size", "8") == 1
     assert len(asked) == job.TRIES and len(list(out.glob("part-*"))) == 3 and not (out / job.SUCCESS).exists()
     assert score(source, out, "--shard-size", "8") == 0
-    assert_each_once(out, source)
+    assert each_once(out, source)
 
 
 def test_a_folder_that_cannot_be_written_is_named(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

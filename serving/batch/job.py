@@ -116,21 +116,21 @@ class Shards:
     """The shards of a job that are left to do, as they are listed, in random order: runs at once meet rarely."""
 
     def __init__(self, folder: Folder, share: Share, listing: Listing | None) -> None:
-        self._folder, self._share, self._listing = folder, share, listing
+        self._folder, self._share, self.listing = folder, share, listing
         self._given: set[int] = set()
         self.totals: manifest.Totals | None = None  # once all sources are listed
 
     def __iter__(self) -> Iterator[int]:
         """Raises what ended the listing early, after the last shard."""
         while True:
-            if self._listing is not None:
-                self._listing.join(0)
-            listing = self._listing is not None and self._listing.is_alive()
+            if self.listing is not None:
+                self.listing.join(0)
+            listing = self.listing is not None and self.listing.is_alive()
             self.totals = self.totals or manifest.totals(self._folder)
             if left := self._left():
                 yield from self._some(left)
-            elif self._listing is not None and self._listing.error:
-                raise self._listing.error
+            elif self.listing is not None and self.listing.error:
+                raise self.listing.error
             elif self.totals is not None and not listing:
                 return
             else:

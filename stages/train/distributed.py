@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
@@ -122,6 +123,8 @@ def launch(worker: Callable[[], None], processes: int) -> None:
         elastic_launch(config, _speak_up)(worker)
     except ChildFailedError as error:
         raise StageError("a training process failed and the others were stopped; what it said stands above") from error
+    except (RendezvousError, dist.DistError) as error:
+        raise StageError(f"the other nodes, or PET_RDZV_ENDPOINT, are out of reach: {error}") from error
     except SignalException as error:
         raise KeyboardInterrupt from error
 

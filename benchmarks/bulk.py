@@ -1,0 +1,182 @@
+"""Many photos: the job engine beside the single file, Ray and S3 beside the disk, kills, and ten million rows.
+
+    python benchmarks/bulk.py [rates] [faults] [manifest] [--photos 2000] [--rounds 3] [--trials 20] [--before COMMIT]
+
+rates: 1600 x 1200 JPEGs and the int8 model of artifacts/; every round runs everything in turns, as processes of their
+own, on all photos and on none; medians are shown, without start-up. `--before` adds the `serving.batch` of a commit.
+faults: kill -9 of a scoring process, a raylet and the driver in turns (a Ray cluster of three raylets on this machine),
+then the same command again; counts the trials in which every photo has exactly one row. manifest: a list of ten million
+rows (made up) with a scorer that scores nothing, and what follows for 100 million photos on paper.
+Needs tests/requirements.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
+
+import obstore  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+
+from benchmarks.inputs import make_photos  # noqa: E402
+from serving.batch import job, load, photos  # noqa: E402
+from serving.batch.folder import Folder  # noqa: E402
+from serving.batch.photos import Photo  # noqa: E402
+from serving.batch.scorer import Row  # noqa: E402
+from serving.batch.sources import find  # noqa: E402
+from tests.support import ray_cluster, store  # noqa: E402
+
+MACHINE_CORES = 16
+ROWS = 10_000_000
+
+
+def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
+    """Photos a second of every way, and its ratio to the way it is compared with."""
+    distinct = make_photos()
+    for name, number in ("photos", count), ("none", 1):
+        (folder / name).mkdir()
+        for place in range(number):
+            (folder / name / f"{place:05}.jpg").write_bytes(distinct[place % len(distinct)])
+    (folder / "store").mkdir()
+    ours = [sys.executable, "-m", "serving.batch"]
+    shards = ["--shard-size", "250"]
+    with ExitStack() as stack:
+        bucket = f"s3://{store.BUCKET}"
+        port = stack.enter_context(store.running(folder / "store"))
+        os.environ |= store.environment(port) | {"MODEL_PATH": str(ROOT / "artifacts" / "best.onnx")}
+        for name in ("photos", "none"):
+            for path in (folder / name).iterdir():
+                obstore.put(*photos.split(f"{bucket}/{name}/{path.name}"), path)
+        ways = {
+            "single file": (ROOT, lambda name, out: [*ours, str(folder / name), "--out", f"{out}.csv"]),
+            "job": (ROOT, lambda name, out: [*ours, str(folder / name), "--out", out, *shards]),
+            "job on Ray": (ROOT, lambda name, out: [*ours, str(folder / name), "--out", out, *shards, "--ray"]),
+            "single file from S3": (ROOT, lambda name, out: [*ours, f"{bucket}/{name}/", "--out", f"{out}.csv"]),
+        }
+        if before:
+            (folder / "before").mkdir()
+            archive = subprocess.run(["git", "archive", before], cwd=ROOT, check=True, capture_output=True).stdout
+            subprocess.run(["tar", "-x", "-C", folder / "before"], input=archive, check=True)
+            ways = {f"single file of {before}": (folder / "before", ways["single file"][1])} | ways
+        took: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(rounds):
+            for way, (cwd, command) in ways.items():
+                none, whole = (
+                    seconds(command(name, str(folder / f"{name}-{turn}-{way.replace(' ', '-')}")), cwd)
+                    for name in ("none", "photos")
+                )
+                took[way].append((count - 1) / (whole - none))
+    base = took["single file"]
+    print(f"{count} photos, {rounds} rounds, {os.cpu_count()} cores; photos/s without start-up, ratio within a round")
+    for way, found in took.items():
+        ratio = statistics.median(a / b for a, b in zip(found, base, strict=True))
+        print(f"  {way:32} {statistics.median(found):8.1f}  {ratio:.2f} of the single file")
+
+
+def seconds(command: Sequence[str], cwd: Path) -> float:
+    """How long a command takes that has to succeed."""
+    started = time.perf_counter()
+    subprocess.run(command, cwd=cwd, check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def faults(trials: int, folder: Path) -> None:
+    """Kills in turns; how many trials ended with every photo once."""
+    right = 0
+    for trial in range(trials):
+        victim = ray_cluster.VICTIMS[trial % len(ray_cluster.VICTIMS)]
+        place = folder / f"trial-{trial}"
+        place.mkdir()
+        found = ray_cluster.disturbed(place, victim)
+        right += found
+        print(f"  trial {trial + 1}, kill -9 of the {victim}: {'every photo once' if found else 'WRONG'}", flush=True)
+    print(f"{right} of {trials} trials ended with every photo exactly once")
+
+
+class Unscored:
+    """A scorer that gives every photo the same row at once."""
+
+    def __init__(self) -> None:
+        self.deployment = load(ROOT / "artifacts" / "best.onnx").deployment
+
+    def rows(self, listed: Sequence[Photo], *, remote: bool) -> Iterator[Row]:
+        """A row for each photo."""
+        yield from (Row(photo.path, "clean", 1.0, 0.5) for photo in listed)
+
+
+def manifest_rows(folder: Path) -> None:
+    """Ten million rows: until the first part lies there, until all are listed, and the memory of this process."""
+    listed = folder / "list.parquet"
+    with pq.ParquetWriter(listed, pa.schema({"path": pa.string()})) as writer:
+        for first in range(0, ROWS, 1_000_000):
+            paths = [f"s3://photos/2026/{number:09}.jpg" for number in range(first, first + 1_000_000)]
+            writer.write_table(pa.table({"path": paths}))
+            del paths
+    scorer, out = Unscored(), Folder(str(folder / "out"))
+    held = rss()
+    started = time.perf_counter()
+    shards = job.start(out, scorer.deployment, find([str(listed)]), {"shard_size": 10_000}, job.Share())
+    job.score_shard(out, scorer, next(iter(shards)))  # type: ignore[arg-type]
+    first = time.perf_counter() - started
+    while shards.listing is not None and shards.listing.is_alive():
+        time.sleep(0.1)
+    whole, most = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{ROWS:,} rows: first part after {first:.1f} s, all listed after {whole:.1f} s")
+    print(f"memory {held:.0f} MiB before, {most:.0f} MiB at most")
+    on_paper(whole / ROWS)
+
+
+def rss() -> float:
+    """Memory of this process, in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def on_paper(listing: float, photos_per_core: float = 60.0, gets: float = 5500.0, total: int = 100_000_000) -> None:
+    """100 million photos: what bounds them, at `listing` seconds a row of the manifest. `gets`: GETs a second that one
+    prefix of S3 is documented to give; a LIST names 1,000 keys and takes about 0.1 s."""
+    print(f"on paper, {total:,} photos, {MACHINE_CORES} cores a machine, {photos_per_core:.0f} photos/s a core:")
+    bounds = {"listing by LIST": total / 1000 * 0.1, "writing the manifest": total * listing}
+    for machines in (1, 8, 64):
+        need = bounds | {
+            "decoding and model": total / (photos_per_core * MACHINE_CORES * machines),
+            "GETs of one prefix": total / gets,
+        }
+        worst = max(need, key=lambda name: need[name])
+        each = ", ".join(f"{name} {value / 3600:.1f} h" for name, value in need.items())
+        print(f"  {machines:3} machines: {need[worst] / 3600:.1f} h, bound by {worst} ({each})")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["rates", "faults", "manifest"])
+    parser.add_argument("--photos", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--before", metavar="COMMIT")
+    args = parser.parse_args()
+    ways = {
+        "rates": lambda folder: rates(args.photos, args.rounds, args.before, folder),
+        "faults": lambda folder: faults(args.trials, folder),
+        "manifest": manifest_rows,
+    }
+    for part in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            ways[part](Path(folder))
+
+
+if __name__ == "__main__":
+    main()
