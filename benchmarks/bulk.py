@@ -129,7 +129,7 @@ def manifest_rows(folder: Path) -> None:
     held = rss()
     started = time.perf_counter()
     shards = job.start(out, scorer.deployment, find([str(listed)]), {"shard_size": 10_000}, job.Share())
-    job.score_shard(out, scorer, next(iter(shards)))  # type: ignore[arg-type]
+    job.score_shard(out, scorer, next(iter(shards)))
     first = time.perf_counter() - started
     while shards.listing is not None and shards.listing.is_alive():
         time.sleep(0.1)

@@ -92,7 +92,7 @@ def _listed(port: int) -> bool:
     options = {"bucket": BUCKET, "endpoint": f"http://127.0.0.1:{port}", "region": KEYS["AWS_REGION"]}
     secrets = {"access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
     retry = {"max_retries": 0}
-    store = S3Store(**options, **secrets, client_options={"allow_http": True}, retry_config=retry)  # type: ignore
+    store = S3Store(**options, **secrets, client_options={"allow_http": True}, retry_config=retry)
     try:
         obstore.put(store, "ready", b"")
         obstore.delete(store, "ready")
