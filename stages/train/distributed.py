@@ -112,6 +112,8 @@ def launch(worker: Callable[[], None], processes: int) -> None:
         return
     if several:
         os.environ.setdefault("PET_NPROC_PER_NODE", str(processes))
+        # Else agents keep the address of the first round's store, which may have died with its node.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         config = config_from_args(parse_args(["-m", "stages.train"]))[0]
     else:
         config = LaunchConfig(
