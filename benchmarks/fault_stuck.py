@@ -7,15 +7,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import requests
 
 from benchmarks.fault_row import Row
-from tests.support.live import COMMAND, ROOT, Live, Traffic, photo, wait_until
+from tests.support.live import COMMAND, ROOT, Live, Traffic, file_server, photo, wait_until
 
 if TYPE_CHECKING:
     from benchmarks.fault_service import Bench
@@ -40,13 +38,6 @@ run()
 """
 
 
-class _Store(SimpleHTTPRequestHandler):
-    """The files of a folder, without a word on each."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 def stuck_workers(bench: Bench) -> list[Row]:
     """As many photos that hang as there are threads: the worker is replaced, and serves again within STUCK_SECONDS."""
     count, back, lost = bench.size(3, 1), 0, 0
@@ -54,17 +45,14 @@ def stuck_workers(bench: Bench) -> list[Row]:
     with bench.service("stuck", command=_command(), PYTHONPATH=str(ROOT), WORKERS="1", **seconds) as (live, _):
         for _ in range(count):
             (worker,) = live.workers()
-            hangs = [threading.Thread(target=_hang, args=(live,)) for _ in range(8)]
-            for hang in hangs:
-                hang.start()
-            with Traffic(live, 2) as traffic, contextlib.suppress(AssertionError):
+            with ThreadPoolExecutor(8) as hangs, Traffic(live, 2) as traffic, contextlib.suppress(AssertionError):
+                for _ in range(8):
+                    hangs.submit(live.status, b"hang")
                 wait_until(lambda worker=worker: worker not in live.workers(), 90)
                 served = traffic.seen[200]
                 wait_until(lambda traffic=traffic, served=served: traffic.seen[200] > served + 30, 20)
                 back += 1
             lost += traffic.seen["lost"]
-            for hang in hangs:
-                hang.join()
     return [Row("every thread of a worker hangs", count, back, lost, "503 until another worker is there")]
 
 
@@ -72,34 +60,22 @@ def silent_names(bench: Bench) -> list[Row]:
     """Clients that ask for photos at silent names, again and again, and one that asks for a real one."""
     seen: Counter[int] = Counter()
     (bench.folder / "car.jpg").write_bytes(photo(255))
-    handler = partial(_Store, directory=bench.folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as store:
-        threading.Thread(target=store.serve_forever, daemon=True).start()
-        port = store.server_address[1]
+    stop = threading.Event()
+    with file_server(bench.folder) as port, ThreadPoolExecutor(ASKERS) as askers:
         local = {"URL_ALLOW_NETWORKS": "127.0.0.0/8", "URL_PORTS": f"80,{port}"}
         with bench.service("names", command=_command(), PYTHONPATH=str(ROOT), WORKERS="1", **local) as (live, _):
-            stop = threading.Event()
-            askers = [threading.Thread(target=_ask_silent, args=(live, n, stop.is_set)) for n in range(ASKERS)]
-            for asker in askers:
-                asker.start()
+            asking = [askers.submit(_ask_silent, live, number, stop) for number in range(ASKERS)]
             for _ in range(bench.size(100, 10)):
                 time.sleep(0.25)
                 seen[_ask_patiently(live, f"http://localhost:{port}/car.jpg")] += 1
             stop.set()
-            for asker in askers:
-                asker.join()
-        store.shutdown()
+            wait(asking)
     note = f"of a patient client; {ASKERS} others keep asking for silent names"
     return [Row("URLs beside silent name servers", seen.total(), seen[200], seen.total() - seen[200], note)]
 
 
 def _command() -> list[str]:
     return [sys.executable, "-c", HANGING, *COMMAND[2:]]
-
-
-def _hang(live: Live) -> None:
-    with contextlib.suppress(requests.RequestException):
-        live.send(b"hang")
 
 
 def _ask(live: Live, url: str) -> int:
@@ -115,8 +91,8 @@ def _ask_patiently(live: Live, url: str) -> int:
     return 503
 
 
-def _ask_silent(live: Live, number: int, stopped: Callable[[], bool]) -> None:
+def _ask_silent(live: Live, number: int, stop: threading.Event) -> None:
     asked = 0
-    while not stopped():
+    while not stop.is_set():
         asked += 1
         _ask(live, f"http://silent-{number}-{asked}.example/")

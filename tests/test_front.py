@@ -30,7 +30,7 @@ from serving.front.connection import Connection, State
 from serving.front.handshakes import refuse_handshakes
 from serving.front.limits import Connections, Limits, Overdue, Room, overdue
 from serving.web.state import Budget
-from tests.support.live import ROOT, Live, photo, retry_until_refused, running, samples, wait_until
+from tests.support.live import ROOT, Live, free_port, photo, retry_until_refused, running, samples, wait_until
 from tests.support.onnx_models import Pair, write_pair
 from tests.support.raw_http import FORM, PART, read, request
 
@@ -45,15 +45,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(scope="module")
 def live(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with running(pair, tmp_path_factory.mktemp("front"), WORKERS="1", REQUEST_SECONDS="1", HEALTH_PORT=free()) as live:
+    with running(
+        pair, tmp_path_factory.mktemp("front"), WORKERS="1", REQUEST_SECONDS="1", HEALTH_PORT=str(free_port())
+    ) as live:
         yield live
-
-
-def free() -> str:
-    """A port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def connect(live: Live) -> socket.socket:

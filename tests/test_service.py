@@ -10,12 +10,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +33,7 @@ from tests.support.live import (
     Traffic,
     answers,
     environment,
+    file_server,
     memory_mib,
     photo,
     running,
@@ -95,18 +93,16 @@ def test_answers_do_not_depend_on_the_batch(live: Live, pair: Pair) -> None:
 def test_a_photo_behind_a_url(pair: Pair, tmp_path: Path) -> None:
     """The whole way, from a store that is let through although it is on this machine."""
     (tmp_path / "car.jpg").write_bytes(photo(255))
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as store:
-        threading.Thread(target=store.serve_forever, daemon=True).start()
-        port = store.server_address[1]
-        with running(pair, tmp_path, URL_ALLOW_NETWORKS="127.0.0.0/8", URL_PORTS=str(port)) as live:
-            ask = lambda path: requests.post(  # noqa: E731
-                live.url + "/predict/url", json={"url": f"http://localhost:{port}/{path}"}, timeout=10
-            )
-            assert ask("car.jpg").json()["label"] == "clean"
-            assert ask("nope.jpg").json()["type"].endswith("url-unfetchable")
-            assert ask("").json()["type"].endswith("not-a-photo")
-        store.shutdown()
+    with (
+        file_server(tmp_path) as port,
+        running(pair, tmp_path, URL_ALLOW_NETWORKS="127.0.0.0/8", URL_PORTS=str(port)) as live,
+    ):
+        ask = lambda path: requests.post(  # noqa: E731
+            live.url + "/predict/url", json={"url": f"http://localhost:{port}/{path}"}, timeout=10
+        )
+        assert ask("car.jpg").json()["label"] == "clean"
+        assert ask("nope.jpg").json()["type"].endswith("url-unfetchable")
+        assert ask("").json()["type"].endswith("not-a-photo")
 
 
 def test_chunked_bodies_and_their_limit(live: Live) -> None:

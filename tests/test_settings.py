@@ -103,18 +103,13 @@ def test_what_is_not_ours_is_not_told() -> None:
         ({"THRESH": "nan"}, "THRESH"),
         ({"THRESH": "0.5", "T_HIGH": "0.6"}, "THRESH"),
         ({"T_LOW": "0.9", "T_HIGH": "0.5"}, "T_LOW"),
-        ({"IMGSZ": "-1"}, "IMGSZ"),
         ({"WORKERS": "two"}, "WORKERS"),
-        ({"WORKERS": "1000"}, "WORKERS"),
-        ({"QUEUE": "0"}, "QUEUE"),
         ({"QUEUE": "4", "MAX_PHOTOS": "8"}, "MAX_PHOTOS"),
         ({"MAX_BYTES": "200", "MAX_REQUEST_BYTES": "100"}, "MAX_BYTES <= MAX_REQUEST_BYTES"),
         ({"MAX_REQUEST_BYTES": "999999999"}, "MAX_REQUEST_BYTES <= MAX_BYTES_IN_FLIGHT"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
-        ({"URL_FETCH": "perhaps"}, "URL_FETCH"),
         ({"URL_PORTS": "80,http"}, "URL_PORTS"),
         ({"URL_ALLOW_NETWORKS": "10.0.0.0/99"}, "URL_ALLOW_NETWORKS"),
-        ({"REQUIRE_GPU": "maybe"}, "REQUIRE_GPU"),
     ],
 )
 def test_a_wrong_setting_is_named(environ: dict[str, str], name: str) -> None:

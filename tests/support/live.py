@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -194,6 +196,20 @@ def retry_until_refused(live: Live, data: bytes, ends: Counter[str], stopped: th
             ends["lost"] += 1
         if stopped.is_set():
             session = requests.Session()
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[int]:
+    """The files of a folder by HTTP. Gives its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 def memory_mib(*pids: int) -> float:

@@ -94,20 +94,15 @@ def brightness(size: int, work: int = 0, *, distance: bool = False) -> onnx.Grap
         helper.make_node("Div", ["mean", "white"], ["p_clean" if not work else "fraction"]),
     ]
     if work:
-        big = helper.make_tensor("big", TensorProto.FLOAT, [512, 512], [1 / 512] * 512 * 512)
-        constants.append(big)
-        previous = "big"
-        for step in range(work):
-            # A factor that is 1 for every photo, but cannot be known ahead of time.
-            nodes.append(helper.make_node("ReduceMean", ["fraction"], [f"mean{step}"], keepdims=0))
-            nodes.append(helper.make_node("Max", [f"mean{step}", "one"], [f"seed{step}"]))
-            nodes.append(helper.make_node("Mul", [previous, f"seed{step}"], [f"left{step}"]))
-            nodes.append(helper.make_node("MatMul", [f"left{step}", "big"], [f"product{step}"]))
-            previous = f"product{step}"
-        nodes.append(helper.make_node("ReduceMin", [previous], ["least"], keepdims=0))
+        constants.append(helper.make_tensor("big", TensorProto.FLOAT, [512, 512], [1 / 512] * 512 * 512))
+        # A factor that is 1 for every photo, but cannot be known ahead of time: so no product can.
+        nodes.append(helper.make_node("ReduceMean", ["fraction"], ["bright"], keepdims=0))
+        nodes.append(helper.make_node("Max", ["bright", "one"], ["factor"]))
+        nodes.append(helper.make_node("Mul", ["big", "factor"], ["product0"]))
+        nodes += [helper.make_node("MatMul", [f"product{n}", "big"], [f"product{n + 1}"]) for n in range(work)]
+        nodes.append(helper.make_node("ReduceMin", [f"product{work}"], ["least"], keepdims=0))
         nodes.append(helper.make_node("Mul", ["least", "zero"], ["nothing"]))
-        nodes.append(helper.make_node("Clip", ["nothing", "zero", "zero"], ["none"]))
-        nodes.append(helper.make_node("Add", ["fraction", "none"], ["p_clean"]))
+        nodes.append(helper.make_node("Add", ["fraction", "nothing"], ["p_clean"]))
     outputs = [p_clean]
     if distance:
         nodes.append(helper.make_node("Sub", ["one", "p_clean"], ["distance"]))
