@@ -82,12 +82,8 @@ def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     args.source = [
         source if source.startswith((*URLS, "file://")) else os.path.abspath(source) for source in args.source
     ]
-    options = {
-        key: getattr(args, key) for key in ("source", "column", "sample", "seed", "limit", "every", "shard_size")
-    }
-    listed = chosen(
-        find(args.source, column=args.column, skip=folder.url, every=args.every), args.limit, args.sample, args.seed
-    )
+    options = {name: getattr(args, name) for name in OPTIONS}
+    listed = _listed(args, folder.url)
     shards = job.start(folder, scorer.deployment, listed, options, job.Share(args.shard, args.shard_of))
     with tqdm(unit="photo", disable=None, initial=job.status(folder).counts.total()) as progress:
 
