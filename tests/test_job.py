@@ -141,6 +141,13 @@ def test_a_folder_that_cannot_be_written_is_named(source: Path, out: Path, capsy
         Folder(str(out)).files()
 
 
+def test_a_source_that_does_not_exist_claims_no_folder(source: Path, out: Path) -> None:
+    assert score(source.with_name("typo"), out) == 2 and not out.exists()
+    empty = source.with_name("empty")
+    empty.mkdir()
+    assert score(empty, out) == 0 and json.loads((out / job.SUCCESS).read_bytes())["photos"] == 0
+
+
 def test_errors_are_rows_and_the_job_itself_is_no_photo(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source / "notes.txt").write_text("no photo")
     (source / "gone.jpg").symlink_to("nowhere")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from serving.batch import manifest
@@ -160,10 +161,12 @@ def start(
     folder: Folder, deployment: Deployment, photos: Iterable[Photo], options: dict[str, Any], share: Share
 ) -> Shards:
     """Claim the folder and have the sources listed by the first share's run, unless they are. Raises JobError."""
-    claim(folder, deployment, options)
-    listing = None
+    listing, left = None, iter(photos)
     if share.index == 0 and manifest.totals(folder) is None:
-        listing = Listing(folder, photos, options["shard_size"])
+        first = list(islice(left, 1))  # a source that does not exist claims no folder
+        listing = Listing(folder, chain(first, left), options["shard_size"])
+    claim(folder, deployment, options)
+    if listing is not None:
         listing.start()
     return Shards(folder, share, listing)
 
