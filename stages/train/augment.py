@@ -35,13 +35,13 @@ def draw(seed: int, epoch: int, positions: Sequence[int]) -> Tensor:
 
 
 def apply(images: Tensor, labels: Tensor, draws: Tensor, params: AugmentParams) -> tuple[Tensor, Tensor]:
-    """Change RGB images `[N, 3, S, S]` with values in 0..255: geometry, then dirt, then colour; same shape and range.
+    """Change RGB images `[N, 3, S, S]` with values in 0..255: geometry, then colour, then dirt; same shape and range.
 
     Labels `[N]` come back with the images that were clean and are now painted as dirty.
     """
-    moving, painting, colouring = draws.split([GEOMETRY, dirt.DRAWS, COLOUR], 1)
-    images, labels = _soil(_move(images, moving, params), labels, (painting + 1) / 2, params)
-    return _colour(images, colouring, params), labels
+    moving, colouring, painting = draws.split([GEOMETRY, COLOUR, dirt.DRAWS], 1)
+    images = _colour(_move(images, moving, params), colouring, params)
+    return _soil(images, labels, (painting + 1) / 2, params)
 
 
 def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
@@ -62,7 +62,7 @@ def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
 
 
 def _soil(images: Tensor, labels: Tensor, draws: Tensor, params: AugmentParams) -> tuple[Tensor, Tensor]:
-    """Paint dirt on some of the clean images. Before colour changes: brown on a grey photo would give it away."""
+    """Paint dirt on some of the clean images, last: a colour change could make it invisible, and the label wrong."""
     painted = torch.nonzero((draws[:, 0] < params.dirt) & (labels == CLEAN))[:, 0]
     soiled = dirt.paint(images[painted], draws[painted, 1:])
     return images.index_copy(0, painted, soiled), labels.index_fill(0, painted, DIRTY)
