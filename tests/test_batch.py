@@ -285,6 +285,15 @@ def test_a_list_without_photos_is_refused(
     assert named in capsys.readouterr().err and not out.exists()
 
 
+def test_an_entry_that_is_empty_has_a_row(pair: Pair, folder: Path, tmp_path: Path, out: Path) -> None:
+    photo = str(folder / "0/00.jpg")
+    pq.write_table(pa.table({"path": [photo, None, "", photo]}), tmp_path / "list.parquet")
+    (tmp_path / "list.csv").write_text(f"name,path\na,{photo}\nb\n\nc,\nd,{photo}\n")
+    for name in "list.parquet", "list.csv":
+        assert score(tmp_path / name, out) == 1
+        assert [row[4].partition(":")[0] for row in rows(out)[1:]] == ["", "missing", "missing", ""]
+
+
 @pytest.mark.parametrize("damage", [slice(0, 700), slice(1000, None), slice(0, 0)])
 def test_a_broken_archive_has_a_row(pair: Pair, elsewhere: Path, out: Path, damage: slice) -> None:
     shard = elsewhere / "shard.tar"

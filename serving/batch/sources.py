@@ -178,7 +178,8 @@ def entries(name: str, column: str | None = None) -> Iterator[str]:
                 table = extra("pyarrow.parquet").ParquetFile(file)
                 wanted = _columns(name, table.schema_arrow.names, column)
                 for batch in table.iter_batches(columns=wanted):
-                    yield from map(_joined, zip(*(part.to_pylist() for part in batch.columns), strict=True))
+                    values = zip(*(part.to_pylist() for part in batch.columns), strict=True)
+                    yield from (_joined(row, *range(len(wanted))) for row in values)
                 return
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
             if name.endswith(".txt"):
@@ -187,7 +188,7 @@ def entries(name: str, column: str | None = None) -> Iterator[str]:
             rows = csv.reader(text)
             header = next(rows, [])
             places = [header.index(name) for name in _columns(name, header, column)]
-            yield from (_joined([row[place] for place in places]) for row in rows if len(row) > max(places))
+            yield from (_joined([*row, *[""] * len(header)], *places) for row in rows if row)
     except ReadError as error:
         raise SourceError(f"{name}: {error.kind}: {error}") from None
     except (csv.Error, ValueError) as error:
@@ -203,7 +204,9 @@ def _columns(name: str, header: Sequence[str], column: str | None) -> list[str]:
     raise SourceError(f"{name} has no column {column or ' or '.join(COLUMNS)}, only {', '.join(header)}; see --column")
 
 
-def _joined(values: Sequence[str]) -> str:
+def _joined(row: Sequence[object], *places: int) -> str:
+    """A list's entry; an empty one stays, and gets a row with an error."""
+    values = [str(row[place] or "") for place in places]
     return values[0] if len(values) == 1 else f"s3://{values[0]}/{values[1]}"
 
 
