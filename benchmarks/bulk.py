@@ -89,7 +89,7 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
 def seconds(command: Sequence[str], cwd: Path) -> float:
     """How long a command takes that has to succeed."""
     started = time.perf_counter()
-    subprocess.run(command, cwd=cwd, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 

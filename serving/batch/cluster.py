@@ -75,7 +75,12 @@ def _connected(address: str, workers: int | None) -> Iterator[Any]:
     options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if address == EMBEDDED:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        options |= {
+            "address": "local",
+            "num_cpus": workers,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE,
+        }
     else:
         options |= {"address": address, "runtime_env": {"py_modules": [str(_ROOT / "serving")]}}
     try:
