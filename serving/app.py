@@ -19,6 +19,7 @@ from serving.process import reload, watchdog
 from serving.process.reload import Store
 from serving.settings import Settings
 from serving.web import auth, middleware, predict, problems, state
+from serving.web.explain import explain
 from serving.web.page import pages
 from serving.web.schemas import ProblemAnswer
 from serving.web.state import AppState
@@ -55,6 +56,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_api(predict.files)
     if settings.url_fetch:
         app.register_api(predict.urls)
+    if settings.explain:
+        app.register_api(explain)
     app.register_api(status)
     app.register_blueprint(pages)
     return app

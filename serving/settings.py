@@ -106,6 +106,7 @@ class Settings(BaseModel):
     max_pixels: PositiveInt = MAX_PIXELS
     max_photos: PositiveInt = 32
 
+    explain: bool = True
     audit_share: Probability = 0
     audit_dir: str | None = None
     audit_days: PositiveInt = 90

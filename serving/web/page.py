@@ -28,7 +28,7 @@ def index() -> Response:
     if app.settings.audit_dir is not None:
         page = page.replace('id="kept" hidden', 'id="kept"').replace("DAYS", str(app.settings.audit_days))
         page = page.replace("this service only, and are not kept.", "this service only.")
-    return Response(page)
+    return Response(page.replace("<body>", '<body data-explain="1">') if app.settings.explain else page)
 
 
 @pages.get("/docs")

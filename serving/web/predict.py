@@ -19,13 +19,13 @@ from serving.web.state import current
 FORM_OVERHEAD = 64 * 1024  # bytes of a body beside its one photo; also the most a JSON body may have
 ROOM_SECONDS = 0.5  # for a fetch that was sent away to leave its place
 
-_SECURITY: list[dict[str, list[Any]]] = [{}, {"token": []}]  # a token is needed where API_TOKEN is set
+SECURITY: list[dict[str, list[Any]]] = [{}, {"token": []}]  # a token is needed where API_TOKEN is set
 _ONE: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 503)
 _MANY: dict[Any, Any] = {200: Answers} | problems(400, 401, 413, 415, 503)
 _FETCHED: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 422, 503)
 
-files = APIBlueprint("files", __name__, abp_security=_SECURITY)
-urls = APIBlueprint("urls", __name__, abp_security=_SECURITY)
+files = APIBlueprint("files", __name__, abp_security=SECURITY)
+urls = APIBlueprint("urls", __name__, abp_security=SECURITY)
 
 
 @files.post("/predict/file", summary="One photo", responses=_ONE)
@@ -77,15 +77,15 @@ def _guard_files() -> None:
     settings, most = current().settings, current().settings.max_request_bytes
     if request.path == "/predict/file":
         most = min(settings.max_bytes + FORM_OVERHEAD, most)
-    _guard("multipart/form-data", most)
+    guard("multipart/form-data", most)
 
 
 @urls.before_request
 def _guard_urls() -> None:
-    _guard("application/json", FORM_OVERHEAD)
+    guard("application/json", FORM_OVERHEAD)
 
 
-def _guard(mimetype: str, most: int) -> None:
+def guard(mimetype: str, most: int) -> None:
     """Before a body is read: the token, the body's type and its size."""
     if request.method == "OPTIONS":
         return

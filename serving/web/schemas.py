@@ -74,6 +74,18 @@ class VerdictAnswer(BaseModel):
     audit: bool | None = Field(None, description="Drawn for people to judge; only where the service draws photos")
 
 
+class Explanation(BaseModel):
+    """Where a verdict comes from; not whether the reason is right."""
+
+    label: Literal["clean", "dirty", "uncertain"]
+    p_clean: float = Field(ge=0, le=1)
+    model: str
+    method: Literal["occlusion"]
+    grid: list[list[float]] = Field(description="Rows from the top: how much the logit of clean falls without the cell")
+    overlay: str = Field(description="The photo under the grid, as a data: URI of a PNG")
+    caution: str
+
+
 class UnusableAnswer(BaseModel):
     """The photo is no photo of a car, so there is no verdict on it."""
 

@@ -47,6 +47,7 @@ async function judge(photo) {
       askForToken(photo);
     } else if (response.ok) {
       showVerdict(photo.card, answer, performance.now() - started);
+      if (answer.label !== "unusable") offerReason(photo);
     } else {
       showProblem(photo.card, answer.detail || answer.title);
     }
@@ -55,12 +56,12 @@ async function judge(photo) {
   }
 }
 
-async function send(file) {
+async function send(file, path = "predict/file") {
   const headers = token.value ? { Authorization: `Bearer ${token.value}` } : {};
   for (let attempt = 1; ; attempt += 1) {
     const body = new FormData();
     body.append("file", file, file.name || "photo");
-    const response = await fetch("predict/file", { method: "POST", headers, body });
+    const response = await fetch(path, { method: "POST", headers, body });
     if (response.status !== 503 || attempt === TRIES) return response;
     await new Promise((done) => setTimeout(done, 1000 * Number(response.headers.get("Retry-After") || 1)));
   }
@@ -81,6 +82,28 @@ function showVerdict(card, answer, ms) {
   card.querySelector(".bar").setAttribute("aria-label", `p_clean ${answer.p_clean}, clean from ${answer.threshold}`);
   card.querySelector(".numbers").textContent =
     `p_clean ${answer.p_clean.toFixed(4)} · T ${answer.threshold.toFixed(4)}`;
+}
+
+function offerReason(photo) {
+  const why = photo.card.querySelector(".why");
+  why.hidden = !document.body.dataset.explain;
+  why.onclick = async () => {
+    why.disabled = true;
+    why.textContent = "Looking…";
+    try {
+      const response = await send(photo.file, "explain/file");
+      const answer = await response.json();
+      if (!response.ok) throw new Error(answer.detail || answer.title);
+      const map = photo.card.querySelector(".map");
+      map.querySelector("img").src = answer.overlay;
+      map.querySelector("figcaption").textContent = `Green speaks for clean, orange for dirty. ${answer.caution}`;
+      map.hidden = false;
+      why.hidden = true;
+    } catch (error) {
+      why.textContent = `No map: ${error.message}. Try again`;
+      why.disabled = false;
+    }
+  };
 }
 
 function showProblem(card, words, state = "error") {

@@ -1,0 +1,70 @@
+"""POST /explain/file: where in a photo its verdict comes from. Off the hot path: one at a time in each process."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from flask import Response, g, jsonify
+from flask_openapi3 import APIBlueprint
+from numpy.typing import NDArray
+
+from serving.explain import occlusion, overlay
+from serving.photo.decode import open_photo, upright_rgb
+from serving.web.predict import FORM_OVERHEAD, SECURITY, guard
+from serving.web.problems import Kind, Problem
+from serving.web.schemas import Explanation, PhotoForm, problems
+from serving.web.state import current
+
+SIDE = 640  # pixels of the overlay's longer side
+CAUTION = "The map shows where the score comes from, not that the reason is right."
+
+_RESPONSES: dict[Any, Any] = {200: Explanation} | problems(400, 401, 413, 415, 503)
+_place = threading.BoundedSemaphore(1)
+
+explain = APIBlueprint("explain", __name__, abp_security=SECURITY)
+
+
+@explain.before_request
+def _guard() -> None:
+    settings = current().settings
+    guard("multipart/form-data", min(settings.max_bytes + FORM_OVERHEAD, settings.max_request_bytes))
+
+
+@explain.post("/explain/file", summary="Where a verdict comes from", responses=_RESPONSES)
+def explain_file(form: PhotoForm) -> Response:
+    """What each part of a photo adds to the logit of clean, as numbers and as a picture over the photo."""
+    settings, deployment = current().settings, current().engine.deployment
+    photo = form.file.read()
+    if not _place.acquire(blocking=False):
+        raise Problem(Kind.OVERLOADED, "another photo is being explained", reason="explanations")
+    try:
+        pixels = deployment.pixels(photo, settings, deadline=time.monotonic() + settings.request_seconds / 2)
+        p_clean = float(deployment.predictor.p_clean(pixels[None])[0])
+        grid = occlusion(lambda images: _logit(deployment.predictor.p_clean(images)), pixels, deployment.max_batch)
+        shown = upright_rgb(open_photo(photo, max_pixels=settings.max_pixels), SIDE)
+        shown.thumbnail((SIDE, SIDE))
+        buffer = io.BytesIO()
+        overlay(shown, grid).save(buffer, "PNG")
+    finally:
+        _place.release()
+    g.verdicts = [deployment.label(p_clean)]
+    answer = Explanation(
+        label=g.verdicts[0],
+        p_clean=round(p_clean, 6),
+        model=deployment.version,
+        method="occlusion",
+        grid=[[round(cell, 4) for cell in row] for row in grid.tolist()],
+        overlay="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        caution=CAUTION,
+    )
+    return jsonify(answer.model_dump())
+
+
+def _logit(p_clean: NDArray[np.float32]) -> NDArray[np.float64]:
+    p = np.clip(p_clean.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(p / (1 - p)), dtype=np.float64)
