@@ -364,7 +364,7 @@ def test_only_stated_proxies_name_the_client(pair: Pair, proxies: str, client: s
 
 def test_a_token_for_what_the_service_says_of_itself(pair: Pair) -> None:
     client = make_app(pair, STATUS_TOKEN="correct-horse").test_client()
-    paths = ("/metrics", "/model", "/docs", "/docs/js/swagger-ui-bundle.js", "/openapi.json")
+    paths = ("/metrics", "/model", "/card", "/docs", "/docs/js/swagger-ui-bundle.js", "/openapi.json")
     for path in paths:
         for wrong in ({}, {"auth": ("any", "wrong-horse")}, {"headers": {"Authorization": "Bearer wrong-horse"}}):
             refused = client.get(path, **wrong)
@@ -422,7 +422,8 @@ def test_metrics(client: FlaskClient) -> None:
 
 def test_openapi_describes_every_path(client: FlaskClient) -> None:
     assert set(client.get("/openapi.json").json["paths"]) == {
-        "/predict/file", "/predict/files", "/predict/url", "/healthz", "/readyz", "/model", "/metrics"}  # fmt: skip
+        "/predict/file", "/predict/files", "/predict/url", "/explain/file",
+        "/healthz", "/readyz", "/model", "/metrics"}  # fmt: skip
 
 
 def test_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:

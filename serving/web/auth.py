@@ -8,7 +8,7 @@ from flask import Flask, request
 
 from serving.web.problems import Kind, Problem
 
-STATUS_PATHS = ("/metrics", "/model", "/docs", "/openapi.json")
+STATUS_PATHS = ("/metrics", "/model", "/card", "/docs", "/openapi.json")
 
 
 def require(token: str | None, scheme: str = "Bearer") -> None:

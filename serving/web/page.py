@@ -1,4 +1,4 @@
-"""GET /, /docs and /openapi.json: the page for people, and the API's own description, both without outside assets."""
+"""GET /, /card, /docs and /openapi.json: page, model card, and the API's own description, without outside assets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, send_from_directory
 
+from serving.model.predictor import CARD
 from serving.web import state
 from serving.web.middleware import CSP
+from serving.web.problems import Kind, Problem
 
 SWAGGER = str(files("flask_openapi3_swagger") / "templates" / "swagger")
 
@@ -29,6 +31,15 @@ def index() -> Response:
         page = page.replace('id="kept" hidden', 'id="kept"').replace("DAYS", str(app.settings.audit_days))
         page = page.replace("this service only, and are not kept.", "this service only.")
     return Response(page.replace("<body>", '<body data-explain="1">') if app.settings.explain else page)
+
+
+@pages.get("/card")
+def card() -> Response:
+    """The model card that the model in service carries, in Markdown."""
+    text = state.current().engine.deployment.predictor.properties.get(CARD)
+    if text is None:
+        raise Problem(Kind.NOT_FOUND, "the model in service carries no card")
+    return Response(text, content_type="text/markdown; charset=utf-8")
 
 
 @pages.get("/docs")

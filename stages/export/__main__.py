@@ -6,6 +6,7 @@ import csv
 import hashlib
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.model.golden import CANDIDATES, Golden, images, pick
-from serving.model.predictor import GOLDEN, THRESHOLD, Network, Predictor
+from serving.model.predictor import CARD, GOLDEN, THRESHOLD, Network, Predictor
 from serving.verdict.rule import Threshold, read_threshold
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_atomically
@@ -24,7 +25,9 @@ from stages.common.base.photos import usable_photos
 from stages.common.calibration import Calibration
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.rates import verdicts
+from stages.export import card, mistakes
 from stages.export.params import Params
+from stages.export.results import by_source, read_results
 
 REPORT = REPORTS / "export.json"
 TOLERANCE = 1e-5  # of p_clean
@@ -87,11 +90,19 @@ def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write the bundle after it was held against the predictions."""
-    data = load(Params).data
+    """Write the bundle after it was held against the predictions, its card, and the page of mistakes."""
+    params = load(Params)
+    data, reports = params.data, card.read_reports()
     network, calibration = Network(NETWORK), Calibration(**read_json(CALIBRATION))
     golden = golden_answers(network, calibration, read_threshold(DECISION))
-    texts = {THRESHOLD: DECISION.read_bytes().decode(), GOLDEN: golden.text()}
+    rule = read_threshold(DECISION).rule
+    results = read_results(rule, params.split_check.source_regex)
+    sources, facts = by_source(results), asdict(network.metadata) | {"drawn": network.metadata.trained_on_drawings}
+    facts["size_bytes"] = NETWORK.stat().st_size
+    texts = {
+        THRESHOLD: DECISION.read_bytes().decode(), GOLDEN: golden.text(),
+        CARD: card.render(reports, params.export, sources, facts, speed=False),
+    }  # fmt: skip
     content = bundle(onnx.load(NETWORK), calibration, texts)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, MODEL.name)
@@ -100,7 +111,11 @@ def main() -> None:
     checked = {split: check(predictor, data, split) for split in ("val", "test")}
     precision = predictor.metadata.precision
     report = {"precision": precision, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    write_atomically({MODEL: content, REPORT: json_bytes(report | checked)})
+    page = mistakes.render(results, sources, rule.t_clean, Path(data.root), network.run, network.image_size)
+    write_atomically({
+        MODEL: content, REPORT: json_bytes(report | checked), mistakes.PAGE: page.encode(),
+        card.CARD: card.render(reports, params.export, sources, facts, speed=True).encode(),
+    })  # fmt: skip
     print(f"{precision}, {len(content) / 1e6:.1f} MB, every verdict on val and test as it was certified")
 
 

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from stages.common.base.params import Data, strict
+from stages.split_check.params import SplitCheckParams
+
+
+@strict
+class ExportParams:
+    """The section `export`: what no stage can measure, for the model card."""
+
+    intended_use: str
+    out_of_scope: str
+    contact: str
 
 
 @strict
@@ -10,3 +20,5 @@ class Params:
     """What this stage reads of params.yaml."""
 
     data: Data
+    split_check: SplitCheckParams  # source_regex: results by camera, yard or customer
+    export: ExportParams

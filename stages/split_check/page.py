@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import io
 import itertools
 import os
 from collections.abc import Callable, Iterable
@@ -20,7 +19,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
-from PIL import Image
 
 from serving.photo.cores import usable_cores
 from serving.photo.decode import open_photo, upright_rgb
@@ -29,6 +27,7 @@ from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_bytes
 from stages.common.base.paths import REPORTS
+from stages.common.thumbnails import data_uri
 from stages.split_check.groups import Group
 from stages.split_check.report import Findings
 
@@ -69,7 +68,7 @@ EVIDENCE = {
 }
 SHOWN_GROUPS, SHOWN_MEMBERS = 40, 6  # of each kind of group, and photos of each group
 SHOWN_SUSPECTS, SHOWN_POOR, SHOWN_NOTES = 100, 16, 40  # the second of each kind of poor quality
-SMALL_SIDE, LARGE_SIDE, QUALITY = 192, 448, 60  # pixels of the longer side, of JPEG: about 5 and 20 KB a photo
+SMALL_SIDE, LARGE_SIDE = 192, 448  # pixels of the longer side: about 5 and 20 KB a photo
 
 
 @dataclass(frozen=True)
@@ -192,10 +191,7 @@ def _thumbnail(path: Path, side: int) -> str | None:
         image = upright_rgb(open_photo(path.read_bytes()), side)
     except (OSError, PhotoError):  # the page says so in the photo's place
         return None
-    image.thumbnail((side, side), Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(image, side)
 
 
 def write_page() -> None:
