@@ -196,7 +196,8 @@ def test_metrics_and_plots_are_in_git_and_artifacts_are_not() -> None:
                 assert path.startswith("reports/") and options["cache"] is False
         for out in stage.get("outs", []):
             path, options = (out, {}) if isinstance(out, str) else next(iter(out.items()))
-            assert path.startswith("artifacts/") and "cache" not in options
+            assert path.startswith("artifacts/") or (path.startswith("reports/") and options["cache"] is False)
+            assert ("cache" in options) == path.startswith("reports/")
             assert (options.get("remote") == "samples") == (path in (release.MODEL, release.THRESHOLD))
 
 
