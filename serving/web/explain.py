@@ -44,7 +44,7 @@ def explain_file(form: PhotoForm) -> Response:
         raise Problem(Kind.OVERLOADED, "another photo is being explained", reason="explanations")
     try:
         pixels = deployment.pixels(photo, settings, deadline=time.monotonic() + settings.request_seconds / 2)
-        p_clean = float(deployment.predictor.p_clean(pixels[None])[0])
+        p_clean, distance = deployment.predictor.run_both(pixels[None])[0].tolist()
         grid = occlusion(lambda images: _logit(deployment.predictor.p_clean(images)), pixels, deployment.max_batch)
         shown = upright_rgb(open_photo(photo, max_pixels=settings.max_pixels), SIDE)
         shown.thumbnail((SIDE, SIDE))
@@ -52,7 +52,7 @@ def explain_file(form: PhotoForm) -> Response:
         overlay(shown, grid).save(buffer, "PNG")
     finally:
         _place.release()
-    g.verdicts = [deployment.label(p_clean)]
+    g.verdicts = [deployment.label(p_clean, distance)]
     answer = Explanation(
         label=g.verdicts[0],
         p_clean=round(p_clean, 6),

@@ -77,7 +77,7 @@ class VerdictAnswer(BaseModel):
 class Explanation(BaseModel):
     """Where a verdict comes from; not whether the reason is right."""
 
-    label: Literal["clean", "dirty", "uncertain"]
+    label: Literal["clean", "dirty", "uncertain", "unusable"]
     p_clean: float = Field(ge=0, le=1)
     model: str
     method: Literal["occlusion"]

@@ -42,7 +42,9 @@ def read_results(rule: Rule, source_regex: str | None) -> list[Result]:
         found = re.search(source_regex, row["path"]) if source_regex else None
         source = (found[1] or "other") if found else "other" if source_regex else ""
         p_clean = float(row["p_clean"])
-        results.append(Result(row["path"], row["label"], p_clean, rule.decide(p_clean), car, source))
+        results.append(
+            Result(row["path"], row["label"], p_clean, rule.decide(p_clean, float(row["distance"])), car, source)
+        )
     return results
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.batch.photos import extra
-from serving.verdict.rule import CLEAN, UNCERTAIN
+from serving.verdict.rule import CLEAN, UNCERTAIN, UNUSABLE
 from stages.common.base.errors import StageError
 from tools.drift.shift import Floats, Scores
 
@@ -53,8 +53,8 @@ def read_file(path: Path) -> tuple[list[Prediction], float]:
 
 
 def refused(rows: Sequence[Prediction]) -> dict[str, float]:
-    """The share of photos without a verdict by kind of error, and of uncertain ones."""
-    kinds = Counter(UNCERTAIN if row.label == UNCERTAIN else row.error.partition(":")[0] for row in rows)
+    """The share of photos without a verdict by kind of error, and of uncertain and unusable ones."""
+    kinds = Counter(row.label if row.label in (UNCERTAIN, UNUSABLE) else row.error.partition(":")[0] for row in rows)
     return {kind: number / len(rows) for kind, number in sorted(kinds.items()) if kind}
 
 
