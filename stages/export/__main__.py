@@ -101,7 +101,7 @@ def main() -> None:
     facts["size_bytes"] = NETWORK.stat().st_size
     texts = {
         THRESHOLD: DECISION.read_bytes().decode(), GOLDEN: golden.text(),
-        CARD: card.render(reports, params.export, sources, facts, speed=False),
+        CARD: card.render(reports, params.export, sources, facts),
     }  # fmt: skip
     content = bundle(onnx.load(NETWORK), calibration, texts)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,6 @@ def main() -> None:
     page = mistakes.render(results, sources, rule.t_clean, Path(data.root), network.run, network.image_size)
     write_atomically({
         MODEL: content, REPORT: json_bytes(report | checked), mistakes.PAGE: page.encode(),
-        card.CARD: card.render(reports, params.export, sources, facts, speed=True).encode(),
     })  # fmt: skip
     print(f"{precision}, {len(content) / 1e6:.1f} MB, every verdict on val and test as it was certified")
 

@@ -1,6 +1,6 @@
-"""reports/model_card.md: what was measured, in words and tables; by hand are three fields in params.yaml alone.
+"""The model card: what was measured, in words and tables; by hand are three fields in params.yaml alone.
 
-best.onnx carries the card without the speed, which changes from run to run.
+best.onnx carries it. The benchmark stage adds the speed, and writes reports/model_card.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from stages.common.base.paths import REPORTS
 from stages.common.rates import Outcome
 from stages.export.params import ExportParams
 
-CARD = REPORTS / "model_card.md"
-READS = ("split_check", "backbone", "eval", "threshold", "convert")  # reports
+READS = ("split_check", "backbone", "eval", "threshold")  # reports
 
 
 def read_reports() -> dict[str, Any]:
@@ -31,8 +30,6 @@ def render(
     hand: ExportParams,
     sources: Mapping[str, Outcome],
     facts: Mapping[str, Any],
-    *,
-    speed: bool,
 ) -> str:
     """The card in Markdown, with front matter for model hubs. `facts`: of the network's metadata and file.
 
@@ -44,11 +41,9 @@ def render(
     )  # fmt: skip
     environment.filters |= {"percent": _percent, "interval": _interval}
     try:
-        return environment.get_template("card.md").render(
-            **reports, hand=hand, sources=sources, facts=facts, speed=speed
-        )
+        return environment.get_template("card.md").render(**reports, hand=hand, sources=sources, facts=facts)
     except jinja2.UndefinedError as error:
-        raise StageError(f"{CARD}: a report in {REPORTS} lacks something: {error}; run dvc repro") from error
+        raise StageError(f"the model card: a report in {REPORTS} lacks something: {error}; run dvc repro") from error
 
 
 def _percent(value: float | None) -> str:
