@@ -20,7 +20,7 @@ from pydantic import Field
 from sklearn.metrics import roc_auc_score
 
 from serving.model.onnx_check import read_model
-from serving.model.predictor import Metadata, Predictor, default_providers
+from serving.model.predictor import CARD, Metadata, Predictor, default_providers
 from serving.photo.cores import processor, usable_cores
 from serving.photo.decode import decode
 from stages.common.base.errors import run_stage
@@ -31,7 +31,7 @@ from stages.common.base.photos import CLEAN, Photo, usable_photos
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.rates import outcome, verdicts
 
-REPORT = REPORTS / "benchmark.json"
+REPORT, MODEL_CARD = REPORTS / "benchmark.json", REPORTS / "model_card.md"
 # The report is in git, and so in every clone; this is not, and its absence makes a fresh clone measure its own machine.
 MEASURED_HERE = ARTIFACTS / "speed.json"
 BATCHES = (1, 8, 32)
@@ -124,6 +124,18 @@ def show(report: dict[str, Any]) -> None:
     print("as served on test:", report["as_served"])
 
 
+def card(predictor: Predictor, report: dict[str, Any]) -> bytes:
+    """The card that the file carries, and the speed measured here."""
+    rows = [
+        f"| {provider} | {found['photo_to_verdict_batch_1']['p50_ms']:.1f} ms | "
+        f"{max(row['images_per_s'] for row in found.values() if isinstance(row, dict)):.0f} |"
+        for provider, found in report["speed"].items()
+    ]
+    on = f"{report['processor']}, {report['threads']} threads"
+    head = ["## Speed", "", f"{on}:", "", "| on | a photo to its verdict | at most photos/s |", "|---|---|---|"]
+    return "\n".join([predictor.properties[CARD], *head, *rows, ""]).encode()
+
+
 def main() -> None:
     """Measure on every provider at hand; accuracy on the one the service would choose."""
     params = load(Params)
@@ -138,7 +150,9 @@ def main() -> None:
         found: dict[str, Any] = dict(speed(predictor, contents, params.benchmark.seconds))
         report["speed"][provider] = found | cold_start(provider, contents[0])
     report["as_served"] = as_served(predictor, params.data, photos)
-    write_atomically({MEASURED_HERE: json_bytes(report["speed"]), REPORT: json_bytes(report)})
+    write_atomically({
+        MEASURED_HERE: json_bytes(report["speed"]), REPORT: json_bytes(report), MODEL_CARD: card(predictor, report),
+    })  # fmt: skip
     show(report)
 
 

@@ -48,7 +48,7 @@ def test_a_report_that_lacks_something_is_an_error(copy: Workspace) -> None:
     reports = card.read_reports()
     del reports["threshold"]["T_clean"]
     with pytest.raises(StageError, match="T_clean"):
-        card.render(reports, HAND, {}, FACTS, speed=False)
+        card.render(reports, HAND, {}, FACTS)
 
 
 def test_a_model_that_is_not_certified_and_sources(copy: Workspace) -> None:
@@ -58,7 +58,7 @@ def test_a_model_that_is_not_certified_and_sources(copy: Workspace) -> None:
     for row in reports["threshold"]["at_dirty_shares"]:
         row["precision"] = None
     results = read_results(Rule(0.5), r"test/(clean|dirty)/")
-    text = card.render(reports, HAND, by_source(results), FACTS, speed=False)
+    text = card.render(reports, HAND, by_source(results), FACTS)
     assert "**Not certified**: too few dirty cars" in text and "of dirty |" in text and "between them uncertain" in text
     assert {one.source for one in read_results(Rule(0.5), "(nothing)")} == {"other"}
 
