@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from samples.draw import draw_photo
 from stages.common.base.errors import StageError
-from stages.common.base.photos import DIRTY, list_photos, usable_photos
+from stages.common.base.photos import DIRTY, list_photos, train_photos, usable_photos
 from stages.split_check.report import Findings
 from tests.support.workspace import ROOT, Workspace
 
@@ -343,6 +343,7 @@ def test_a_shortcut_and_an_uneven_source_are_warned_of_by_name(workspace: Worksp
     assert report()["shortcut_auc"]["EXIF"] == 0.5 and "EXIF tells" not in done.stdout
     assert report()["drift"]["source"]["photos"]["train"] == {"yardA": 16, "yardB": 8}
     assert "the distribution of source differs between the splits" in done.stdout
+    assert {origin.source for origin in train_photos().values()} == {"yardA", "yardB"}
 
 
 @pytest.mark.slow
