@@ -71,7 +71,8 @@ def test_the_second_output_leaves_the_first_as_it_is(tmp_path: Path, monkeypatch
     REFERENCE.parent.mkdir()
     save_file(reference_weights(), REFERENCE)
     names = [f"train/{label}/{number:03}.jpg" for label in ("clean", "dirty") for number in range(4)]
-    Path("artifacts/train_photos.csv").write_text("path,group,source\n" + "".join(f"{name},{name},\n" for name in names))
+    rows = "".join(f"{name},{name},\n" for name in names)
+    Path("artifacts/train_photos.csv").write_text("path,group,source\n" + rows)
     gallery = PhotoSet(Data("data_cars", "none", 1.0), list(train_photos()), 64)
     monkeypatch.setattr(car_check, "NEIGHBOURS", 1)
     plain = networks.exported()
