@@ -17,6 +17,7 @@ from serving.batch import job, photos
 from serving.batch.folder import Folder
 from tests.support import ray_cluster, store
 from tests.support.jobs import each_once, score
+from tests.support.live import ROOT, wait_until
 from tests.support.onnx_models import write_pair
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,21 @@ def test_a_job_from_and_to_s3(source: Path, bucket: str, tmp_path: Path, ray: bo
     assert Folder(f"{bucket}/out").read(job.SUCCESS)
     assert score(*command) == 0
     assert job.status(Folder(f"{bucket}/out")).counts.total() == ray_cluster.PHOTOS
+
+
+@needs_store
+def test_a_job_on_s3_that_is_killed_goes_on(
+    source: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_PATH", str(write_pair(tmp_path / "slow", t_clean=0.75, work=15).model))
+    out, options = Folder(f"{bucket}/out"), ["--shard-size", "2"]
+    command = [sys.executable, "-m", "serving.batch", f"{bucket}/in", "--out", out.url, *options]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: sum(file.name.startswith("part-") for file in out.files()) >= 2, 60)
+        process.kill()
+    assert out.read(job.SUCCESS) is None
+    assert score(f"{bucket}/in", out.url, *options) == 0
+    assert each_once(fetched(out.url, tmp_path / "parts"), source)
 
 
 @needs_store
