@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro verify audit relabel judge adopt split test check lint audit-deps release promote serve
+.PHONY: help setup data repro verify audit relabel judge adopt split test check lint audit-deps sbom release promote serve
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,13 @@ lint: setup ## ruff and mypy
 audit-deps: ## known vulnerabilities in the pinned packages, but those explained in audit-ignore.txt
 	test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install -q pip-audit==2.10.1; }
 	.venv/audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt $$(sed -nE 's/^([A-Z][^ ]+) .*/--ignore-vuln \1/p' audit-ignore.txt)
+
+# Of an environment with the image's own packages; the tool lives in a venv of its own, as pip-audit does.
+sbom: .venv/bin/python ## sbom.json, in CycloneDX: what the image installs, CUDA apart
+	test -x .venv/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv .venv/sbom && .venv/sbom/bin/pip install -q cyclonedx-bom==7.5.0; }
+	$(PYTHON) -m venv --clear --without-pip .venv/image
+	python -m pip --python .venv/image/bin/python install --quiet -r serving/requirements.txt -c constraints.txt
+	.venv/sbom/bin/cyclonedx-py environment .venv/image/bin/python --output-reproducible --output-file sbom.json
 
 release: setup ## publish the certified model of HEAD as VERSION=1.2.0: push it, and tag dirty-car@v1.2.0
 	python -m tools.release '$(VERSION)'
