@@ -161,3 +161,7 @@ def test_extremes_have_an_answer(verdicts: list[str], tmp_path: Path) -> None:
     found = audit(read(judgements(tmp_path, verdicts)), TARGET, 0.95)
     assert found.answer == ("broken" if len(verdicts) > 1000 else "open")
     assert 0 <= found.precision_low <= found.precision_high <= 1
+
+
+def test_a_few_clean_photos_do_not_foretell_a_break(tmp_path: Path) -> None:
+    assert audit(read(judgements(tmp_path, ["clean"] * 2)), TARGET, 0.95).likely_next == "holds"

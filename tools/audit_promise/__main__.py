@@ -64,7 +64,8 @@ def audit(outcomes: Outcomes, target: float, confidence: float) -> Audit:
     answer = BROKEN if len(rung) else HOLDS if low >= target else OPEN
     likely, more = None, None
     if answer == OPEN and len(dirty):
-        rate = (len(dirty) - dirty.sum() + 0.5) / (len(dirty) + 1)
+        # Drawn towards the target, since few judgements say little.
+        rate = (len(dirty) - dirty.sum() + target) / (len(dirty) + 1)
         if rate > target:
             bets = log_wealth(good, bad, weights, target)
             likely, more = HOLDS, judgements_until(bets, np.log(2 / level), target, rate)
