@@ -237,7 +237,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = [Run(**json.loads(line)) for line in args.runs.read_text().splitlines()] if args.runs.exists() else []
     done = {(run.name, run.fold, run.seed) for run in runs}
-    regexes = {"split_check.source_regex": args.source_regex, "split_check.group_regex": args.group_regex}
+    regexes = {"split_check.source_regex": args.source_regex, "data.car_regex": args.group_regex}
     base = {"img_size": args.size, "train.epochs": args.epochs, **LENIENT, **regexes}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in args.seeds:

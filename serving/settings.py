@@ -78,6 +78,7 @@ class Settings(BaseModel):
     git_commit: str | None = None
 
     refuse: bool = True
+    min_views: int = Field(1, ge=1, le=8)
     thresh: Probability | None = None
     t_low: Probability | None = None
     t_high: Probability | None = None

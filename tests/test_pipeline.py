@@ -94,9 +94,10 @@ def params_of(stage: str) -> type[Any]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_list_the_keys_a_stage_reads(stage: str) -> None:
-    """Of `data` a stage declares the folder alone, of `runtime` nothing: how photos are kept changes no output."""
+    """A stage declares of `data` the folder, split_check the cars; of `runtime` none. The rest changes nothing."""
     read = keys(params_of(stage))
     expected = ["data.root" if key == "data" else key for key in read if key != "runtime"]
+    expected += ["data.car_regex"] * (stage == "split_check")
     assert sorted(PIPELINE["stages"][stage].get("params", [])) == sorted(expected)
     load(params_of(stage), ROOT / "params.yaml")
 

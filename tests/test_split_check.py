@@ -173,7 +173,7 @@ def test_one_id_in_two_splits_is_a_leak_and_joins_groups(workspace: Workspace) -
     for place in ("train/clean/car_7_front.jpg", "val/clean/car_7_back.jpg"):
         (workspace.data / place).write_bytes(car(len(place)))
     workspace.must("split_check")
-    workspace.set(**{"split_check.group_regex": "car_([0-9]+)"})
+    workspace.set(**{"data.car_regex": "car_([0-9]+)"})
     workspace.refuses("split_check", "val/clean/car_7_back.jpg", "train/clean/car_7_front.jpg", "one id")
     workspace.set(**{"split_check.on_leak": "drop"})
     workspace.must("split_check")
@@ -186,15 +186,15 @@ def test_one_id_in_two_splits_is_a_leak_and_joins_groups(workspace: Workspace) -
 def test_one_id_under_both_labels_is_no_conflict(workspace: Workspace) -> None:
     (workspace.data / "train/clean/car_7.jpg").write_bytes(car(1))
     (workspace.data / "train/dirty/car_7.jpg").write_bytes(car(2))
-    workspace.set(**{"split_check.group_regex": "car_(?P<group>[0-9]+)"})
+    workspace.set(**{"data.car_regex": "car_(?P<group>[0-9]+)"})
     workspace.must("split_check")
     assert report()["duplicates"]["exact"] == report()["duplicates"]["near"] == {"conflict": 0, "leak": 0, "within": 0}
 
 
 @pytest.mark.parametrize("regex", ["car_[0-9]+", "car_([0-9]+"])
 def test_a_regex_without_a_group_is_named(workspace: Workspace, regex: str) -> None:
-    workspace.set(**{"split_check.group_regex": regex})
-    workspace.refuses("split_check", "split_check.group_regex", regex)
+    workspace.set(**{"data.car_regex": regex})
+    workspace.refuses("split_check", "data.car_regex", regex)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def plan() -> dict[str, str]:
 def test_it_plans_without_copying_and_keeps_copies_and_cars_together(
     photos: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workspace.set(**{"split_check.group_regex": r"(clean/car\d+|dirty/car\d+)/"})
+    workspace.set(**{"data.car_regex": r"(clean/car\d+|dirty/car\d+)/"})
     main(["photos", "--to", "new"])
     said = capsys.readouterr().out
     assert "Nothing was copied" in said and not Path("new").exists()
@@ -78,10 +78,8 @@ def test_it_plans_without_copying_and_keeps_copies_and_cars_together(
 
 
 def test_a_pattern_that_fits_no_path_here_is_named(photos: Path, workspace: Workspace) -> None:
-    workspace.set(**{"split_check.group_regex": r"^[^/]+/[^/]+/(car\d+)/\d"})  # for paths with a split
-    refuses(
-        str(photos), words=r"split_check\.group_regex.* matches no path; here they begin with the class: clean/car0"
-    )
+    workspace.set(**{"data.car_regex": r"^[^/]+/[^/]+/(car\d+)/\d"})  # for paths with a split
+    refuses(str(photos), words=r"data\.car_regex.* matches no path; here they begin with the class: clean/car0")
 
 
 def test_the_same_seed_gives_the_same_plan(photos: Path) -> None:

@@ -56,7 +56,7 @@ def test_cars_that_leave_no_photo_of_a_class_are_named(workspace: Workspace) -> 
     rows = [row.split(",") for row in groups.read_text().splitlines()[1:]]
     one = {f"val/{i}.jpg" for i in (*range(30), 60, 61, 62)}
     groups.write_text("path,group\n" + "".join(f"{name},{'one' if name in one else group}\n" for name, group in rows))
-    workspace.refuses("threshold", "val has 31 cars or sessions", "none of them is dirty", "split_check.group_regex")
+    workspace.refuses("threshold", "val has 31 cars or sessions", "none of them is dirty", "data.car_regex")
 
 
 def test_a_poor_model_is_said_not_to_be_certified(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:

@@ -64,7 +64,7 @@ def choose(new: list[ScannedPhoto], old: list[ScannedPhoto], params: Params) -> 
     """The names of the new photos that may go to train, and why the others may not."""
     names, taken, left = {one.name for one in new}, [], Counter[str]()
     scanned = [one for one in (*old, *new) if one.problem is None]
-    links = find_links(scanned, params.split_check)
+    links = find_links(scanned, params.split_check, params.data.car_regex)
     conflicting = {name for group in groups(scanned, links) if group.kind == "conflict" for name in group.names}
     copies = {frozenset((link.first, link.second)) for link in links if link.how in EXACT}
     same = {name for pair in copies for name in pair if len(pair - names) == 1}

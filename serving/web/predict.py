@@ -1,4 +1,4 @@
-"""POST /predict/file, /predict/files and /predict/url."""
+"""POST /predict/file, /predict/files, /predict/car and /predict/url."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from flask_openapi3 import APIBlueprint
 from serving.engine.engine import Verdict
 from serving.photo.errors import PhotoError
 from serving.process import metrics
+from serving.verdict.cars import judge
 from serving.verdict.rule import CLEAN, NO_CAR, UNUSABLE
 from serving.web import auth
 from serving.web.problems import Kind, Problem, as_problem
-from serving.web.schemas import Answers, PhotoAnswer, PhotoForm, PhotosForm, UrlBody, problems
+from serving.web.schemas import Answers, CarAnswer, CarForm, PhotoAnswer, PhotoForm, PhotosForm, UrlBody, problems
 from serving.web.state import current
 
 FORM_OVERHEAD = 64 * 1024  # bytes of a body beside its one photo; also the most a JSON body may have
@@ -22,6 +23,7 @@ ROOM_SECONDS = 0.5  # for a fetch that was sent away to leave its place
 SECURITY: list[dict[str, list[Any]]] = [{}, {"token": []}]  # a token is needed where API_TOKEN is set
 _ONE: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 503)
 _MANY: dict[Any, Any] = {200: Answers} | problems(400, 401, 413, 415, 503)
+_CAR: dict[Any, Any] = {200: CarAnswer} | problems(400, 401, 413, 415, 503)
 _FETCHED: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 422, 503)
 
 files = APIBlueprint("files", __name__, abp_security=SECURITY)
@@ -49,6 +51,28 @@ def predict_files(form: PhotosForm) -> Response:
             for photo, result in zip(photos, results, strict=True)
         ]
     )
+
+
+@files.post("/predict/car", summary="One car, in several photos", responses=_CAR)
+def predict_car(form: CarForm) -> Response:
+    """One verdict on a car: clean if its dirtiest view is. What is not shown is not judged."""
+    photos, state = [part.read() for part in form.file], current()
+    results = state.engine.predict(photos)
+    usable = [r for r in results if isinstance(r, Verdict) and r.label != UNUSABLE]
+    deployment = next((r.deployment for r in results if isinstance(r, Verdict)), state.engine.deployment)
+    views = [
+        as_problem(result).body() if isinstance(result, PhotoError) else _answer(photo, result)
+        for photo, result in zip(photos, results, strict=True)
+    ]
+    answer: dict[str, Any]
+    if len(usable) < state.settings.min_views:
+        answer = {"label": UNUSABLE, "reason": "too_few_views", "certified": False}
+    else:
+        car = judge([r.p_clean for r in usable], deployment.predictor.threshold, deployment.rule)
+        answer = car._asdict() | {"p_clean": round(car.p_clean, 6), "threshold": round(car.threshold, 6)}
+    g.verdicts = [answer["label"]]
+    metrics.CARS.labels(answer["label"]).inc()
+    return jsonify(answer | {"model": deployment.version, "views": views})
 
 
 @urls.post("/predict/url", summary="A photo behind a URL", responses=_FETCHED)

@@ -11,6 +11,8 @@ from werkzeug import datastructures as werkzeug
 
 from serving.web.problems import MIMETYPE, Kind, Problem
 
+MAX_VIEWS = 8
+
 
 def _with_example(example: dict[str, object]) -> ConfigDict:
     """A model's configuration with an example for the OpenAPI document."""
@@ -96,6 +98,12 @@ class UnusableAnswer(BaseModel):
     model: str = Field(description="The model that answered")
 
 
+class CarForm(Form):
+    """The photos of one car as multipart/form-data, each a part named `file`."""
+
+    file: list[File] = Field(description="Photos of one car, from several sides", min_length=1, max_length=MAX_VIEWS)
+
+
 class PhotoAnswer(RootModel[VerdictAnswer | UnusableAnswer]):
     """The verdict on one photo, or why there is none."""
 
@@ -112,6 +120,28 @@ class ProblemAnswer(BaseModel):
 
 class Answers(RootModel[list[VerdictAnswer | UnusableAnswer | ProblemAnswer]]):
     """For each photo, in order, its verdict or the problem with it."""
+
+
+class CarAnswer(BaseModel):
+    """The verdict on one car: what its dirtiest view says. A view that cannot be used is told, and not counted."""
+
+    model_config = _with_example(
+        {
+            "label": "clean", "p_clean": 0.98, "threshold": 0.91, "certified": True, "model": "resnet50-4f1d0c2b9a77",
+            "views": [
+                {"label": "clean", "p_clean": 0.98, "threshold": 0.93, "model": "resnet50-4f1d0c2b9a77"},
+                {"label": "unusable", "reason": "no_car", "model": "resnet50-4f1d0c2b9a77"},
+            ],
+        }
+    )  # fmt: skip
+
+    label: Literal["clean", "dirty", "uncertain", "unusable"]
+    reason: Literal["too_few_views"] | None = Field(None, description="Of an unusable car, which has no p_clean")
+    p_clean: float | None = Field(None, ge=0, le=1, description="The least of its views")
+    threshold: float | None = Field(None, description="p_clean at or above this is clean, for so many views")
+    certified: bool = Field(description="Whether the promise about cars is proven for so many views")
+    model: str
+    views: list[VerdictAnswer | UnusableAnswer | ProblemAnswer] = Field(description="In the order of the photos")
 
 
 class Health(BaseModel):

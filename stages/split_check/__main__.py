@@ -27,7 +27,7 @@ def main() -> None:
     params = load(Params)
     root = Path(params.data.root)
     photos = [photo for split in SPLITS for photo in list_photos(root, split)]
-    checked = check(scan(root, photos), params.split_check)
+    checked = check(scan(root, photos), params.split_check, params.data.car_regex)
     findings = Findings.of(checked, params.data.root)
     findings.write()  # before stopping: that is when it is needed most
     if not checked.stops:

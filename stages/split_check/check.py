@@ -49,20 +49,22 @@ class Checked:
         return [ruling for ruling in self.rulings if ruling.policy == "fail"]
 
 
-def find_links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> list[Link]:
+def find_links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_regex: str | None = None) -> list[Link]:
     """All that joins photos: copies, exact and near, and ids in their paths."""
-    return [link for link in _links(scanned, params)[0] if link.how in JOINING]
+    return [link for link in _links(scanned, params, car_regex)[0] if link.how in JOINING]
 
 
-def _links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> tuple[list[Link], list[str]]:
+def _links(
+    scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_regex: str | None
+) -> tuple[list[Link], list[str]]:
     """All links, and the hubs."""
     near = near_links(scanned, params.hash_radius, params.similarity)
-    return exact_links(scanned) + near.links + id_links(scanned, params.group_regex), near.hubs
+    return exact_links(scanned) + near.links + id_links(scanned, car_regex), near.hubs
 
 
-def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams) -> Checked:
+def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_regex: str | None = None) -> Checked:
     """Find everything and rule on it. Shortcuts, drift and quality are of the photos that are not left out."""
-    links, hubs = _links(scanned, params)
+    links, hubs = _links(scanned, params, car_regex)
     found = groups(scanned, links)
     group_of = dict(group_table([one.name for one in scanned], (link for link in links if link.how in JOINING)))
     rulings = judge(scanned, links, found, params)

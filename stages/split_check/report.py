@@ -188,7 +188,7 @@ def _warnings(checked: Checked) -> Iterator[str]:
     if scenes:
         yield (
             "groups of photos with one background but different colours, as of different cars before one camera: "
-            f"{scenes}; they are not grouped. Where they show one car, set split_check.group_regex"
+            f"{scenes}; they are not grouped. Where they show one car, set data.car_regex"
         )
     if checked.hubs:
         yield (

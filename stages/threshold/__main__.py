@@ -18,6 +18,7 @@ from stages.common.base.params import load
 from stages.common.base.paths import PREDICTIONS, REPORTS, THRESHOLD
 from stages.common.base.photos import read_groups
 from stages.common.rates import outcome, verdicts
+from stages.threshold.cars import car_thresholds
 from stages.threshold.choose import choose_low_threshold, choose_threshold, one_per_car
 from stages.threshold.decision import Decision
 from stages.threshold.params import Params, ThresholdParams
@@ -168,7 +169,7 @@ def main() -> None:
     if counted.all() or not counted.any():
         raise StageError(
             f"val has {len(counted)} cars or sessions (one photo each is used) and none of them is "
-            f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend split_check.group_regex"
+            f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend data.car_regex"
         )
     decisions = decide(val, groups, params)
     refuse_trivial(decisions, val, groups, params)
@@ -176,6 +177,8 @@ def main() -> None:
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
     rule = Rule(clean.threshold, low.threshold if low else None, limit)
     found = describe(rule, refusal, decisions, params)
+    cars = car_thresholds(val.is_clean, val.p_clean, groups, params)
+    found["cars"] = cars and {views: asdict(one) for views, one in cars.items()}
     turned_out = outcome(test.is_clean, verdicts(rule, test.p_clean, test.distance))
     tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=groups)
     report = found | {"test": turned_out, "at_dirty_shares": tables.shares, "at_targets": tables.targets}

@@ -1,6 +1,6 @@
 """`make split FROM=photos`: a leak-free, stratified split of photos/{clean,dirty} into train, val and test.
 
-Photos that belong together (copies, near copies, and one car or session by `split_check.group_regex`) stay together. It
+Photos that belong together (copies, near copies, and one car or session by `data.car_regex`) stay together. It
 prints the plan and writes it to artifacts/split_plan.csv; with `--copy` it copies the photos to a folder that must
 be new or empty, and is complete or not there at all.
 """
@@ -97,9 +97,7 @@ def table(split_of: Mapping[str, str], group_of: Mapping[str, str]) -> str:
 def check_regex(photos: Sequence[ScannedPhoto], regex: str | None) -> None:
     """Raises StageError where no path tells its car: the pattern may be one for paths that begin with a split."""
     if regex is not None and all(id_of(one.name, regex) is None for one in photos):
-        raise StageError(
-            f"split_check.group_regex: {regex!r} matches no path; here they begin with the class: {photos[0].name}"
-        )
+        raise StageError(f"data.car_regex: {regex!r} matches no path; here they begin with the class: {photos[0].name}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -122,8 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.copy:
         check_target(args.source, target, sum((args.source / photo.name).stat().st_size for photo in photos))
     scanned = usable(scan(args.source, photos), skip=args.skip_unreadable)
-    check_regex(scanned, params.split_check.group_regex)
-    links = find_links(scanned, params.split_check)
+    check_regex(scanned, params.data.car_regex)
+    links = find_links(scanned, params.split_check, params.data.car_regex)
     warn_of_conflicts(groups_of(scanned, links))
     groups = components([one.name for one in scanned], links)
     split_of = assign(groups, {one.name: CLASSES[one.photo.label] for one in scanned}, shares, args.seed)

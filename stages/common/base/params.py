@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stages.common.base.errors import StageError
@@ -30,6 +30,7 @@ from stages.common.base.errors import StageError
 T = TypeVar("T")
 
 PARAMS_FILE = Path("params.yaml")
+RENAMED = {"split_check.group_regex": "data.car_regex"}
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -50,13 +51,28 @@ def strict(cls: type[T]) -> type[T]:
     return dataclass(frozen=True, config=rules)(cls)  # type: ignore[return-value]  # pydantic types it as a protocol
 
 
+def _with_group(pattern: str) -> str:
+    """Raises ValueError for a regular expression that is broken or has no group to read an id from."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    if not groups:
+        raise ValueError("needs a group in brackets around the id, as in 'car_([0-9]+)'")
+    return pattern
+
+
+IdRegex = Annotated[str, AfterValidator(_with_group)]
+
+
 @strict
 class Data:
-    """The section `data`: where the photos are, and where their pixels are kept once decoded."""
+    """The section `data`: where the photos are, which are of one car, and where their pixels are kept once decoded."""
 
     root: Annotated[str, Field(min_length=1)]
     cache: Literal["none", "ram", "disk"]
     cache_gb: Annotated[float, Field(gt=0)]
+    car_regex: IdRegex | None = None
 
 
 @strict
@@ -115,5 +131,5 @@ def _say(problem: Any, found: list[str]) -> str:
         close = difflib.get_close_matches(key, found, n=1)
         return f"  {key}: missing" + (f"; is {close[0]} a misspelling of it?" if close else "")
     if problem["type"] == "unexpected_keyword_argument":
-        return f"  {key}: unknown key"
+        return f"  {key}: unknown key" + (f"; its name is now {RENAMED[key]}" if key in RENAMED else "")
     return f"  {key}: {problem['msg']}, found {problem['input']!r}"

@@ -1,0 +1,77 @@
+"""The thresholds of cars that are seen in several photos: a car scores what its dirtiest view scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.common.bounds import units_for
+from stages.threshold.choose import choose_threshold
+from stages.threshold.params import ThresholdParams
+
+VIEWS = (1, 2, 3, 4)
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class CarThreshold:
+    """JSON-ready. The promise is `certified`: of the cars that are called clean by so many photos, with probability >=
+    confidence at least target_precision_clean are clean. It is one promise for each number of views."""
+
+    threshold: float  # the least p_clean among a car's photos at or above this is clean
+    certified: bool
+    reason: str | None  # in words, where it is not certified
+    cars: int  # in val that have so many photos
+    dirty: int  # of them
+    recall: float | None
+
+
+def car_thresholds(
+    is_clean: NDArray[np.bool_],
+    p_clean: NDArray[np.float64],
+    cars: NDArray[np.str_],
+    params: ThresholdParams,
+    *,
+    foretell: bool = True,
+) -> dict[str, CarThreshold] | None:
+    """For cars seen in 1 to 4 photos and in any number, by these; None where no car has two. All arrays `[N]`.
+
+    A car is dirty if a photo of it is. The photos that stand for it are drawn from a fixed seed, blind to label and
+    score; for `any` it is all of them. foretell: as in `choose_threshold`.
+    """
+    names, car = np.unique(cars, return_inverse=True)
+    count = np.bincount(car)
+    if count.max() < 2:
+        return None
+    clean_car = np.bincount(car, weights=~is_clean) == 0
+    shuffled = np.random.default_rng(0).permutation(len(car))
+    order = shuffled[np.argsort(car[shuffled], kind="stable")]  # photos by car, at random within each
+    turn = np.arange(len(car)) - np.repeat(np.cumsum(count) - count, count)
+    found = {}
+    for views, least, most in (*((str(k), k, k) for k in VIEWS), (ANY, 1, len(car))):
+        seen, taken = count >= least, order[turn < most]
+        lowest = np.full(len(names), np.inf)
+        np.minimum.at(lowest, car[taken], p_clean[taken])
+        found[views] = _certify(clean_car[seen], lowest[seen], params, foretell)
+    return found
+
+
+def _certify(
+    is_clean: NDArray[np.bool_], lowest: NDArray[np.float64], params: ThresholdParams, foretell: bool
+) -> CarThreshold:
+    cars, dirty = len(is_clean), int((~is_clean).sum())
+    least = units_for(1 - params.target_precision_clean, 1 - params.confidence_each)
+    if cars < least or not 0 < dirty < cars:
+        short = (
+            f"{cars} cars in val, {dirty} of them dirty, have so many photos; at least {least}, some dirty, are needed"
+        )
+        return CarThreshold(1.0, False, short, cars, dirty, None)
+    one = choose_threshold(
+        is_clean, lowest, target_precision=params.target_precision_clean, confidence=params.confidence_each,
+        dirty_share=params.dirty_share, max_false_clean_rate=params.max_false_clean_rate,
+        foretell=foretell,
+    )  # fmt: skip
+    reason = None if one.reason is None else one.reason.replace("photos", "cars")
+    return CarThreshold(one.threshold, one.certified, reason, cars, dirty, one.recall)
