@@ -422,7 +422,7 @@ def test_metrics(client: FlaskClient) -> None:
 
 def test_openapi_describes_every_path(client: FlaskClient) -> None:
     assert set(client.get("/openapi.json").json["paths"]) == {
-        "/predict/file", "/predict/files", "/predict/url", "/explain/file",
+        "/predict/file", "/predict/files", "/predict/url", "/predict/car", "/explain/file",
         "/healthz", "/readyz", "/model", "/metrics"}  # fmt: skip
 
 

@@ -13,9 +13,9 @@ import pytest
 from flask import Flask
 
 from serving.app import create_app
+from serving.engine.cars import judge
 from serving.model.predictor import THRESHOLD
 from serving.settings import Settings
-from serving.verdict.cars import judge
 from serving.verdict.rule import Rule, Threshold
 from serving.web import state
 from stages.common.base.params import load

@@ -7,10 +7,10 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from flask_openapi3 import APIBlueprint
 
+from serving.engine.cars import judge
 from serving.engine.engine import Verdict
 from serving.photo.errors import PhotoError
 from serving.process import metrics
-from serving.verdict.cars import judge
 from serving.verdict.rule import CLEAN, NO_CAR, UNUSABLE
 from serving.web import auth
 from serving.web.problems import Kind, Problem, as_problem

@@ -15,7 +15,7 @@ from scipy.special import expit
 from stages.threshold.cars import car_thresholds
 from stages.threshold.params import ThresholdParams
 
-DIRTY, SHOWS, SHARED, APART = 0.2, 0.7, 0.5, 4.5  # APART: between the mean logits of clean and dirty views
+DIRTY, SHOWS, SHARED, APART = 0.2, 0.7, 0.5, 3.0  # APART: between the mean logits of clean and dirty views
 POPULATION = 1_000_000
 
 Cars = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_]]
