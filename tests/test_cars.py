@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import pytest
 from flask import Flask
 
 from serving.app import create_app
+from serving.batch.__main__ import main as batch
 from serving.engine.cars import judge
 from serving.model.predictor import THRESHOLD
 from serving.settings import Settings
@@ -115,3 +117,23 @@ def test_the_metadata_of_the_model_carries_the_certificate(app: Flask) -> None:
     assert json.loads(state.of(app).engine.deployment.predictor.properties[THRESHOLD])["cars"] == CARS
     assert app.test_client().get("/model").json["threshold_json"]["cars"] == CARS
     assert Path(ROOT / "serving/env.example").read_text().count("MIN_VIEWS") == 1
+
+
+def test_batch_writes_a_table_of_cars(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_PATH", str(state.of(app).settings.model_path))
+    monkeypatch.setenv("MIN_VIEWS", "2")
+    out = tmp_path / "out.csv"
+    for name, grey in {"car1_a": 250, "car1_b": 170, "car2_a": 250, "car2_b": 100, "car3_a": 250, "car3_b": 5}.items():
+        (tmp_path / f"{name}.jpg").write_bytes(photo(grey))
+    for resume in ([], ["--resume"]):
+        assert batch([str(tmp_path / "*.jpg"), "--out", str(out), "--car-regex", "(car[0-9])_", *resume]) == 0
+        with out.with_suffix(".cars.csv").open(newline="") as file:
+            found = {
+                row["car"]: (row["label"], row["certified"], row["views"], row["not_usable"])
+                for row in csv.DictReader(file)
+            }
+        assert found["car1"] == ("clean", "True", "2", "0") and found["car2"] == ("dirty", "True", "2", "0")
+        assert found["car3"] == ("unusable", "False", "1", "1")
+    for wrong in (["--car-regex", "car"], ["--car-regex", "("]):
+        with pytest.raises(SystemExit):
+            batch([str(tmp_path), "--out", str(out), *wrong])

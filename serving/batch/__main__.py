@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from serving.batch import Row, Scorer, cluster, job, load, resume, sheet
+from serving.batch import Row, Scorer, cars, cluster, job, load, resume, sheet
 from serving.batch.folder import Folder
 from serving.batch.photos import Photo
 from serving.batch.results import ENDINGS, writing
@@ -56,10 +57,13 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
             write(row)
             counts[row.label or "error"] += 1
             progress.update()
-            if args.sheet:
+            if args.sheet or args.car_regex:
                 results.append((photo, row))
     if args.sheet:
         sheet.write(args.sheet, results, scorer)
+    if args.car_regex and out:
+        rows_of_all = (row for _, row in results)
+        cars.write(out.with_suffix(".cars.csv"), rows_of_all, args.car_regex, scorer.deployment, scorer.min_views)
     return counts
 
 
@@ -130,6 +134,12 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
         help="keep the rows that a CSV holds and add the missing ones; a job always does",
     )
     add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
+    add(
+        "--car-regex",
+        type=_regex,
+        metavar="REGEX",
+        help="captures the car from a path: verdicts on cars in OUT.cars.csv",
+    )
     add("--column", help="the column of a list that has the paths or URLs")
     add("--every", type=_seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
     add("--sample", type=_positive, metavar="N", help="score N photos, drawn at random")
@@ -147,6 +157,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
         parser.error("name a SOURCE, or --status alone with --out")
     if args.status and not args.job:
         parser.error("--status tells of a job: name its folder as --out")
+    if args.car_regex and (args.job or not args.out or args.ray):
+        parser.error("--car-regex goes with a file as --out, without --ray")
     if not args.job and args.out and args.out.startswith(URLS):
         parser.error(f"--out {args.out}: a single file is written to a disk; name a prefix for a job")
     if args.ray and not args.out:
@@ -179,6 +191,15 @@ def main(arguments: list[str] | None = None) -> int:
     if args.out:
         print(f"{counts.total():,} photos: {job.describe(counts)}; written to {args.out}", file=sys.stderr)
     return 1 if counts["error"] else 0
+
+
+def _regex(text: str) -> str:
+    try:
+        if re.compile(text).groups:
+            return text
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    raise argparse.ArgumentTypeError(f"{text!r} needs a group in brackets around the car's id")
 
 
 def _positive(text: str) -> int:

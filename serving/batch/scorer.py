@@ -54,6 +54,7 @@ class Scorer:
         auditor: Auditor | None = None,
     ) -> None:
         self.deployment, self.settings, self.read, self._auditor = deployment, settings, read, auditor
+        self.min_views = settings.min_views  # of a car
         self.batch = settings.max_batch or max(deployment.max_batch, BATCH_CPU)  # photos in one model call
         self._threads, calls = deployment.concurrency(workers or usable_cores())
         self._calls = threading.Semaphore(calls)
