@@ -74,6 +74,38 @@ def test_several_photos_and_errors_in_words(page: sync_api.Page) -> None:
     sync_api.expect(page.locator(".card")).to_have_count(0)
 
 
+def test_photos_become_views_of_one_car(page: sync_api.Page) -> None:
+    photos = {"front": photo(255), "rear": photo(10), "paper": b"%PDF-1.7"}
+    page.set_input_files("#pick", [upload(f"{name}.jpg", data) for name, data in photos.items()])
+    page.get_by_role("button", name="Judge 3 as one car").focus()
+    page.keyboard.press("Enter")
+    car = page.locator(".car")
+    sync_api.expect(car).to_be_focused()
+    sync_api.expect(car.locator("> .body .verdict")).to_have_text("dirty")
+    sync_api.expect(car.locator("> .body .name")).to_contain_text("2 of 3")
+    sync_api.expect(car.locator("> .body .numbers")).to_contain_text(f"p_clean {10 / 255:.4f}")
+    views = page.get_by_role("list", name="Photos of this car").locator(".card")
+    assert [view.get_attribute("data-state") for view in views.all()] == ["clean", "dirty", "error"]
+    sync_api.expect(views.last.locator(".problem")).to_contain_text("This is a PDF")
+    sync_api.expect(page.locator("#counts")).to_have_text("1 dirty")
+    sync_api.expect(page.locator("#group")).to_be_hidden()
+    page.set_input_files("#pick", [upload(f"{n}.jpg", photo(255)) for n in range(9)])
+    sync_api.expect(page.locator("#counts")).to_have_text("9 clean · 1 dirty")
+    sync_api.expect(page.locator("#group")).to_be_hidden()
+
+
+def test_photos_of_a_car_that_cannot_be_judged_are_judged_by_themselves(page: sync_api.Page) -> None:
+    held: list[sync_api.Route] = []
+    page.route("**/predict/car", lambda route: route.abort())
+    page.route("**/predict/file", lambda route: held.append(route) if len(held) < 4 else route.continue_())
+    page.set_input_files("#pick", [upload(f"{n}.jpg", photo(255)) for n in range(6)])
+    page.click("#group")  # four uploads are under way, two photos wait
+    for route in held:
+        route.continue_()
+    sync_api.expect(page.locator(".views .card[data-state=clean]")).to_have_count(6)
+    sync_api.expect(page.locator(".car > .body .problem")).to_contain_text("could not be reached")
+
+
 def test_it_works_by_keyboard(page: sync_api.Page) -> None:
     focused = []
     for _ in range(3):
@@ -95,6 +127,9 @@ def test_it_fits_a_phone(browser: sync_api.Browser, live: Live) -> None:
     page.goto(live.url)
     page.set_input_files("#camera", [upload("a-very-long-name-" * 6 + ".jpg", photo(30))])
     card(page, "a-very-long-name-")
+    page.set_input_files("#camera", [upload("b.jpg", photo(30))])
+    page.click("#group")
+    sync_api.expect(page.locator(".car[data-state=dirty]")).to_be_visible()
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     sync_api.expect(page.get_by_text("Take a photo")).to_be_visible()
     assert page.get_by_text("Take a photo").bounding_box()["height"] >= 44
