@@ -18,7 +18,7 @@ from serving.fetch.client import Fetcher
 from serving.process import reload, watchdog
 from serving.process.reload import Store
 from serving.settings import Settings
-from serving.web import auth, middleware, predict, problems, state
+from serving.web import auth, car, middleware, predict, problems, state
 from serving.web.explain import explain
 from serving.web.page import pages
 from serving.web.schemas import ProblemAnswer
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_api(predict.files)
     if settings.url_fetch:
         app.register_api(predict.urls)
+    app.register_api(car.cars if settings.url_fetch else car.uploaded_cars)
     if settings.explain:
         app.register_api(explain)
     app.register_api(status)

@@ -218,9 +218,10 @@ class Unread(io.RawIOBase):
 
 def test_a_body_that_is_too_large_is_not_read(pair: Pair) -> None:
     client = make_app(pair, MAX_BYTES="400000", MAX_REQUEST_BYTES="500000").test_client()
-    for path, length in (("/predict/file", "470000"), ("/predict/files", "500001"), ("/predict/url", "70000")):
+    json_paths = {"/predict/url": "70000", "/predict/car": "70000"}
+    for path, length in {"/predict/file": "470000", "/predict/files": "500001", **json_paths}.items():
         environ = {"wsgi.input": Unread(), "CONTENT_LENGTH": length}
-        kind = "application/json" if path.endswith("url") else "multipart/form-data; boundary=x"
+        kind = "application/json" if path in json_paths else "multipart/form-data; boundary=x"
         assert_problem(client.post(path, content_type=kind, environ_overrides=environ), 413, "too-many-bytes")
 
 

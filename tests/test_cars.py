@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flask import Flask
 from serving.app import create_app
 from serving.batch.__main__ import main as batch
 from serving.engine.cars import judge
+from serving.fetch.client import UrlUnfetchable
 from serving.model.predictor import THRESHOLD
 from serving.settings import Settings
 from serving.verdict.rule import Rule, Threshold
@@ -111,6 +113,57 @@ def test_too_few_usable_views(app: Flask) -> None:
 
 def test_at_most_eight_photos(app: Flask) -> None:
     assert ask(app, *[photo(250)] * 9).status_code == 400
+
+
+def test_a_car_behind_urls(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its photos are fetched at once; one that cannot be is told and not counted, and nothing is held afterwards."""
+    held, found = state.of(app), {"a": photo(250), "b": photo(170), "c": b"no photo"}
+    before, together = (held.bytes.free, held.fetching._value), threading.Barrier(2)
+
+    def fetch(fetcher: object, url: str) -> bytes:
+        if (name := url[-1]) in "ab":
+            together.wait(10)
+        elif name not in found:
+            raise UrlUnfetchable("no answer")
+        return found[name]
+
+    monkeypatch.setattr("serving.fetch.client.Fetcher.fetch", fetch)
+
+    def asked(names: str) -> Any:
+        return app.test_client().post("/predict/car", json={"urls": [f"https://photos.example/{n}" for n in names]})
+
+    body = asked("axbc").json
+    assert (body["label"], body["threshold"], body["certified"]) == ("clean", 0.6, True)
+    assert [view.get("label", view.get("status")) for view in body["views"]] == ["clean", 422, "dirty", 400]
+    assert asked("xxc").json["reason"] == asked("x").json["reason"] == "too_few_views"
+    assert asked("").status_code == asked("x" * 9).status_code == 400
+    assert (held.bytes.free, held.fetching._value) == before
+    held.bytes.take(held.bytes.free)
+    assert asked("xc").status_code == 503
+    held.bytes.give(before[0])
+    for _ in range(before[1]):
+        held.fetching.acquire()
+    assert asked("x").status_code == 503
+    held.fetching.release()
+    assert asked("xxxx").status_code == 200  # one after the other, where there is one place
+    held.fetching.release(before[1] - 1)
+
+
+def test_a_car_behind_refused_urls(app: Flask) -> None:
+    body = app.test_client().post("/predict/car", json={"urls": ["http://127.0.0.1/", "ftp://a.example/b"]}).json
+    assert [view["type"].rsplit(":", 1)[1] for view in body["views"]] == ["url-refused"] * 2
+
+
+def test_without_url_fetch_a_car_is_uploaded(app: Flask) -> None:
+    off = create_app(Settings.from_env({"MODEL_PATH": str(state.of(app).settings.model_path), "URL_FETCH": "off"}))
+    for one, status, bodies in ((off, 415, 1), (app, 200, 2)):
+        assert ask(one, photo(250)).status_code == 200
+        answer = one.test_client().post("/predict/car", json={"urls": ["http://127.0.0.1/"]})
+        assert answer.status_code == status
+        document = one.test_client().get("/openapi.json").json["paths"]["/predict/car"]["post"]
+        assert len(document["requestBody"]["content"]) == bodies
+        assert one.test_client().post("/predict/car", data="x", content_type="text/plain").status_code == 415
+    state.of(off).engine.close()
 
 
 def test_the_metadata_of_the_model_carries_the_certificate(app: Flask) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving.explain import occlusion, overlay
 from serving.photo.decode import open_photo, upright_rgb
-from serving.web.predict import FORM_OVERHEAD, SECURITY, guard
+from serving.web.predict import FORM, FORM_OVERHEAD, SECURITY, guard
 from serving.web.problems import Kind, Problem
 from serving.web.schemas import Explanation, PhotoForm, problems
 from serving.web.state import current
@@ -32,7 +32,7 @@ explain = APIBlueprint("explain", __name__, abp_security=SECURITY)
 @explain.before_request
 def _guard() -> None:
     settings = current().settings
-    guard("multipart/form-data", min(settings.max_bytes + FORM_OVERHEAD, settings.max_request_bytes))
+    guard({FORM: min(settings.max_bytes + FORM_OVERHEAD, settings.max_request_bytes)})
 
 
 @explain.post("/explain/file", summary="Where a verdict comes from", responses=_RESPONSES)

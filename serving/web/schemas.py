@@ -104,6 +104,17 @@ class CarForm(Form):
     file: list[File] = Field(description="Photos of one car, from several sides", min_length=1, max_length=MAX_VIEWS)
 
 
+class CarUrls(BaseModel):
+    """Where the photos of one car are."""
+
+    urls: list[str] = Field(
+        description="Public http(s) URLs of its photos",
+        min_length=1,
+        max_length=MAX_VIEWS,
+        examples=[["https://example.com/front.jpg", "https://example.com/rear.jpg"]],
+    )
+
+
 class PhotoAnswer(RootModel[VerdictAnswer | UnusableAnswer]):
     """The verdict on one photo, or why there is none."""
 
@@ -141,7 +152,9 @@ class CarAnswer(BaseModel):
     threshold: float | None = Field(None, description="p_clean at or above this is clean, for so many views")
     certified: bool = Field(description="Whether the promise about cars is proven for so many views")
     model: str
-    views: list[VerdictAnswer | UnusableAnswer | ProblemAnswer] = Field(description="In the order of the photos")
+    views: list[VerdictAnswer | UnusableAnswer | ProblemAnswer] = Field(
+        description="In the order of the photos or URLs"
+    )
 
 
 class Health(BaseModel):
