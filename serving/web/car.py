@@ -47,20 +47,15 @@ def _predict_fetched_car(body: CarUrls) -> Response:
     _PATH, summary=_SUMMARY, responses=_CAR, openapi_extensions={"requestBody": {"content": _BODIES, "required": True}}
 )
 def predict_car() -> Response:
-    """One verdict on a car, from photos or URLs of photos: clean if its dirtiest view is. What is not shown is not
-    judged, nor what cannot be fetched."""
-    answer: Response = _predict_fetched_car() if request.mimetype == JSON else predict_uploaded_car()
-    return answer
+    """One verdict on a car: clean if its dirtiest view is. What is not shown, or not fetched, is not judged."""
+    return _predict_fetched_car() if request.mimetype == JSON else predict_uploaded_car()  # type: ignore[no-any-return]
 
 
 @uploaded_cars.before_request
-def _guard_uploaded() -> None:
-    guard({FORM: current().settings.max_request_bytes})
-
-
 @cars.before_request
 def _guard() -> None:
-    guard({FORM: current().settings.max_request_bytes, JSON: FORM_OVERHEAD})
+    settings = current().settings
+    guard({FORM: settings.max_request_bytes} | ({JSON: FORM_OVERHEAD} if settings.url_fetch else {}))
 
 
 def _judge(photos: Sequence[bytes | UrlError]) -> Response:

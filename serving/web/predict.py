@@ -84,8 +84,7 @@ def fetched(urls: Sequence[str]) -> Iterator[list[bytes | UrlError]]:
             except UrlError as error:
                 return type(error)(str(error))  # a new one: the traceback of this may hold a body
             if not state.bytes.take(len(photo)):
-                detail = f"the requests under way leave no room for {len(photo):,} bytes"
-                raise Problem(Kind.OVERLOADED, detail, reason="bytes")
+                raise Problem(Kind.OVERLOADED, f"no room now for {len(photo):,} more bytes", reason="bytes")
             held.callback(state.bytes.give, len(photo))
             return photo
 

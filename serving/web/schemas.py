@@ -105,14 +105,9 @@ class CarForm(Form):
 
 
 class CarUrls(BaseModel):
-    """Where the photos of one car are."""
+    """Public http(s) URLs of the photos of one car."""
 
-    urls: list[str] = Field(
-        description="Public http(s) URLs of its photos",
-        min_length=1,
-        max_length=MAX_VIEWS,
-        examples=[["https://example.com/front.jpg", "https://example.com/rear.jpg"]],
-    )
+    urls: list[str] = Field(min_length=1, max_length=MAX_VIEWS, examples=[["https://example.com/front.jpg"]])
 
 
 class PhotoAnswer(RootModel[VerdictAnswer | UnusableAnswer]):
