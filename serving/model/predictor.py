@@ -23,7 +23,7 @@ from serving.verdict.rule import CLASSES, Threshold, ThresholdError, parse_thres
 log = logging.getLogger(__name__)
 
 PREFIX = "dirtycar."  # of every metadata key
-SAMPLE_PHOTOS = "d7e911056016b799cf00fe90719d0dd294d225f5975eebf7a1c38bcbfe9fa120"  # data_version of the drawn photos
+SAMPLE_PHOTOS = "8e852cbea2270e0b6d91934a5fdeef87a31b9a338180d43fe834aa8e15c9ec9d"  # data_version of the drawn photos
 DISTANCE = "distance"  # the second output of files that tell whether a photo shows a car
 THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 CARD = PREFIX + "card"  # the model card in Markdown; files of earlier versions have none
