@@ -59,9 +59,9 @@ PYTEST = python -m pytest --numprocesses 2 --dist loadfile
 test: data lint ## lint and the tests but those marked slow
 	$(PYTEST) -m 'not slow'
 
-check: data ## the slow tests, whether dvc.lock is current, a few of each of the faults, the GPU benchmark without one
+check: data ## the slow tests, whether dvc.lock is current, a few of the faults of the service, the GPU benchmark without one
 	$(PYTEST) -m slow
-	python benchmarks/faults.py --quick --seed 1
+	python benchmarks/faults.py --quick --only service --seed 1
 	python benchmarks/gpu.py --cpu --models mobilenetv3_small_050 --size 64 --batch 4 --steps 2 --seconds 0.05 \
 	  --matrix 64 --no-compile
 
