@@ -1,7 +1,8 @@
 # The service: serving/ and the artifacts of the pipeline, no training library.
 #   docker build -t dirtycar .                              for NVIDIA GPUs (falls back to the CPU)
 #   docker build -t dirtycar --build-arg DEVICE=cpu .       for CPUs, several GB smaller
-# Add --build-arg EXTRAS=batch for serving.batch with Parquet and object stores, EXTRAS=ray for that on Ray.
+# Add --build-arg EXTRAS=batch for serving.batch with Parquet and object stores, EXTRAS=ray for that on Ray, EXTRAS=sign for
+# VERIFY_KEY.
 # Add --build-arg GIT_COMMIT=$(git rev-parse HEAD) to see it in /model, and --build-arg PYTHON=NAME@sha256:DIGEST for a base
 # that no one can replace: `docker buildx imagetools inspect NAME` tells the digest of today.
 
@@ -10,7 +11,7 @@ ARG PYTHON=python:3.11.14-slim-bookworm
 FROM ${PYTHON} AS build
 ARG DEVICE=gpu
 ARG EXTRAS=
-COPY serving/requirements.txt serving/requirements-batch.txt serving/requirements-ray.txt constraints.txt /build/
+COPY serving/requirements*.txt constraints.txt /build/
 WORKDIR /build
 RUN python -m venv /opt/venv
 # The CPU variant is the same release of ONNX Runtime without CUDA; the GPU one brings CUDA and cuDNN as packages.
@@ -25,7 +26,7 @@ FROM ${PYTHON}
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY serving/ serving/
-COPY artifacts/best.onnx artifacts/
+COPY artifacts/best.onnx* artifacts/
 ARG GIT_COMMIT=
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

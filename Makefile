@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data repro verify audit relabel judge adopt split test check lint audit-deps sbom release promote serve
+.PHONY: help setup data repro verify audit relabel judge adopt split test check lint audit-deps sbom sign release promote serve
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,9 @@ sbom: .venv/bin/python ## sbom.json, in CycloneDX: what the image installs, CUDA
 	$(PYTHON) -m venv --clear --without-pip .venv/image
 	python -m pip --python .venv/image/bin/python install --quiet -r serving/requirements.txt -c constraints.txt
 	.venv/sbom/bin/cyclonedx-py environment .venv/image/bin/python --output-reproducible --output-file sbom.json
+
+sign: setup ## artifacts/best.onnx.sig by KEY=key.pem, which the service checks with VERIFY_KEY=pub.pem
+	python -m tools.sign '$(KEY)'
 
 release: setup ## publish the certified model of HEAD as VERSION=1.2.0: push it, and tag dirty-car@v1.2.0
 	python -m tools.release '$(VERSION)'

@@ -78,10 +78,10 @@ def _start_engine(settings: Settings, store: Store | None) -> Engine:
     if store is None:
         return Engine(settings, load(settings, settings.model_path, settings.threshold_path))
     current = store.current
-    engine = Engine(settings, load(settings, *reload.files(current)))
+    engine = Engine(settings, load(settings, *reload.files(current), verified=True))
 
     def change(folder: Path) -> None:
-        engine.deployment = load(settings, *reload.files(folder))
+        engine.deployment = load(settings, *reload.files(folder), verified=True)
         log.info("now serving %s", engine.deployment.version)
 
     reload.follow(store, current, change)

@@ -69,7 +69,7 @@ def _end_trial() -> None:
 
 
 def _publish() -> None:
-    _store.publish(_settings.model_path, _settings.threshold_path)
+    _store.publish(_settings.model_path, _settings.threshold_path, signed=_settings.verify_key is not None)
 
 
 os.environ["WORKERS"] = str(_settings.workers)  # a worker, which sees one card, must not count anew

@@ -72,6 +72,7 @@ class Settings(BaseModel):
 
     model_path: Path = Path("artifacts/best.onnx")
     threshold_path: Path | None = None
+    verify_key: Path | None = None
     imgsz: PositiveInt | None = None
     require_certified: bool = False
     require_gpu: bool = False

@@ -18,6 +18,7 @@ from serving.model.predictor import ModelError, Predictor
 from serving.photo.cores import processor
 from serving.photo.decode import decode, is_light
 from serving.photo.errors import DecodersBusy, PhotoError
+from serving.process.signature import signed_sha256
 from serving.settings import Settings
 from serving.verdict.rule import Rule
 
@@ -89,12 +90,17 @@ class Deployment:
         return self.rule.decide(p_clean, distance)
 
 
-def load(settings: Settings, model: Path, threshold: Path | None) -> Deployment:
-    """Load a model, hold it against the settings and its golden answers. `threshold`: in place of its own.
+def load(settings: Settings, model: Path, threshold: Path | None, *, verified: bool = False) -> Deployment:
+    """Load a model, hold it against the settings and its golden answers. `threshold`: in place of its own; `verified`:
+    this very file was held against its signature before.
 
     Raises ModelError or ThresholdError with what is wrong.
     """
+    key = None if verified else settings.verify_key
+    signed = None if key is None else signed_sha256(model, key)
     predictor = Predictor(model, threshold=threshold, threads=1)  # the batcher's lanes are the parallelism
+    if signed not in (None, predictor.sha256):
+        raise ModelError(f"{model} changed after its signature was checked")
     max_batch = settings.max_batch or (MAX_BATCH_GPU if predictor.on_gpu else MAX_BATCH_CPU)
     deployment = Deployment(predictor, settings.rule(predictor.threshold), max_batch)
     if settings.imgsz not in (None, predictor.image_size):

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from serving.model import onnx_check
 from serving.process.metrics import MULTIPROCESS_DIR, RELOADS
+from serving.process.signature import MAX_SIGNATURE_BYTES, signature_of
 from serving.verdict import rule
 from serving.verdict.errors import UserError
 
@@ -64,13 +65,16 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def publish(self, model: Path, threshold: Path | None) -> None:
-        """Copy a model, try it, and put it in service. Raises ReloadError, and then leaves the old one there."""
+    def publish(self, model: Path, threshold: Path | None, *, signed: bool = False) -> None:
+        """Copy a model, with its signature if it is `signed`, try it, and put it in service. Raises ReloadError, and
+        then leaves the old one there."""
         copy = self._folder / f"model-{next(self._numbers)}"
         copy.mkdir()
         copies = [(model, copy / "best.onnx", onnx_check.MAX_BYTES)]
         if threshold is not None:
             copies.append((threshold, copy / "threshold.json", rule.MAX_BYTES))
+        if signed and signature_of(model).exists():  # else the trial says that it is missing
+            copies.append((signature_of(model), signature_of(copy / "best.onnx"), MAX_SIGNATURE_BYTES))
         try:
             for original, file, limit in copies:
                 _copy(original, file, limit)
