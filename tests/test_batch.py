@@ -15,7 +15,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -355,32 +354,3 @@ def test_the_sheet_shows_the_worst_first_and_needs_nothing_else(
         scores = [float(text) for text in re.findall(r'title="p_clean">([\d.]+)', page)]
         assert len(scores) == 12 and scores == sorted(scores) and page.count("data:image/jpeg") == 12
         assert "&lt;b&gt;" in page and "<b>.jpg" not in page and not re.search(r'(src|href)="(?!data:)', page)
-
-
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    """Three seconds, brighter from second to second: 0, 100 and 200 of 255."""
-    path = tmp_path / "gate.mp4"
-    with av.open(path, "w") as file:
-        stream = file.add_stream("mpeg4", rate=10)
-        stream.width, stream.height = 64, 48
-        for number in range(30):
-            pixels = np.full((48, 64, 3), number // 10 * 100, np.uint8)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        file.mux(stream.encode())
-    return path
-
-
-@pytest.mark.parametrize("every, times", [("1s", "0.0 1.0 2.0"), ("0.5", "0.0 0.5 1.0 1.5 2.0 2.5"), ("9s", "0.0")])
-def test_frames_of_a_video_are_rows(pair: Pair, video: Path, out: Path, every: str, times: str) -> None:
-    assert score(video, out, "--every", every) == 0
-    found = {row[0].rpartition("#t=")[2]: float(row[2]) for row in rows(out)[1:]}
-    assert found == {time: pytest.approx(int(float(time)) * 100 / 255, abs=0.02) for time in times.split()}
-    assert score(video, out.with_name("job"), "--every", every, "--shard-size", "2") == 0
-
-
-@pytest.mark.parametrize("damage", [slice(0, 500), slice(100, None), slice(0, 0)])
-def test_a_broken_video_has_a_row(pair: Pair, video: Path, out: Path, damage: slice) -> None:
-    video.write_bytes(video.read_bytes()[damage])
-    assert score(video, out) == 1
-    assert [row[4].partition(":")[0] for row in rows(out)[1:]] == ["unreadable"]

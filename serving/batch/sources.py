@@ -76,7 +76,7 @@ def _source(source: str, column: str | None, skip: str, every: float, *, alone: 
         elif name.endswith(".tar"):
             yield from _inside(name, _tar(name))
         elif name.lower().endswith(VIDEOS):
-            yield from _inside(name, frames(name, every))
+            yield from frames(name, every)
         elif not (skip and name.startswith(f"{skip}/")):
             yield Photo(name, name, size=size)
 
