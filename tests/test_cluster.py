@@ -110,13 +110,17 @@ def test_missing_and_forbidden_objects_are_rows(
     listed = tmp_path / "list.txt"
     listed.write_text(f"{bucket}/in/00.jpg\n{bucket}/in/none.jpg\n{source}/01.jpg\n")
 
-    def errors() -> list[str | None]:
-        assert score(listed, tmp_path / "out.parquet") == 1
+    def errors(source: Path | str = listed) -> list[str | None]:
+        assert score(source, tmp_path / "out.parquet") == 1
         return [(row or "").partition(":")[0] for row in pq.read_table(tmp_path / "out.parquet")["error"].to_pylist()]
 
     assert errors() == ["", "missing", ""]
+    for name in "in/none.jpg", "none.tar", "none.mp4":
+        assert errors(f"{bucket}/{name}") == ["missing"]
+    assert score(f"{bucket}/none.csv", tmp_path / "out.csv") == score(f"{bucket}/none", tmp_path / "out.csv") == 2
     use(monkeypatch, {"AWS_SECRET_ACCESS_KEY": "wrongwrong"})
     assert errors() == ["forbidden", "forbidden", ""]
+    assert errors(f"{bucket}/in/00.jpg") == errors(f"{bucket}/none.tar") == ["forbidden"]
     assert score(f"{bucket}/in", tmp_path / "out.csv") == 2 and "forbidden" in capsys.readouterr().err
     assert score(listed, f"{bucket}/out") == 2 and "forbidden" in capsys.readouterr().err
 

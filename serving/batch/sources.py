@@ -98,30 +98,37 @@ def _matches(source: str) -> Iterator[tuple[str, int | None]]:
 
 
 def _objects(url: str) -> Iterator[tuple[str, int | None]]:
-    """The object itself, or all below the prefix, or those that match a pattern. Hidden ones are left out."""
+    """The object itself, or all below the prefix, or those that match a pattern. Hidden ones are left out.
+
+    A name with an ending that is no prefix is a file's, which is missing or forbidden: its row says so.
+    """
     place, key = split(url)
-    root = url[: len(url) - len(key)]
     obstore = extra("obstore")
-    wild = bool(_WILD & set(key))
+    wild = _WILD & set(key)
+    named, found = not wild and bool(os.path.splitext(key)[1]), False
     try:
         with reading():
-            if not wild and key and not key.endswith("/"):
+            if key and not key.endswith("/"):
                 try:
                     obstore.head(place, key)
                     yield url, None
                     return
                 except FileNotFoundError:
                     pass
-            prefix = glob.escape(key) if not wild else key[: min(key.find(sign) % (len(key) + 1) for sign in _WILD)]
-            for chunk in obstore.list(place, (prefix.rpartition("/")[0] if wild else key) or None):
+            prefix = key[: min(map(key.find, wild))].rpartition("/")[0] if wild else key
+            for chunk in obstore.list(place, prefix or None):
                 for meta in chunk:
                     name = meta["path"]
-                    if wild and not fnmatch.fnmatchcase(name, key):
-                        continue
-                    if not any(part.startswith(".") for part in name.split("/")):
-                        yield root + name, meta["size"]
+                    if not any(part.startswith(".") for part in name.split("/")) and (
+                        not wild or fnmatch.fnmatchcase(name, key)
+                    ):
+                        found = True
+                        yield url[: len(url) - len(key)] + name, meta["size"]
     except ReadError as error:
-        raise SourceError(f"{url} cannot be listed: {error.kind}: {error}") from None
+        if error.kind != "forbidden" or not named or found:
+            raise SourceError(f"{url} cannot be listed: {error.kind}: {error}") from None
+    if named and not found:
+        yield url, None
 
 
 def _folder(folder: str, skip: str, *, alone: bool) -> Iterator[Photo]:
