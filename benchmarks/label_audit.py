@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from serving.photo.cores import usable_cores
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_groups, usable_photos
+from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_origins, usable_photos
 from stages.train.params import Params
 from tools.audit import FOLDS, REGULARISATION, Features, Labels, Probabilities, features, out_of_fold, rank_suspects
 
@@ -74,7 +74,7 @@ def main() -> None:
     params = load(Params)
     photos = [photo for split in SPLITS for photo in usable_photos(Path(params.data.root), split)]
     truth = np.array([photo.label for photo in photos])
-    groups = np.array(read_groups([photo.name for photo in photos]))
+    groups = np.array([origin.group for origin in read_origins([photo.name for photo in photos])])
     start = time.perf_counter()
     found = features(photos, params)
     seconds = time.perf_counter() - start

@@ -66,7 +66,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             csv.writer(file).writerows(
-                [("path", "label", "logit", "p_clean", "distance"), *((*row, 0) for row in rows)]
+                [
+                    ("path", "label", "logit", "p_clean", "distance", "group", "source"),
+                    *((*row, 0, row[0], "") for row in rows),
+                ]
             )
     row = {"dirty_share": 0.2, "precision": 0.97, "precision_low": 0.96}
     promise = {"clean": {"target_precision": 0.95}}

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from samples.draw import draw_photo
 from stages.common.base.errors import StageError
-from stages.common.base.photos import DIRTY, list_photos, train_photos, usable_photos
+from stages.common.base.photos import DIRTY, list_photos, read_origins, train_photos, usable_photos
 from stages.split_check.report import Findings
 from tests.support.workspace import ROOT, Workspace
 
@@ -127,6 +127,12 @@ def listed(path: str) -> list[tuple[str, str]]:
         return [(first, second) for first, second in list(csv.reader(file))[1:]]
 
 
+def groups() -> dict[str, str]:
+    """The group of each photo."""
+    with Path("artifacts/groups.csv").open(newline="") as file:
+        return {row["path"]: row["group"] for row in csv.DictReader(file)}
+
+
 def car(index: int, size: tuple[int, int] | None = None, quality: int = 90) -> bytes:
     """A photo of a car, with more to be recognised by than the little pictures of the workspace."""
     buffer = io.BytesIO()
@@ -164,7 +170,7 @@ def test_near_copies_within_a_split_are_reported_and_joined(workspace: Workspace
     done = workspace.run("split_check")
     assert done.returncode == 0 and "groups of near-duplicates within a split: 1;" in done.stdout
     assert report()["duplicates"]["near"]["within"] == 1
-    group = dict(listed("artifacts/groups.csv"))
+    group = groups()
     assert group["val/clean/a.jpg"] == group["val/clean/b.jpg"] == "val/clean/a.jpg"
     assert group["val/clean/000.jpg"] == "val/clean/000.jpg"
 
@@ -179,7 +185,7 @@ def test_one_id_in_two_splits_is_a_leak_and_joins_groups(workspace: Workspace) -
     workspace.must("split_check")
     assert report()["ids_in_several_splits"] == 1
     assert [path for path, _ in listed("artifacts/exclusions.csv")] == ["train/clean/car_7_front.jpg"]
-    group = dict(listed("artifacts/groups.csv"))
+    group = groups()
     assert group["train/clean/car_7_front.jpg"] == group["val/clean/car_7_back.jpg"]
 
 
@@ -344,6 +350,7 @@ def test_a_shortcut_and_an_uneven_source_are_warned_of_by_name(workspace: Worksp
     assert report()["drift"]["source"]["photos"]["train"] == {"yardA": 16, "yardB": 8}
     assert "the distribution of source differs between the splits" in done.stdout
     assert {origin.source for origin in train_photos().values()} == {"yardA", "yardB"}
+    assert {origin.source for origin in read_origins([p for p in groups() if p.startswith("val/")])} == {"yardB"}
 
 
 @pytest.mark.slow

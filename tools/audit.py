@@ -30,7 +30,7 @@ from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_csv
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, SPLITS, Photo, read_groups, usable_photos
+from stages.common.base.photos import CLEAN, SPLITS, Photo, read_origins, usable_photos
 from stages.common.model import Normalise
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.scoring.score import pick_device
@@ -130,9 +130,9 @@ def main() -> None:
     params = load(Params)
     root = Path(params.data.root)
     photos = [photo for split in SPLITS for photo in usable_photos(root, split)]
-    groups = np.array(read_groups([photo.name for photo in photos]))  # first: the features take a while
+    origins = read_origins([photo.name for photo in photos])  # first: the features take a while
     labels = np.array([photo.label for photo in photos])
-    probabilities = out_of_fold(features(photos, params), labels, groups)
+    probabilities = out_of_fold(features(photos, params), labels, np.array([origin.group for origin in origins]))
     found = rows(photos, labels, probabilities)
     write_csv(AUDIT, AUDIT_HEADER, found)
     write_csv(BLIND, ["path"], ([name] for name in blind_sample(photos)))

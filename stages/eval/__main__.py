@@ -16,7 +16,7 @@ from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import Data, load
 from stages.common.base.paths import CALIBRATION, NETWORK, PREDICTIONS, REPORTS
-from stages.common.base.photos import CLEAN, Photo, read_groups, usable_photos
+from stages.common.base.photos import CLEAN, Origin, Photo, read_origins, usable_photos
 from stages.common.calibration import cross_fitted, fit
 from stages.common.pixels.photo_set import PhotoSet
 from stages.eval.leaning import Leaning, auc_within_sources, leanings, read_features
@@ -33,9 +33,10 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scored:
-    """The photos of a split with the network's logit and distance of each, `[N]`."""
+    """The photos of a split with the origin, and the network's logit and distance, of each, `[N]`."""
 
     photos: list[Photo]
+    origins: list[Origin]
     logit: Floats
     distance: Floats
 
@@ -44,28 +45,36 @@ class Scored:
         """The labels, `[N]`."""
         return np.array([photo.label == CLEAN for photo in self.photos])
 
+    @property
+    def groups(self) -> list[str]:
+        """The cars or sessions, `[N]`."""
+        return [origin.group for origin in self.origins]
+
 
 def score_split(network: Network, data: Data, split: str) -> Scored:
     """Run the network over a split, as the service would. Raises StageError for scores that are no numbers."""
     photos = usable_photos(Path(data.root), split)
+    origins = read_origins([photo.name for photo in photos])
     scores = PhotoSet(data, photos, network.image_size).outputs(network.run_both, split)
     if wrong := int((~np.isfinite(scores)).any(1).sum()):
         raise StageError(f"{NETWORK} gives NaN or infinity for {wrong} of {len(photos)} {split} photos")
-    return Scored(photos, *scores.T)
+    return Scored(photos, origins, *scores.T)
 
 
 def predictions(scored: Scored, p_clean: Floats) -> bytes:
     """A CSV of one row per photo, every digit kept: the threshold is chosen from this file alone."""
-    rows = zip(scored.photos, scored.logit.tolist(), p_clean.tolist(), scored.distance.tolist(), strict=True)
-    header = ["path", "label", "logit", "p_clean", "distance"]
-    return csv_bytes(header, ([photo.name, CLASSES[photo.label], *scores] for photo, *scores in rows))
+    scores = np.stack([scored.logit, p_clean, scored.distance], 1).tolist()
+    rows = zip(scored.photos, scores, scored.origins, strict=True)
+    header = ["path", "label", "logit", "p_clean", "distance", "group", "source"]
+    return csv_bytes(header, ([photo.name, CLASSES[photo.label], *numbers, *origin] for photo, numbers, origin in rows))
 
 
 def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[str, Any]:
     """Metrics of one split. `p_clean` is from a calibration that has not seen the photo it is of."""
     is_clean, logit = scored.is_clean, scored.logit
-    cars = read_groups([photo.name for photo in scored.photos])
-    metrics = with_intervals(is_clean, logit, p_clean, cars, bins=params.bins, draws=params.bootstrap, seed=params.seed)
+    metrics = with_intervals(
+        is_clean, logit, p_clean, scored.groups, bins=params.bins, draws=params.bootstrap, seed=params.seed
+    )
     before = point_metrics(is_clean, logit, expit(logit), params.bins)
     return {
         **metrics,
@@ -76,10 +85,9 @@ def report_split(scored: Scored, p_clean: Floats, params: EvalParams) -> dict[st
 
 def report_shortcuts(scored: Scored, params: EvalParams) -> tuple[list[Leaning], dict[str, float]]:
     """How well trivial features explain the scores within a class, and the AUC within each source."""
-    names = [photo.name for photo in scored.photos]
-    features, sources = read_features(names)
-    cars = read_groups(names)
-    found = leanings(features, scored.is_clean, scored.logit, cars, draws=params.bootstrap, seed=params.seed)
+    features = read_features([photo.name for photo in scored.photos])
+    found = leanings(features, scored.is_clean, scored.logit, scored.groups, draws=params.bootstrap, seed=params.seed)
+    sources = np.array([origin.source for origin in scored.origins])
     return list(found), auc_within_sources(sources, scored.is_clean, scored.logit)
 
 

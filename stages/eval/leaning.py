@@ -16,7 +16,6 @@ from stages.common.base.errors import StageError
 from stages.common.base.paths import FEATURES
 
 LEANS = 0.3  # of a rank correlation's 95 % interval, the end that is nearer to 0: above it a feature is warned of
-SOURCE = "source"
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -39,8 +38,8 @@ class Leaning:
         return max(self.low, -self.high) > LEANS
 
 
-def read_features(names: Sequence[str]) -> tuple[dict[str, Floats], NDArray[np.str_]]:
-    """Of each photo the trivial features, `[N]` each and NaN where a photo has none, and the source.
+def read_features(names: Sequence[str]) -> dict[str, Floats]:
+    """The trivial features of each photo, `[N]` each and NaN where a photo has none.
 
     Raises StageError naming the file, or a photo it lacks.
     """
@@ -48,8 +47,7 @@ def read_features(names: Sequence[str]) -> tuple[dict[str, Floats], NDArray[np.s
         with FEATURES.open(newline="") as file:
             row_of = {row.pop("path"): row for row in csv.DictReader(file)}
         rows = [row_of[name] for name in names]
-        sources = np.array([row.pop(SOURCE) for row in rows])
-        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}, sources
+        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise StageError(f"{FEATURES} does not tell the features: {error!r}; run `dvc repro split_check`") from error
 

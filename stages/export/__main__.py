@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from stages.common.base.files import json_bytes, read_json, write_atomically
 from stages.common.base.params import Data, load
 from stages.common.base.paths import CALIBRATION, MODEL, NETWORK, PREDICTIONS, REPORTS
 from stages.common.base.paths import THRESHOLD as DECISION
-from stages.common.base.photos import usable_photos
+from stages.common.base.photos import Photo, read_predictions
 from stages.common.calibration import Calibration
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.rates import verdicts
@@ -70,12 +69,9 @@ def bundle(network: onnx.ModelProto, calibration: Calibration, properties: Mappi
 
 def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:
     """Hold the bundle against the predictions that were certified. Raises StageError unless it says the same."""
-    photos, path = usable_photos(Path(data.root), split), PREDICTIONS / f"{split}.csv"
-    with path.open(newline="") as file:
-        told = {row["path"]: (float(row["p_clean"]), float(row["distance"])) for row in csv.DictReader(file)}
-    if set(told) != {photo.name for photo in photos}:
-        raise StageError(f"{path} is of other photos than {data.root}/{split}; run `dvc repro eval`")
-    certified = np.array([told[photo.name] for photo in photos])
+    told = read_predictions(split)
+    photos = [Photo(name, int(clean)) for name, clean in zip(told.names.tolist(), told.is_clean, strict=True)]
+    certified = np.stack([told.p_clean, told.distance], 1)
     scores = PhotoSet(data, photos, predictor.image_size).outputs(predictor.scores, split)
     apart = np.abs(scores - certified).max(1)
     rule = predictor.threshold.rule
@@ -83,7 +79,7 @@ def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:
     if flips.any() or not (apart <= TOLERANCE).all():
         worst = int(np.argmax(np.where(flips, 2, apart)))
         raise StageError(
-            f"{MODEL} would say {scores[worst]} of {photos[worst].name}, {path} says {certified[worst]}; "
+            f"{MODEL} would say {scores[worst]} of {photos[worst].name}, {PREDICTIONS} says {certified[worst]}; "
             f"{flips.sum()} verdicts differ; run `dvc repro --force eval`"
         )
     return {"photos": len(photos), "flips": 0, "max_abs_difference": float(apart.max())}
@@ -96,7 +92,7 @@ def main() -> None:
     network, calibration = Network(NETWORK), Calibration(**read_json(CALIBRATION))
     golden = golden_answers(network, calibration, read_threshold(DECISION))
     rule = read_threshold(DECISION).rule
-    results = read_results(rule, params.split_check.source_regex)
+    results = read_results(rule)
     sources, facts = by_source(results), asdict(network.metadata) | {"drawn": network.metadata.trained_on_drawings}
     facts["size_bytes"] = NETWORK.stat().st_size
     texts = {

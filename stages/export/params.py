@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from stages.common.base.params import Data, strict
-from stages.split_check.params import SplitCheckParams
 
 
 @strict
@@ -20,5 +19,4 @@ class Params:
     """What this stage reads of params.yaml."""
 
     data: Data
-    split_check: SplitCheckParams  # source_regex: results by camera, yard or customer
     export: ExportParams

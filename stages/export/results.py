@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from serving.verdict.rule import CLEAN, DIRTY, Rule
-from stages.common.base.paths import PREDICTIONS
-from stages.common.base.photos import read_groups
-from stages.common.rates import Outcome, outcome
+from stages.common.base.photos import read_predictions
+from stages.common.rates import Outcome, outcome, verdicts
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Result:
     p_clean: float
     verdict: str
     car: str
-    source: str  # "" without source_regex; "other" where it does not match
+    source: str  # "" without sources; "other" where the photo has none
 
     @property
     def mistake(self) -> str:
@@ -32,20 +29,15 @@ class Result:
         return f"false {self.verdict}" if self.verdict in (CLEAN, DIRTY) and self.verdict != self.label else ""
 
 
-def read_results(rule: Rule, source_regex: str | None) -> list[Result]:
+def read_results(rule: Rule) -> list[Result]:
     """The results on test, by the predictions that were certified."""
-    with (PREDICTIONS / "test.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    cars = read_groups([row["path"] for row in rows])
-    results = []
-    for row, car in zip(rows, cars, strict=True):
-        found = re.search(source_regex, row["path"]) if source_regex else None
-        source = (found[1] or "other") if found else "other" if source_regex else ""
-        p_clean = float(row["p_clean"])
-        results.append(
-            Result(row["path"], row["label"], p_clean, rule.decide(p_clean, float(row["distance"])), car, source)
-        )
-    return results
+    test = read_predictions("test")
+    unknown = "other" if any(test.sources) else ""
+    verdict = verdicts(rule, test.p_clean, test.distance)
+    label = np.where(test.is_clean, CLEAN, DIRTY)
+    sources = np.where(test.sources == "", unknown, test.sources)
+    columns = (test.names, label, test.p_clean, verdict, test.groups, sources)
+    return [Result(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def by_source(results: Sequence[Result]) -> dict[str, Outcome]:

@@ -16,7 +16,7 @@ from stages.common.base.photos import SPLITS, list_photos
 from stages.split_check.check import check
 from stages.split_check.page import PAGE, write_page
 from stages.split_check.params import Params
-from stages.split_check.report import FINDINGS, Findings, features, report, train_photos
+from stages.split_check.report import FINDINGS, Findings, features, groups, report, train_photos
 from stages.split_check.scan import scan
 
 REPORT = REPORTS / "split_check.json"
@@ -34,7 +34,7 @@ def main() -> None:
         write_atomically(
             {
                 EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
-                GROUPS: csv_bytes(["path", "group"], sorted(checked.group_of.items())),
+                GROUPS: groups(checked),
                 FEATURES: features(checked),
                 TRAIN_PHOTOS: train_photos(checked),
                 REPORT: json_bytes(report(checked)),

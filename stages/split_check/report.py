@@ -74,18 +74,24 @@ def train_photos(checked: Checked) -> bytes:
     return csv_bytes(["path", "group", "source", "sha256"], rows)
 
 
+def groups(checked: Checked) -> bytes:
+    """A CSV of all photos with their groups and sources."""
+    rows = ((name, group, checked.source_of(name)) for name, group in sorted(checked.group_of.items()))
+    return csv_bytes(["path", "group", "source"], rows)
+
+
 def features(checked: Checked) -> bytes:
-    """A CSV of the photos that are used, with their sources and what has nothing to do with dirt, for eval."""
+    """A CSV of the photos that are used, with what has nothing to do with dirt, for eval."""
     rows = []
     for one in checked.usable:
         if (stats := one.stats) is not None:
             pixels = stats.width * stats.height
             brightness, border = (round(sum(colour) / 3, 2) for colour in (stats.mean_colour, stats.border_colour))
             rows.append((
-                one.name, checked.source_of(one.name), pixels, round(stats.width / stats.height, 4), one.bytes,
+                one.name, pixels, round(stats.width / stats.height, 4), one.bytes,
                 round(one.bytes / pixels, 5), stats.quality, int(stats.exif), brightness, border,
             ))  # fmt: skip
-    header = ("path", "source", "resolution", "aspect", "file size", "bytes per pixel", "JPEG quality", "EXIF")
+    header = ("path", "resolution", "aspect", "file size", "bytes per pixel", "JPEG quality", "EXIF")
     return csv_bytes([*header, "brightness", "border brightness"], rows)
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.verdict.rule import Rule
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import load
-from stages.common.base.paths import PREDICTIONS, REPORTS, THRESHOLD
-from stages.common.base.photos import read_groups
+from stages.common.base.paths import REPORTS, THRESHOLD
+from stages.common.base.photos import Predictions, read_predictions
 from stages.common.rates import outcome, verdicts
 from stages.threshold.cars import car_thresholds
 from stages.threshold.choose import choose_low_threshold, choose_threshold, one_per_car
@@ -31,75 +29,37 @@ LIMITS, SHARES = (0.02, 0.05, 0.1), (0.1, 0.2)  # suggested where the promise is
 log = logging.getLogger(__name__)
 
 
-class Predictions(NamedTuple):
-    """What was predicted of a split, `[N]` each."""
-
-    names: list[str]
-    is_clean: NDArray[np.bool_]
-    p_clean: NDArray[np.float64]
-    distance: NDArray[np.float64]
-
-    def within(self, limit: float) -> Predictions:
-        """The photos that are not refused."""
-        kept = self.distance <= limit
-        names = [name for name, keep in zip(self.names, kept, strict=True) if keep]
-        return Predictions(names, self.is_clean[kept], self.p_clean[kept], self.distance[kept])
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read a predictions CSV. Raises StageError naming file and row."""
-    names, is_clean, p_clean, distance = [], [], [], []
-    try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                names.append(row["path"])
-                is_clean.append({"clean": True, "dirty": False}[row["label"]])
-                p_clean.append(float(row["p_clean"]))
-                if not 0 <= p_clean[-1] <= 1:
-                    raise ValueError(f"p_clean is {p_clean.pop()}, not in [0, 1]")
-                distance.append(float(row["distance"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise StageError(f"{path}, row {len(p_clean) + 1}: {error!r}; `dvc repro eval` makes it") from error
-    if not p_clean:
-        raise StageError(f"{path} holds no predictions; `dvc repro eval` makes it")
-    return Predictions(names, np.array(is_clean), np.array(p_clean), np.array(distance))
-
-
 def decide_refusal(val: Predictions, params: ThresholdParams) -> Refusal:
     """The limit on distance. Without a proof it warns, and goes on."""
-    units = one_per_car(np.array(read_groups(val.names)), len(val.names))
+    units = one_per_car(val.groups, len(val.groups))
     found = choose_limit(val.distance[units], max_refused=params.max_refused, confidence=params.confidence)
     if found.max_distance is not None and found.reason:
         log.warning("what is refused as no car is NOT CERTIFIED: %s", found.reason)
     return found
 
 
-def decide_clean(
-    val: Predictions, groups: NDArray[np.str_], params: ThresholdParams, *, foretell: bool = True
-) -> Decision:
+def decide_clean(val: Predictions, params: ThresholdParams, *, foretell: bool = True) -> Decision:
     """The decision on T_clean. Photos of one group count once: photos of one car are no independent evidence."""
     return choose_threshold(
         val.is_clean, val.p_clean, target_precision=params.target_precision_clean, confidence=params.confidence_each,
-        dirty_share=params.dirty_share, groups=groups, max_false_clean_rate=params.max_false_clean_rate,
+        dirty_share=params.dirty_share, groups=val.groups, max_false_clean_rate=params.max_false_clean_rate,
         foretell=foretell,
     )  # fmt: skip
 
 
-def decide(val: Predictions, groups: NDArray[np.str_], params: ThresholdParams) -> list[Decision]:
+def decide(val: Predictions, params: ThresholdParams) -> list[Decision]:
     """The decision on T_clean and, where the dirty verdict has a target too, the one on T_low."""
-    clean = decide_clean(val, groups, params)
+    clean = decide_clean(val, params)
     if params.target_precision_dirty is None:
         return [clean]
     dirty = choose_low_threshold(
         val.is_clean, val.p_clean, target_precision_dirty=params.target_precision_dirty,
-        confidence=params.confidence_each, t_clean=clean.threshold, dirty_share=params.dirty_share, groups=groups,
+        confidence=params.confidence_each, t_clean=clean.threshold, dirty_share=params.dirty_share, groups=val.groups,
     )  # fmt: skip
     return [clean, dirty]
 
 
-def refuse_trivial(
-    decisions: list[Decision], val: Predictions, groups: NDArray[np.str_], params: ThresholdParams
-) -> None:
+def refuse_trivial(decisions: list[Decision], val: Predictions, params: ThresholdParams) -> None:
     """Raises StageError with what to set, and what T_clean it gives on val, unless a trivial promise is accepted."""
     trivial = [name for name, one in zip(("clean", "dirty"), decisions, strict=False) if one.trivial]
     if not trivial or params.on_trivial == "accept":
@@ -113,7 +73,7 @@ def refuse_trivial(
         options = {f"max_false_clean_rate: {x}": replace(params, max_false_clean_rate=x) for x in LIMITS}
         options |= {f"dirty_share: {x}": replace(params, dirty_share=x) for x in SHARES}
         for option, changed in options.items():
-            one = decide_clean(val, groups, changed, foretell=False)
+            one = decide_clean(val, changed, foretell=False)
             gives = "certified" if one.certified else "trivial as well" if one.trivial else "not certified"
             lines.append(f"  threshold.{option:<27}T_clean {one.threshold:.4f}, recall {one.recall:.3f}, {gives}")
     if "dirty" in trivial:
@@ -160,27 +120,26 @@ def describe(rule: Rule, refusal: Refusal, decisions: list[Decision], params: Th
 def main() -> None:
     """Choose on val, report on test."""
     params = load(Params).threshold
-    val, test = (read_predictions(PREDICTIONS / f"{split}.csv") for split in ("val", "test"))
+    val, test = (read_predictions(split) for split in ("val", "test"))
     refusal = decide_refusal(val, params)
     limit = np.inf if refusal.max_distance is None else refusal.max_distance
     val = val.within(limit)
-    groups = np.array(read_groups(val.names))
-    counted = val.is_clean[one_per_car(groups, len(groups))]
+    counted = val.is_clean[one_per_car(val.groups, len(val.groups))]
     if counted.all() or not counted.any():
         raise StageError(
             f"val has {len(counted)} cars or sessions (one photo each is used) and none of them is "
             f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend data.car_regex"
         )
-    decisions = decide(val, groups, params)
-    refuse_trivial(decisions, val, groups, params)
+    decisions = decide(val, params)
+    refuse_trivial(decisions, val, params)
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
     rule = Rule(clean.threshold, low.threshold if low else None, limit)
     found = describe(rule, refusal, decisions, params)
-    cars = car_thresholds(val.is_clean, val.p_clean, groups, params)
+    cars = car_thresholds(val.is_clean, val.p_clean, val.groups, params)
     found["cars"] = cars and {views: asdict(one) for views, one in cars.items()}
     turned_out = outcome(test.is_clean, verdicts(rule, test.p_clean, test.distance))
-    tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=groups)
+    tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=val.groups)
     report = found | {"test": turned_out, "at_dirty_shares": tables.shares, "at_targets": tables.targets}
     write_atomically({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})
     certified = "certified" if found["certified"] else "NOT certified"

@@ -21,11 +21,11 @@ from numpy.typing import ArrayLike
 from serving.photo.errors import PhotoError
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_atomically
-from stages.common.base.paths import PREDICTIONS, REPORTS
+from stages.common.base.paths import REPORTS
+from stages.common.base.photos import read_predictions
 from stages.common.bounds import Floats, precision_at_share
 from stages.split_check.groups import id_of
 from stages.split_check.scan import photo_stats
-from stages.threshold.__main__ import read_predictions
 from tools.drift import shift
 from tools.drift.page import render
 from tools.drift.predictions import Prediction, read_file, read_metrics, refused
@@ -72,7 +72,7 @@ class Drift:
 
     def __init__(self, certificate: Certificate, edges: Floats | None = None) -> None:
         """`edges` of the bins, where present scores come in bins. Raises StageError for no predictions."""
-        known = [read_predictions(PREDICTIONS / f"{split}.csv") for split in ("val", "test")]
+        known = [read_predictions(split) for split in ("val", "test")]
         is_clean, p = (np.concatenate([getattr(one, name) for one in known]) for name in ("is_clean", "p_clean"))
         self.certificate = certificate
         self.edges = shift.quantiles(p) if edges is None else edges

@@ -10,7 +10,7 @@ from pathlib import Path
 ARTIFACTS, REPORTS = Path("artifacts"), Path("reports")
 
 EXCLUSIONS = ARTIFACTS / "exclusions.csv"  # of split_check: path,reason
-GROUPS = ARTIFACTS / "groups.csv"  # of split_check: path,group
+GROUPS = ARTIFACTS / "groups.csv"  # of split_check: path,group,source
 FEATURES = (
     ARTIFACTS / "features.csv"
 )  # of split_check, of photos in use: path,source and what has nothing to do with dirt

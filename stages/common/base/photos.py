@@ -1,4 +1,4 @@
-"""The photos: where they lie, which class they are, which are left out and which are of one car. No torch."""
+"""The photos: where they lie, their class, which are left out, which are of one car, what was predicted. No torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
-from stages.common.base.paths import EXCLUSIONS, GROUPS, TRAIN_PHOTOS
+from stages.common.base.paths import EXCLUSIONS, GROUPS, PREDICTIONS, TRAIN_PHOTOS
 
 SPLITS = ("train", "val", "test")
 CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
@@ -29,7 +32,23 @@ class Origin(NamedTuple):
     """Where a photo is from."""
 
     group: str  # the car or session
-    source: str = ""  # the camera, yard or customer, where split_check.source_regex tells it
+    source: str = ""  # the camera, yard or customer, where split_check.source_regex is set
+
+
+class Predictions(NamedTuple):
+    """What eval predicted of the photos of a split, and their origins, `[N]` each."""
+
+    names: NDArray[np.str_]
+    is_clean: NDArray[np.bool_]
+    p_clean: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    groups: NDArray[np.str_]
+    sources: NDArray[np.str_]
+
+    def within(self, limit: float) -> Predictions:
+        """The photos that are not refused."""
+        kept = self.distance <= limit
+        return self._replace(**{name: values[kept] for name, values in self._asdict().items()})
 
 
 def list_photos(root: Path, split: str) -> list[Photo]:
@@ -80,14 +99,31 @@ def excluded_paths() -> set[str]:
         raise StageError(f"cannot read {EXCLUSIONS}: {error}; run `dvc repro split_check`") from error
 
 
-def read_groups(names: Sequence[str]) -> list[str]:
-    """The group, a car or session, of each photo. Raises StageError naming the file, or a photo it lacks."""
+def read_origins(names: Sequence[str]) -> list[Origin]:
+    """The origin of each photo. Raises StageError naming the file, or a photo it lacks."""
     try:
         with GROUPS.open(newline="") as file:
-            group_of = {row["path"]: row["group"] for row in csv.DictReader(file)}
-        return [group_of[name] for name in names]
+            origin_of = {row["path"]: Origin(row["group"], row["source"]) for row in csv.DictReader(file)}
+        return [origin_of[name] for name in names]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise StageError(f"{GROUPS} does not tell the groups: {error!r}; run `dvc repro split_check`") from error
+
+
+def read_predictions(split: str) -> Predictions:
+    """The predictions of a split. Raises StageError naming file and row."""
+    path, rows = PREDICTIONS / f"{split}.csv", list[tuple[Any, ...]]()
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                is_clean, p_clean = {"clean": True, "dirty": False}[row["label"]], float(row["p_clean"])
+                if not 0 <= p_clean <= 1:
+                    raise ValueError(f"p_clean is {p_clean}, not in [0, 1]")
+                rows.append((row["path"], is_clean, p_clean, float(row["distance"]), row["group"], row["source"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise StageError(f"{path}, row {len(rows) + 1}: {error!r}; `dvc repro eval` makes it") from error
+    if not rows:
+        raise StageError(f"{path} holds no predictions; `dvc repro eval` makes it")
+    return Predictions(*map(np.array, zip(*rows, strict=True)))
 
 
 def _name(path: Path, root: Path) -> str:
