@@ -89,7 +89,6 @@ def test_files_keep_their_order_and_bad_ones_their_place(client: FlaskClient) ->
 @pytest.mark.parametrize(
     ("data", "status", "slug"),
     [
-        (b"", 400, "not-a-photo"),
         (b"junk", 400, "not-a-photo"),
         (photo()[:300], 400, "broken-photo"),
         (photo(size=(800, 800), quality=95)[:-400], 400, "broken-photo"),
@@ -110,6 +109,36 @@ def test_a_bad_photo_is_let_go_at_once(app: Flask) -> None:
 
 
 FORM, JSON = "multipart/form-data", "application/json"
+
+
+def form(part: bytes, content: bytes, end: bytes = b"\r\n--x--\r\n") -> dict[str, Any]:
+    """A form of one part as it goes over the line, for a test client."""
+    return {"data": b"--x\r\n" + part + b"\r\n\r\n" + content + end, "content_type": f"{FORM}; boundary=x"}
+
+
+def test_forms_as_clients_send_them(client: FlaskClient) -> None:
+    part, other = b'Content-Disposition: form-data; name="file"; filename=a.jpg', b"\r\n--x\r\nX: y\r\n\r\n\r\n--x--"
+    old_name = b"content-disposition: form-data; name=file; filename*=utf-8''%C3%A4.jpg"  # of urllib3 before 2.0
+    for good in (form(part, photo()), form(old_name, photo()), form(part + b"\r\nX: " + b"y" * 4000, photo())):
+        assert client.post("/predict/file", **good).status_code == 200
+    assert_problem(client.post("/predict/file", **form(part, b"")), 400, "not-a-photo")
+    for bad in (
+        form(part, photo(), b""), form(part, photo(), b"\r\n--x"), form(part, photo(), other), form(b"X: y", photo()),
+        form(part + b"\r\nX: " + b"y" * 9000, photo()), form(b"\r\n", b""), {"data": b"", "content_type": FORM},
+    ):  # fmt: skip
+        assert client.post("/predict/file", **bad).status_code in (400, 413)
+    field = b'Content-Disposition: form-data; name="x"'
+    assert_problem(client.post("/predict/files", **form(field, b"y" * 500_001)), 413, "too-many-bytes")
+    many = (b"--x\r\n" + field + b"\r\n\r\n\r\n") * 1001
+    assert_problem(client.post("/predict/files", data=many, content_type=f"{FORM}; boundary=x"), 413, "too-many-bytes")
+
+
+def test_a_form_that_is_full_of_boundaries_costs_little(client: FlaskClient) -> None:
+    part = b'Content-Disposition: form-data; name="file"; filename=a' + b'; "' * 1300
+    for filler in (b"\r\n--", b"\r", b"\r\n--x\r", b"--x", b"\n--x\r\n"):
+        began = time.process_time()
+        client.post("/predict/file", **form(part, filler * (190_000 // len(filler))))
+        assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from functools import partial
 
 from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
 from gunicorn.http.errors import ChunkMissingTerminator, InvalidChunkSize, LimitRequestHeaders  # type: ignore[import-untyped]
@@ -12,7 +13,6 @@ from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
 
 HEAD_BYTES = 64 * 1024  # of a head, or of the trailers behind the last chunk
 _BLOCK = 256 * 1024
-_TAIL = 2048  # werkzeug looks for a boundary in what it is given last with a pattern that takes 20 ns a byte
 _SMALL_CHUNKS, _MEAN_CHUNK = 256, 512  # a client may send so many small chunks; beyond them this is the least mean
 
 
@@ -32,14 +32,18 @@ class Received(Unreader):  # type: ignore[misc]
         raise IncompleteError
 
 
-class Body(io.RawIOBase):
-    """A body of known length. What is read from it is let go of."""
+def owned(data: bytes | bytearray) -> bytearray:
+    """Bytes that may be changed; copied only where they may not."""
+    return data if isinstance(data, bytearray) else bytearray(data)
+
+
+class Body(io.BufferedIOBase):
+    """A body of known length. What is read from it is let go of; a block that is read whole is not copied."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
         self._left = length
-        self._blocks: deque[bytearray] = deque()
-        self._read = 0  # of the first block
+        self._blocks: deque[bytes | bytearray] = deque()
         self.size = 0  # bytes that have arrived
 
     @property
@@ -47,13 +51,14 @@ class Body(io.RawIOBase):
         """Whether all of it has arrived."""
         return not self._left
 
-    def feed(self, data: bytearray) -> bytearray:
+    def feed(self, data: bytes | bytearray) -> bytearray:
         """Take what belongs to the body; what is left of `data` follows it, or is yet to be understood."""
         piece, rest = data, bytearray()
         if len(data) > self._left:
-            piece, rest = data[: self._left], data
+            piece, rest = data[: self._left], owned(data)
             del rest[: self._left]
         if self._blocks and len(self._blocks[-1]) + len(piece) <= _BLOCK:  # many small pieces would take much memory
+            self._blocks[-1] = owned(self._blocks[-1])
             self._blocks[-1] += piece
         elif piece:
             self._blocks.append(piece)
@@ -65,20 +70,17 @@ class Body(io.RawIOBase):
         """As files that can be read say."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read some bytes, the last _TAIL of a block by themselves; 0 behind the last that has arrived."""
+    def read(self, size: int | None = -1) -> bytes:
+        """At most so many bytes, all for -1; none behind the last that has arrived."""
+        if size is None or size < 0:
+            return b"".join(iter(partial(self.read, _BLOCK), b""))
         if not self._blocks:
-            return 0
-        block = self._blocks[0]
-        left = len(block) - self._read
-        count = min(len(buffer), left - _TAIL if left > _TAIL else left)
-        with memoryview(block) as view:
-            buffer[:count] = view[self._read : self._read + count]
-        self._read += count
-        if self._read == len(block):
-            self._blocks.popleft()
-            self._read = 0
-        return count
+            return b""
+        block = self._blocks.popleft()
+        if len(block) > size:
+            self._blocks.appendleft(block[size:])
+            block = block[:size]
+        return bytes(block)
 
 
 class ChunkedBody(Body):
@@ -95,8 +97,9 @@ class ChunkedBody(Body):
         """Whether the last chunk and the trailers have arrived."""
         return self._ended
 
-    def feed(self, data: bytearray) -> bytearray:
+    def feed(self, data: bytes | bytearray) -> bytearray:
         """As Body; raises gunicorn's ParseException where chunks are not as they must be."""
+        data = owned(data)
         while data and not self._ended:
             if self._left:
                 data = super().feed(data)

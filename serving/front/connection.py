@@ -16,7 +16,7 @@ from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
 from gunicorn.http.errors import LimitRequestHeaders  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 
-from serving.front.body import HEAD_BYTES, Body, ChunkedBody, IncompleteError, Received
+from serving.front.body import HEAD_BYTES, Body, ChunkedBody, IncompleteError, Received, owned
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -99,7 +99,7 @@ class Connection:
         self.sock, self.client, self.server = sock, client, server
         self.address = _network(client)
         self.outbox = Outbox()
-        self.received = bytearray()  # what is not understood yet
+        self.received: bytes | bytearray = bytearray()  # what is not understood yet
         self._tried = 0  # bytes of it that were no whole head
         self.request: Request | None = None
         self.body: Body | None = None
@@ -140,6 +140,14 @@ class Connection:
             self.since = self.progress  # a head is timed from its first byte
         self.moved += count
 
+    def receive(self, data: bytes) -> None:
+        """Add what has arrived; the piece of a body is not copied."""
+        if self.received or self.body is None:
+            self.received = owned(self.received)
+            self.received += data
+        else:
+            self.received = data
+
     def advance(self, cfg: Any, body_limit: Callable[[Connection], int | None]) -> bool:
         """Whether as much of a request has arrived as is needed for an answer. `body_limit` tells how many bytes of a
         body are read, None for none. Raises gunicorn's ParseException, and OSError when the client is gone."""
@@ -179,8 +187,9 @@ class Connection:
         reader = request.body.reader
         self.body = request.body = ChunkedBody(request) if isinstance(reader, ChunkedReader) else Body(reader.length)
         self._expects_continue, request._expected_100_continue = request._expected_100_continue, False
-        del self.received[: len(head) - len(source.take_buffered())]
-        self.received = self.body.feed(self.received)
+        behind = owned(self.received)
+        del behind[: len(head) - len(source.take_buffered())]
+        self.received = self.body.feed(behind)
         return True
 
     def close(self) -> None:

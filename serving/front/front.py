@@ -138,7 +138,7 @@ class Front:
         elif not data or (connection.state is State.LINGER and connection.moved > LINGER_BYTES):
             self._close(connection)
         elif connection.state is not State.LINGER:
-            connection.received += data
+            connection.receive(data)
             self._room.hold(connection, connection.held + len(data))
             self._advance(connection)
 
@@ -170,7 +170,7 @@ class Front:
     def _refuse(self, connection: Connection, reason: Exception | Kind) -> None:
         connection.keep = False
         connection.forget_request()
-        connection.received.clear()
+        connection.received = bytearray()
         self._handler.refuse(connection, reason)
         connection.outbox.flush(connection.sock)
         self._room.hold(connection, len(connection.outbox))

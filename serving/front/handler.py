@@ -26,6 +26,7 @@ STATUS_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 _PHOTO_THREADS = 64  # more would only wait for Python's lock, and others for theirs to be done with it
 _PAGE_THREADS = 1  # none of them waits for anything: with more, a crowd would take more of Python's lock from photos
 _STATUS_THREADS = 4  # a self-check may hold one
+_LIMITS = 256  # limits of bodies that are remembered
 
 _KINDS: dict[type[Exception], Kind] = {
     http_errors.LimitRequestLine: Kind.URI_TOO_LONG,
@@ -47,6 +48,7 @@ class Handler:
         self._photos = ThreadPoolExecutor(min(photos, _PHOTO_THREADS + settings.url_concurrency))
         self._pages = ThreadPoolExecutor(_PAGE_THREADS)
         self._status = ThreadPoolExecutor(_STATUS_THREADS)
+        self._limits: dict[tuple[str | None, ...], int] = {}
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -55,7 +57,18 @@ class Handler:
 
     def body_limit(self, connection: Connection) -> int | None:
         """How many bytes of a body may come, as far as the head tells; None if it is answered without them."""
-        return None if self._only else body_limit(self._app, self._exchange(connection)[1])
+        if self._only:
+            return None
+        environ = self._exchange(connection)[1]
+        kind = environ.get("CONTENT_TYPE", "").partition(";")[0]
+        # All that decides: asking the application takes as long as the rest of the front's work on a request.
+        asked = (environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_AUTHORIZATION"), kind)
+        most = self._limits.get(asked)
+        if most is None or int(environ.get("CONTENT_LENGTH") or 0) > most:
+            most = body_limit(self._app, environ)
+            if most is not None and len(self._limits) < _LIMITS:
+                self._limits[asked] = most
+        return most
 
     def start(self, connection: Connection, done: Callable[[bool | None], None]) -> bool:
         """Have a thread answer; False if there is no place for it. The thread calls `done` with whether the connection

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
-from typing import IO, Any
+from functools import cached_property
+from typing import IO, Any, cast
 
 import flask
 from flask import Flask, Response, g, request
@@ -14,6 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from serving.process import metrics
 from serving.process.logs import request_id
+from serving.web.form import FormParser
 
 log = logging.getLogger("serving.request")
 
@@ -27,7 +28,17 @@ _HEADERS = {
 
 
 class Request(flask.Request):
-    """A request whose uploads stay in memory: no photo is written to a disk but by AUDIT_DIR."""
+    """A request with its form's files in memory."""
+
+    form_data_parser_class = FormParser
+
+    @cached_property
+    def stream(self) -> IO[bytes]:
+        """The body; as the front has it where that ends by itself and is no longer than may be read."""
+        length, most = self.content_length, self.max_content_length
+        if "wsgi.input_terminated" in self.environ and length is not None and (most is None or length <= most):
+            return cast(IO[bytes], self.environ["wsgi.input"])
+        return super().stream
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """As Flask's; JSON nested too deeply for Python's parser is a bad request like all that is not understood."""
@@ -35,15 +46,6 @@ class Request(flask.Request):
             return super().get_json(force, silent, cache)
         except RecursionError:
             raise BadRequest("the JSON is nested too deeply") from None
-
-    def _get_file_stream(
-        self,
-        total_content_length: int | None,
-        content_type: str | None,
-        filename: str | None = None,
-        content_length: int | None = None,
-    ) -> IO[bytes]:
-        return io.BytesIO()
 
 
 def register(app: Flask, proxies: int) -> None:
