@@ -1,4 +1,4 @@
-"""What the pipeline and the service withstand: `python benchmarks/faults.py [--quick] [--only service|training]`.
+"""What the pipeline and the service withstand: `python benchmarks/faults.py [--quick] [--only SCENARIO …]`.
 
 Every fault is injected many times, at moments and in ways that the seed decides, against real processes: gunicorn on a
 port of this machine, training runs in a temporary folder. The exit code is 1 if anything was lost.
@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,10 @@ def main() -> int:
     """Run, say how it goes, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few of each fault, in seconds")
-    parser.add_argument("--only", choices=("service", "training"))
+    scenarios = [scenario.__name__ for scenario in fault_service.SCENARIOS]
+    parser.add_argument(
+        "--only", nargs="+", choices=("service", "training", *scenarios), default=("service", "training")
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     # A shell makes what it starts in the background deaf to Ctrl-C, and so all that this starts.
@@ -34,16 +38,13 @@ def main() -> int:
     rows: list[Row] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dirtycar-faults-") as folder:
-        service = fault_service.run(Path(folder), quick=arguments.quick, seed=arguments.seed)
-        halves = {
-            "service": service,
-            "training": fault_training.run(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed),
-        }
-        for name, half in halves.items():
-            if arguments.only in (None, name):
-                for found in half:
-                    rows += found
-                    print(f"{time.monotonic() - started:5.0f} s  {found[-1].fault}", file=sys.stderr, flush=True)
+        names = scenarios if "service" in arguments.only else arguments.only
+        halves = [fault_service.run(Path(folder), names, quick=arguments.quick, seed=arguments.seed)]
+        if "training" in arguments.only:
+            halves.append(fault_training.run(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed))
+        for found in chain(*halves):
+            rows += found
+            print(f"{time.monotonic() - started:5.0f} s  {found[-1].fault}", file=sys.stderr, flush=True)
     print(table(rows))
     print(f"\nseed {arguments.seed}; {sum(row.injected for row in rows):,} faults injected, "
           f"{sum(row.recovered for row in rows):,} recovered from, {sum(row.lost for row in rows):,} losses; "
