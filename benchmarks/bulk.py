@@ -2,8 +2,10 @@
 
     python benchmarks/bulk.py [rates] [faults] [manifest] [--photos 2000] [--rounds 3] [--trials 20] [--before COMMIT]
 
-rates: 1600 x 1200 JPEGs and the int8 model of artifacts/; every round runs everything in turns, as processes of their
-own, on all photos and on none; medians are shown, without start-up. `--before` adds the `serving.batch` of a commit.
+rates: 1600 x 1200 JPEGs and an int8 tf_efficientnet_lite0 at 128 pixels with random weights and no car check. Every
+round runs everything, in turns and as processes of their own, on a quarter of the photos and on all: the difference is
+without start-up, on Ray too, where all processes have their model by then. Medians are shown, and the ratio to another
+way within a round, with its least and its most. `--before` adds the `serving.batch` of a commit.
 faults: kill -9 of a scoring process, a raylet and the driver in turns (a Ray cluster of three raylets on this machine),
 then the same command again; counts the trials in which every photo has exactly one row. manifest: a list of ten million
 rows (made up) with a scorer that scores nothing, and what follows for 100 million photos on paper.
@@ -21,8 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
@@ -31,7 +33,7 @@ import obstore  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
-from benchmarks.inputs import make_photos  # noqa: E402
+from benchmarks.inputs import make_models, make_photos  # noqa: E402
 from serving.batch import job, load, photos  # noqa: E402
 from serving.batch.folder import Folder  # noqa: E402
 from serving.batch.photos import Photo  # noqa: E402
@@ -43,47 +45,66 @@ MACHINE_CORES = 16
 ROWS = 10_000_000
 
 
+class Way(NamedTuple):
+    """A way to score `{bucket}` or a folder: what it is compared with, the ratio that is asked, and its options."""
+
+    name: str
+    beside: str = ""
+    asked: float = 0.0
+    s3: bool = False
+    options: tuple[str, ...] = ()
+    cwd: Path = ROOT
+
+
 def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
     """Photos a second of every way, and its ratio to the way it is compared with."""
     distinct = make_photos()
-    for name, number in ("photos", count), ("none", 1):
+    make_models(folder / "models", distinct, "tf_efficientnet_lite0", 128)
+    numbers = {"few": count // 4, "all": count}
+    for name, number in numbers.items():
         (folder / name).mkdir()
         for place in range(number):
             (folder / name / f"{place:05}.jpg").write_bytes(distinct[place % len(distinct)])
     (folder / "store").mkdir()
-    ours = [sys.executable, "-m", "serving.batch"]
-    shards = ["--shard-size", "250"]
-    with ExitStack() as stack:
+    shards = ("--shard-size", str(max(1, count // 16)))
+    ways = [
+        Way("single file"),
+        Way("job", "single file", options=shards),
+        Way("job on Ray", "job", 0.9, options=(*shards, "--ray")),
+        Way("single file from S3", "single file", 0.85, s3=True),
+    ]
+    if before:
+        (folder / "before").mkdir()
+        archive = subprocess.run(["git", "archive", before], cwd=ROOT, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x", "-C", folder / "before"], input=archive, check=True)
+        ways[:1] = [
+            Way(f"single file of {before}", cwd=folder / "before"),
+            Way("single file", f"single file of {before}", 0.95),
+        ]
+    took: dict[str, list[float]] = {way.name: [] for way in ways}
+    with store.running(folder / "store") as port:
         bucket = f"s3://{store.BUCKET}"
-        port = stack.enter_context(store.running(folder / "store"))
-        os.environ |= store.environment(port) | {"MODEL_PATH": str(ROOT / "artifacts" / "best.onnx")}
-        for name in ("photos", "none"):
+        os.environ |= store.environment(port) | {"MODEL_PATH": str(folder / "models" / "int8" / "best.onnx")}
+        for name in numbers:
             for path in (folder / name).iterdir():
                 obstore.put(*photos.split(f"{bucket}/{name}/{path.name}"), path)
-        ways = {
-            "single file": (ROOT, lambda name, out: [*ours, str(folder / name), "--out", f"{out}.csv"]),
-            "job": (ROOT, lambda name, out: [*ours, str(folder / name), "--out", out, *shards]),
-            "job on Ray": (ROOT, lambda name, out: [*ours, str(folder / name), "--out", out, *shards, "--ray"]),
-            "single file from S3": (ROOT, lambda name, out: [*ours, f"{bucket}/{name}/", "--out", f"{out}.csv"]),
-        }
-        if before:
-            (folder / "before").mkdir()
-            archive = subprocess.run(["git", "archive", before], cwd=ROOT, check=True, capture_output=True).stdout
-            subprocess.run(["tar", "-x", "-C", folder / "before"], input=archive, check=True)
-            ways = {f"single file of {before}": (folder / "before", ways["single file"][1])} | ways
-        took: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(rounds):
-            for way, (cwd, command) in ways.items():
-                none, whole = (
-                    seconds(command(name, str(folder / f"{name}-{turn}-{way.replace(' ', '-')}")), cwd)
-                    for name in ("none", "photos")
-                )
-                took[way].append((count - 1) / (whole - none))
-    base = took["single file"]
-    print(f"{count} photos, {rounds} rounds, {os.cpu_count()} cores; photos/s without start-up, ratio within a round")
-    for way, found in took.items():
-        ratio = statistics.median(a / b for a, b in zip(found, base, strict=True))
-        print(f"  {way:32} {statistics.median(found):8.1f}  {ratio:.2f} of the single file")
+            for way in ways[:: (-1) ** turn]:
+                spent = {}
+                for name in numbers:
+                    source = f"{bucket}/{name}/" if way.s3 else str(folder / name)
+                    out = folder / f"{name}-{turn}-{way.name.replace(' ', '-')}"
+                    command = [sys.executable, "-m", "serving.batch", source, "--out"]
+                    spent[name] = seconds([*command, str(out) if way.options else f"{out}.csv", *way.options], way.cwd)
+                took[way.name].append((numbers["all"] - numbers["few"]) / (spent["all"] - spent["few"]))
+    print(f"{count} photos, {rounds} rounds, {os.cpu_count()} cores; photos/s without start-up; ratios within a round")
+    for way in ways:
+        line = f"  {way.name:24} {statistics.median(took[way.name]):6.1f}"
+        if way.beside:
+            ratios = [a / b for a, b in zip(took[way.name], took[way.beside], strict=True)]
+            line += f"  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the {way.beside}"
+            line += f", at least {way.asked} is asked" if way.asked else ""
+        print(line)
 
 
 def seconds(command: Sequence[str], cwd: Path) -> float:

@@ -13,7 +13,7 @@ import obstore
 import pyarrow.parquet as pq
 import pytest
 
-from serving.batch import job, photos
+from serving.batch import job, photos, status
 from serving.batch.folder import Folder
 from tests.support import ray_cluster, store
 from tests.support.jobs import each_once, score
@@ -72,7 +72,7 @@ def test_a_job_from_and_to_s3(source: Path, bucket: str, tmp_path: Path, ray: bo
     assert each_once(fetched(f"{bucket}/out", tmp_path / "parts"), source)
     assert Folder(f"{bucket}/out").read(job.SUCCESS)
     assert score(*command) == 0
-    assert job.status(Folder(f"{bucket}/out")).counts.total() == ray_cluster.PHOTOS
+    assert status.read(Folder(f"{bucket}/out")).counts.total() == ray_cluster.PHOTOS
 
 
 @needs_store

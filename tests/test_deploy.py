@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from serving.batch import __main__ as batch
+from serving.batch import arguments
 from serving.process import metrics
 from tests.support.workspace import ROOT
 
@@ -49,9 +49,9 @@ def test_every_container_has_resources() -> None:
 def test_commands_are_those_of_serving_batch() -> None:
     container = kinds("Job")[0]["spec"]["template"]["spec"]["containers"][0]
     shard = [re.sub(r"\$\(JOB_COMPLETION_INDEX\)", "7", part) for part in container["args"]]
-    _, args = batch.parse([*container["command"][3:], *shard])
+    args = arguments.parse([*container["command"][3:], *shard])
     assert args.job and (args.shard, args.shard_of) == (7, kinds("Job")[0]["spec"]["completions"])
-    _, args = batch.parse(shlex.split(kinds("RayJob")[0]["spec"]["entrypoint"])[3:])
+    args = arguments.parse(shlex.split(kinds("RayJob")[0]["spec"]["entrypoint"])[3:])
     assert args.job and args.ray == "auto"
 
 

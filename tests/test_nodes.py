@@ -26,6 +26,8 @@ OUTPUTS = ("artifacts/best.pt", "artifacts/holdout.csv", "reports/train.json")
 class Node:
     """A folder with a share of the training processes, which meet as `environment` says."""
 
+    process: subprocess.Popen[bytes] | None = None
+
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder, self.log = folder, folder / "log"
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -52,23 +54,24 @@ class Node:
 
 
 @contextmanager
-def nodes(workspace: Workspace) -> Iterator[tuple[Node, Node]]:
-    """The workspace and a copy of it, each with an agent; none is left running."""
+def nodes(workspace: Workspace, number: str = "2") -> Iterator[tuple[Node, Node]]:
+    """The workspace and a copy of it, each with an agent, unless the first is enough; none is left running."""
     port, copy = free_port(), workspace.folder.with_name("other")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(workspace.folder, copy)
-    meet = {"RDZV_BACKEND": "c10d", "RDZV_ENDPOINT": f"127.0.0.1:{port}", "RDZV_ID": "test", "NNODES": "2"}
-    meet |= {"LOCAL_ADDR": "127.0.0.1", "MAX_RESTARTS": "3"}
+    meet = {"RDZV_BACKEND": "c10d", "RDZV_ENDPOINT": f"127.0.0.1:{port}", "RDZV_ID": "test", "NNODES": number}
+    meet |= {"LOCAL_ADDR": "127.0.0.1", "MAX_RESTARTS": "3", "RDZV_CONF": "last_call_timeout=1"}
     environment = {f"PET_{name}": value for name, value in meet.items()}
     pair = Node(workspace.folder, environment), Node(copy, environment)
     pair[0].start("stages.train")
     wait_until(lambda: _listens(port), 60)  # it hosts the rendezvous
-    pair[1].start("stages.train")
+    if number == "2":
+        pair[1].start("stages.train")
     try:
         yield pair
     finally:
         for node in pair:
-            if node.process.poll() is None:
+            if node.process is not None and node.process.poll() is None:
                 node.kill()
 
 
@@ -102,6 +105,22 @@ def test_a_node_that_is_killed_joins_again_and_the_bits_are_the_same(trainable: 
         for name in OUTPUTS:
             (trainable.folder / name).unlink(missing_ok=True)
     assert found[0] == found[1]
+
+
+def test_a_node_may_join_later(trainable: Workspace) -> None:
+    """And train.batch_size must suit every number of nodes that there may be."""
+    trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 40, "train.batch_size": 10})
+    with nodes(trainable, "1:2") as pair:
+        wait_until(lambda: len(pair[0].states()) > 1, 120)
+        pair[1].start("stages.train")
+        codes = [node.process.wait(240) for node in pair]
+        said = [node.log.read_text() for node in pair]
+        assert codes == [0, 0], said
+        assert outputs(pair) and "it was 1: not the bits" in "".join(said)
+    trainable.set(**{"train.batch_size": 9})
+    node = Node(trainable.folder, {"PET_NNODES": "1:2"})
+    node.start("stages.train")
+    assert node.process.wait(60) == 1 and "batch_size: 9 cannot be shared out among 2" in node.log.read_text()
 
 
 def test_fewer_processes_go_on_and_say_so(trainable: Workspace) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
-from serving.audit.kept import parse
+from serving.audit.kept import first_day, parse
 from serving.batch.photos import extra, split
 
 
@@ -32,8 +31,8 @@ class Bucket:
 
     def expire(self, days: int) -> int:
         """Delete the photos of days longer ago than so many, and nothing else. Returns how many."""
-        last = (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
-        old = [self._prefix + name for name in self.names() if name < last]
+        first = first_day(days)
+        old = [self._prefix + name for name in self.names() if name < first]
         if old:
             self._obstore.delete(self._store, old)
         return len(old)

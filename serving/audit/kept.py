@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from serving.whole import unfinished, whole
+
 _NAME = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)/(?P<time>\d{8}T\d{6}\.\d{6}Z)_(?P<digest>[0-9a-f]{16})"
     r"_p(?P<p_clean>[01]\.\d{6})_s(?P<share>[\de.-]+)_(?P<model>[\w.%~-]+)"
@@ -45,6 +47,11 @@ def parse(name: str) -> Kept | None:
         return None
 
 
+def first_day(days: int) -> str:
+    """The first of the days that are kept, as the folders spell it."""
+    return (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
+
+
 class Folder:
     """Kept photos in a folder of this machine."""
 
@@ -55,16 +62,8 @@ class Folder:
         """Write one photo whole or not at all. Raises OSError."""
         place = self.path / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}")
-        try:
-            with partial.open("wb") as file:
-                file.write(photo)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(place)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole(place) as file:
+            file.write(photo)
 
     def names(self) -> Iterator[str]:
         """The names of the kept photos, oldest first. Raises OSError."""
@@ -79,13 +78,12 @@ class Folder:
 
     def expire(self, days: int) -> int:
         """Delete the photos of days longer ago than so many, and nothing else. Returns how many. Raises OSError."""
-        last = (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
-        deleted = 0
+        first, deleted = first_day(days), 0
         for day in os.listdir(self.path):
-            if not re.fullmatch(r"\d{4}-\d\d-\d\d", day) or day >= last:
+            if not re.fullmatch(r"\d{4}-\d\d-\d\d", day) or day >= first:
                 continue
             for name in os.listdir(self.path / day):
-                if parse(f"{day}/{name.removeprefix('.')}"):
+                if parse(f"{day}/{unfinished(name) or name}"):
                     (self.path / day / name).unlink(missing_ok=True)  # another process may be at it too
                     deleted += 1
             if not os.listdir(self.path / day):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from serving.batch.resume import csv_bytes
 from serving.batch.scorer import Row
 from serving.engine.cars import judge
 from serving.engine.deployment import Deployment
 from serving.verdict.rule import UNUSABLE
+from serving.whole import whole
 
 COLUMNS = ("car", "label", "p_clean", "threshold", "certified", "views", "not_usable")
 
@@ -23,18 +23,15 @@ def write(out: Path, rows: Iterable[Row], regex: str, deployment: Deployment, mi
     for row in rows:
         found = re.search(regex, row.path)
         cars[found[1] if found else row.path].append(row)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    lines: list[tuple[object, ...]] = [COLUMNS]
     for car, views in sorted(cars.items()):
         usable = [row.p_clean for row in views if row.p_clean is not None]
         missing = len(views) - len(usable)
         if len(usable) < min_views:
-            writer.writerow([car, UNUSABLE, "", "", False, len(usable), missing])
+            lines.append((car, UNUSABLE, "", "", False, len(usable), missing))
             continue
         one = judge(usable, deployment.predictor.threshold, deployment.rule)
-        numbers = (f"{one.p_clean:.6f}", f"{one.threshold:.6f}")
-        writer.writerow([car, one.label, *numbers, one.certified, len(usable), missing])
-    part = out.with_name(f".{out.name}.part")
-    part.write_bytes(text.getvalue().encode(errors="surrogateescape"))
-    part.replace(out)
+        numbers = f"{one.p_clean:.6f}", f"{one.threshold:.6f}"
+        lines.append((car, one.label, *numbers, one.certified, len(usable), missing))
+    with whole(out) as file:
+        file.write(csv_bytes(lines))

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from serving.batch.photos import STORES, ReadError, extra, reading, split
 from serving.verdict.errors import UserError
+from serving.whole import unfinished, whole
 
 STALE = 3600.0  # seconds; no file takes so long to be written
-_TEMPORARY = ".tmp"
 
 
 class FolderError(UserError):
@@ -67,17 +65,11 @@ class Folder:
                 return True
             target = Path(self.at(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_TEMPORARY}")
             try:
-                with temporary.open("xb") as file:
+                with whole(target, new=True) as file:
                     file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.link(temporary, target)  # unlike rename, it replaces nothing
             except FileExistsError:
                 return False
-            finally:
-                temporary.unlink(missing_ok=True)
             return True
 
     def files(self, below: str = "") -> list[Found]:
@@ -88,17 +80,18 @@ class Folder:
                     entries = list(os.scandir(self.at(below)))
                 except FileNotFoundError:
                     return []
-                return [Found(entry.name, entry.stat().st_mtime) for entry in entries if not _temporary(entry.name)]
+                return [Found(entry.name, entry.stat().st_mtime) for entry in entries if not unfinished(entry.name)]
             place, key = split(self.at(below))
             listed = extra("obstore").list_with_delimiter(place, key.rstrip("/") or None)["objects"]
-            return [Found(meta["path"].rpartition("/")[2], _seconds(meta["last_modified"])) for meta in listed]
+            return [Found(meta["path"].rpartition("/")[2], meta["last_modified"].timestamp()) for meta in listed]
 
     def clean(self) -> None:
         """Remove what writers that were killed left: nothing in an object store."""
         if not self.remote:
-            for path in Path(self.url).rglob(f".*{_TEMPORARY}"):
+            for path in Path(self.url).rglob(".*.tmp"):
                 with suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > STALE:  # a younger one may be another run's
+                    # A younger one may be another run's.
+                    if unfinished(path.name) and time.time() - path.stat().st_mtime > STALE:
                         path.unlink()
 
 
@@ -109,11 +102,3 @@ def _failing(what: str) -> Iterator[None]:
             yield
     except ReadError as error:
         raise FolderError(f"{what}: {error.kind}: {error}") from None
-
-
-def _temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(_TEMPORARY)
-
-
-def _seconds(moment: datetime) -> float:
-    return moment.timestamp()

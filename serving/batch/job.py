@@ -13,16 +13,15 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from serving.batch import manifest
 from serving.batch.folder import Folder
 from serving.batch.manifest import Listing
-from serving.batch.photos import UNAVAILABLE, Photo, extra, open_file
+from serving.batch.photos import UNAVAILABLE, Photo, extra
 from serving.batch.results import table
 from serving.batch.scorer import Row, Scorer
 from serving.batch.sources import URLS
@@ -36,8 +35,6 @@ TRIES = 3
 PAUSE = 2.0  # seconds before the second try of a shard; each further one waits four times as long
 REFRESH = 10.0  # seconds after which the folder is listed again for what other runs have done
 WAIT = 0.5  # seconds between looks for newly listed shards
-FOOTER = 64 * 1024  # bytes read at once of a part whose totals are wanted
-READERS = 32  # of footers
 
 Tick = Callable[[int], object]
 
@@ -64,7 +61,7 @@ def claim(folder: Folder, deployment: Deployment, options: dict[str, Any]) -> No
     }
     if folder.write(JOB, json.dumps(job, indent=1).encode()):
         return
-    before = _read_json(folder, JOB) or {}
+    before = read_json(folder, JOB) or {}
     if changed := [f"{key} was {before.get(key)}, now it is {job[key]}" for key in job if before.get(key) != job[key]]:
         raise JobError(f"{folder.at(JOB)} is another job's: {'; '.join(changed)}")
 
@@ -98,19 +95,6 @@ def _part(rows: list[Row], ids: list[int], deployment: Deployment) -> bytes:
     buffer = io.BytesIO()
     extra("pyarrow.parquet").write_table(content, buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def results(folder: Folder) -> Iterator[tuple[Photo, Row]]:
-    """The photos of a job with their rows, in order; shards without a part are left out."""
-    done = {found.name for found in folder.files()}
-    totals = manifest.totals(folder)
-    for shard in range(totals.shards if totals else 0):
-        if part(shard) in done:
-            photos = manifest.read_segment(folder, shard)[1]
-            content = io.BytesIO(folder.read(part(shard)) or b"")
-            rows = extra("pyarrow.parquet").read_table(content, columns=list(Row._fields[1:])).to_pylist()
-            for photo, row in zip(photos, rows, strict=True):
-                yield photo, Row(photo.path, row["label"] or "", row["p_clean"], row["threshold"], row["error"] or "")
 
 
 class Shards:
@@ -194,63 +178,8 @@ def tried(folder: Folder, scorer: Scorer, shard: int, tick: Tick) -> None:
     return score_shard(folder, scorer, shard, tick)
 
 
-class Status(NamedTuple):
-    """How far a job is. `photos` is None while the sources are being listed; times in seconds."""
-
-    photos: int | None
-    shards: int
-    parts: int
-    counts: Counter[str]
-    per_second: float | None
-    left: float | None
-
-    def words(self) -> str:
-        """As a line for people."""
-        scored = self.counts.total()
-        of = f"{self.photos:,}" if self.photos is not None else "a number still being listed"
-        rate = f"{self.per_second:.1f} photos/s" if self.per_second else "no rate yet"
-        left = f", {self.left / 3600:.2f} h left" if self.left else ""
-        return f"{self.parts} of {self.shards} parts, {scored:,} of {of} photos, {describe(self.counts)}; {rate}{left}"
-
-
-def status(folder: Folder) -> Status:
-    """How far a job is, by what lies in its folder; the rate is that of the last 20 parts. Raises JobError."""
-    if _read_json(folder, JOB) is None:
-        raise JobError(f"{folder.at(JOB)} is missing: this is no job's folder")
-    totals = manifest.totals(folder)
-    parts = sorted((f for f in folder.files() if f.name.startswith("part-")), key=lambda found: found.modified)
-    with ThreadPoolExecutor(READERS) as pool:
-        counted = list(pool.map(lambda found: _counts(folder, found.name), parts))
-    counts = sum(counted, Counter[str]())
-    recent = counted[-20:]
-    elapsed = parts[-1].modified - parts[-len(recent)].modified if parts else 0
-    rate = sum(part.total() for part in recent[1:]) / elapsed if elapsed > 0 else None
-    left = (totals.photos - counts.total()) / rate if totals and rate else None
-    shards = totals.shards if totals else len(folder.files(manifest.SEGMENTS))
-    return Status(totals.photos if totals else None, shards, len(parts), counts, rate, left)
-
-
-def finish(folder: Folder) -> Counter[str]:
-    """Write _SUCCESS if all parts are there. Returns the totals so far."""
-    now = status(folder)
-    if now.photos is not None and now.parts == now.shards:
-        folder.write(SUCCESS, json.dumps({"photos": now.photos, "parts": now.parts, **now.counts}).encode())
-        folder.clean()
-    return now.counts
-
-
-def describe(counts: Counter[str]) -> str:
-    """Counts by label in words."""
-    return ", ".join(f"{number:,} {label}" for label, number in sorted(counts.items())) or "none"
-
-
-def _counts(folder: Folder, name: str) -> Counter[str]:
-    with open_file(folder.at(name), FOOTER) as file:
-        found = extra("pyarrow.parquet").ParquetFile(file).schema_arrow.metadata
-        return Counter(json.loads(found[b"counts"]))
-
-
-def _read_json(folder: Folder, name: str) -> dict[str, Any] | None:
+def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
+    """A file of a job, None where it is missing. Raises JobError."""
     content = folder.read(name)
     try:
         return None if content is None else dict(json.loads(content))

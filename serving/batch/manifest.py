@@ -11,8 +11,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from serving.batch.folder import Folder
+from serving.batch.lists import SourceError
 from serving.batch.photos import Photo, extra
-from serving.batch.sources import URLS, SourceError
+from serving.batch.sources import URLS
 
 SEGMENTS, TOTALS = "manifest", "_manifest.json"
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from serving.batch.photos import extra
-from serving.batch.resume import to_csv
+from serving.batch.resume import csv_bytes, to_csv
 from serving.batch.scorer import Row
 from serving.engine.deployment import Deployment
 from serving.verdict.errors import UserError
+from serving.whole import whole
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 GROUP = 10_000  # rows in a row group of Parquet
@@ -55,10 +55,8 @@ def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Gene
             with _csv(out, done) as write:
                 yield write
             return
-        start = out.with_name(f".{out.name}.part")
-        with (_jsonl if out.suffix == ".jsonl" else _parquet)(start, deployment) as write:
+        with whole(out) as file, (_jsonl if out.suffix == ".jsonl" else _parquet)(file, deployment) as write:
             yield write
-        start.replace(out)
     except OSError as error:  # of reading a photo, its row tells
         left = "; what it holds stays, --resume adds the rest" if out.suffix == ".csv" else ""
         raise WriteError(f"cannot write {out}: {error.strerror}{left}") from error
@@ -66,48 +64,40 @@ def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Gene
 
 @contextmanager
 def _csv(out: Path, done: Sequence[Row]) -> Generator[Write, None, None]:
-    start = out.with_name(out.name + ".part")
-    with start.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows([Row._fields, *map(to_csv, done)])
-        _sync(file)
-    start.replace(out)  # what an earlier run left is never half there
-    with out.open("a", newline="", encoding="utf-8", errors="surrogateescape", buffering=1) as file:
-        writer = csv.writer(file)
-        yield lambda row: writer.writerow(to_csv(row))
-        _sync(file)
+    with whole(out) as before:  # what an earlier run left is never half there
+        before.write(csv_bytes([Row._fields, *map(to_csv, done)]))
+    with out.open("ab") as file:
+
+        def write(row: Row) -> None:
+            file.write(csv_bytes([to_csv(row)]))
+            file.flush()
+
+        yield write
+        os.fsync(file.fileno())
 
 
 @contextmanager
-def _jsonl(start: Path, deployment: Deployment) -> Generator[Write, None, None]:
+def _jsonl(file: BinaryIO, deployment: Deployment) -> Generator[Write, None, None]:
     common = {"certified": deployment.certified, "model": deployment.version}
-    with start.open("w", encoding="utf-8") as file:
-        yield lambda row: file.write(json.dumps(row._asdict() | common) + "\n")
-        _sync(file)
+    yield lambda row: file.write(json.dumps(row._asdict() | common).encode() + b"\n")
 
 
 @contextmanager
-def _parquet(start: Path, deployment: Deployment) -> Generator[Write, None, None]:
+def _parquet(file: BinaryIO, deployment: Deployment) -> Generator[Write, None, None]:
     rows: list[Row] = []
     number = 0
-    with start.open("wb") as file:
-        with extra("pyarrow.parquet").ParquetWriter(file, table([], [], deployment).schema, compression="zstd") as to:
+    with extra("pyarrow.parquet").ParquetWriter(file, table([], [], deployment).schema, compression="zstd") as to:
 
-            def flush() -> None:
-                nonlocal number
-                to.write_table(table(rows, range(number, number + len(rows)), deployment))
-                number += len(rows)
-                rows.clear()
+        def flush() -> None:
+            nonlocal number
+            to.write_table(table(rows, range(number, number + len(rows)), deployment))
+            number += len(rows)
+            rows.clear()
 
-            def write(row: Row) -> None:
-                rows.append(row)
-                if len(rows) == GROUP:
-                    flush()
+        def write(row: Row) -> None:
+            rows.append(row)
+            if len(rows) == GROUP:
+                flush()
 
-            yield write
-            flush()
-        _sync(file)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        yield write
+        flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from serving.batch.photos import Photo
@@ -23,6 +23,13 @@ class ResumeError(UserError):
 def to_csv(row: Row) -> list[str]:
     """A row as the CSV has it: numbers with six decimals."""
     return [f"{value:.6f}" if isinstance(value, float) else value or "" for value in row]
+
+
+def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
+    """Lines of CSV; of paths that are not UTF-8, the bytes."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode(errors="surrogateescape")
 
 
 def written(out: Path, rule: Rule) -> list[Row]:

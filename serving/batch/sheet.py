@@ -6,7 +6,6 @@ import base64
 import heapq
 import io
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from serving.photo.decode import open_photo
 from serving.photo.errors import PhotoError
 from serving.verdict.errors import UserError
 from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE
+from serving.whole import whole
 
 TEMPLATE = Path(__file__).with_name("sheet.html")
 KINDS = ("error", UNUSABLE, DIRTY, UNCERTAIN, CLEAN)
@@ -54,13 +54,9 @@ def write(out: Path, results: Iterable[tuple[Photo, Row]], scorer: Scorer) -> No
         cards=cards, counts=counts, kinds=[kind for kind in KINDS if counts[kind]], total=counts.total(),
         model=scorer.deployment,
     )  # fmt: skip
-    start = out.with_name(f".{out.name}.part")
     try:
-        with start.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        start.replace(out)
+        with whole(out) as file:
+            file.write(page.encode(errors="backslashreplace"))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import glob
-import io
 import logging
 import os
 import random
@@ -15,21 +13,15 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from serving.batch.lists import LISTS, SourceError, listed
 from serving.batch.photos import STORES, Photo, ReadError, extra, open_file, reading, split
 from serving.batch.video import VIDEOS, frames
-from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 
-LISTS = (".txt", ".csv", ".parquet")
-COLUMNS = ("path", "url", "location")  # of a list, unless --column names another
 SIDECARS = (".json", ".txt", ".cls", ".csv", ".xml", ".yaml", ".yml")  # beside the photos of a tar archive
 URLS = (*STORES, "http://", "https://")
 _WILD = frozenset("*?[")
-
-
-class SourceError(UserError):
-    """A source that names nothing, or a list that cannot be read."""
 
 
 def find(
@@ -50,10 +42,10 @@ def find(
             yield Photo(source, source)
 
 
-def sample(listed: Iterable[Photo], number: int, seed: int = 0) -> list[Photo]:
+def sample(found: Iterable[Photo], number: int, seed: int = 0) -> list[Photo]:
     """So many of the photos, drawn uniformly by reservoir sampling (Vitter 1985), in their order."""
     draw, kept = random.Random(seed), list[tuple[int, Photo]]()
-    for place, photo in enumerate(listed):
+    for place, photo in enumerate(found):
         if place < number:
             kept.append((place, photo))
         elif (at := draw.randrange(place + 1)) < number:
@@ -61,9 +53,9 @@ def sample(listed: Iterable[Photo], number: int, seed: int = 0) -> list[Photo]:
     return [photo for _, photo in sorted(kept)]
 
 
-def chosen(listed: Iterable[Photo], limit: int | None, number: int | None, seed: int) -> Iterable[Photo]:
+def chosen(found: Iterable[Photo], limit: int | None, number: int | None, seed: int) -> Iterable[Photo]:
     """What --sample, then --limit leave."""
-    return islice(listed if number is None else sample(listed, number, seed), limit)
+    return islice(found if number is None else sample(found, number, seed), limit)
 
 
 def _source(source: str, column: str | None, skip: str, every: float, *, alone: bool) -> Iterator[Photo]:
@@ -72,7 +64,7 @@ def _source(source: str, column: str | None, skip: str, every: float, *, alone: 
         return
     for name, size in _matches(source):
         if name.endswith(LISTS) and size is None:
-            yield from (_entry(entry) for entry in entries(name, column))
+            yield from listed(name, column)
         elif name.endswith(".tar"):
             yield from _inside(name, _tar(name))
         elif name.lower().endswith(VIDEOS):
@@ -172,50 +164,3 @@ def _tar(name: str) -> Iterator[Photo]:
             hidden = os.path.basename(member.name).startswith(".")
             if member.isfile() and not hidden and not member.name.lower().endswith(SIDECARS):
                 yield Photo(f"{name}/{member.name}", name, member.offset_data, member.size)
-
-
-def entries(name: str, column: str | None = None) -> Iterator[str]:
-    """The paths and URLs of a list: a text file's lines, or a column of a CSV or Parquet file.
-
-    Columns `bucket` and `key`, of an S3 inventory, make one too. Raises SourceError.
-    """
-    try:
-        with open_file(name) as file, reading():
-            if name.endswith(".parquet"):
-                table = extra("pyarrow.parquet").ParquetFile(file)
-                wanted = _columns(name, table.schema_arrow.names, column)
-                for batch in table.iter_batches(columns=wanted):
-                    values = zip(*(part.to_pylist() for part in batch.columns), strict=True)
-                    yield from (_joined(row, *range(len(wanted))) for row in values)
-                return
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            if name.endswith(".txt"):
-                yield from (line for line in map(str.strip, text) if line)
-                return
-            rows = csv.reader(text)
-            header = next(rows, [])
-            places = [header.index(name) for name in _columns(name, header, column)]
-            yield from (_joined([*row, *[""] * len(header)], *places) for row in rows if row)
-    except ReadError as error:
-        raise SourceError(f"{name}: {error.kind}: {error}") from None
-    except (csv.Error, ValueError) as error:
-        raise error if isinstance(error, UserError) else SourceError(f"{name} cannot be read: {error}") from None
-
-
-def _columns(name: str, header: Sequence[str], column: str | None) -> list[str]:
-    if column is None and {"bucket", "key"} <= set(header):
-        return ["bucket", "key"]
-    for wanted in COLUMNS if column is None else (column,):
-        if wanted in header:
-            return [wanted]
-    raise SourceError(f"{name} has no column {column or ' or '.join(COLUMNS)}, only {', '.join(header)}; see --column")
-
-
-def _joined(row: Sequence[object], *places: int) -> str:
-    """A list's entry; an empty one stays, and gets a row with an error."""
-    values = [str(row[place] or "") for place in places]
-    return values[0] if len(values) == 1 else f"s3://{values[0]}/{values[1]}"
-
-
-def _entry(entry: str) -> Photo:
-    return Photo(entry, unquote(urlsplit(entry).path) if entry.startswith("file://") else entry)

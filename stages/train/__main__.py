@@ -14,7 +14,7 @@ def main() -> None:
     from stages.train.loop import run
 
     choose_device(params.train.device)
-    launch(run, process_count(params.train.devices))
+    launch(run, process_count(params.train.devices), params.train.share)
 
 
 if __name__ == "__main__":

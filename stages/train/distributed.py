@@ -95,10 +95,11 @@ def process_count(devices: str | int) -> int:
     return int(devices)
 
 
-def launch(worker: Callable[[], None], processes: int) -> None:
+def launch(worker: Callable[[], None], processes: int, check: Callable[[int], object] = lambda _: None) -> None:
     """Run `worker` in `processes` processes, or here when one is enough or torchrun has already started us.
 
     With PET_NNODES, which torchrun reads too, they join those of other nodes; other PET_ variables say where to meet.
+    `check` is asked first whether so many processes together can train, for every number there may be.
 
     Raises StageError when a process fails and KeyboardInterrupt when a signal ends the run; the launcher stops the
     others.
@@ -121,6 +122,8 @@ def launch(worker: Callable[[], None], processes: int) -> None:
             local_addr="127.0.0.1",  # by default the host name, which may not resolve
             start_method="spawn", monitor_interval=0.5, max_restarts=0,
         )  # fmt: skip
+    for nodes in range(config.min_nodes, config.max_nodes + 1):
+        check(nodes * config.nproc_per_node)
     try:
         elastic_launch(config, _speak_up)(worker)
     except ChildFailedError as error:

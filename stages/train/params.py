@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from stages.common.base.errors import StageError
 from stages.common.base.params import (
     Data,
     ImageSize,
@@ -68,6 +69,15 @@ class TrainParams:
     holdout: OpenShare
     keep: Literal["last", "best"]
     augment: AugmentParams
+
+    def share(self, world: int) -> int:
+        """How many photos of a batch are each process's. Raises StageError where they cannot be shared out."""
+        if self.batch_size % (parts := world * self.accumulate):
+            raise StageError(
+                f"params.yaml: train.batch_size: {self.batch_size} cannot be shared out among {world} processes with "
+                f"train.accumulate: {self.accumulate} parts each; use a multiple of {parts} or set train.devices"
+            )
+        return self.batch_size // world
 
 
 @strict

@@ -135,13 +135,8 @@ class Batches:
     def __init__(
         self, labels: NDArray[np.int64], origins: Sequence[Origin], params: TrainParams, rank: int, world: int
     ) -> None:
-        if params.batch_size % (parts := world * params.accumulate):
-            raise StageError(
-                f"params.yaml: train.batch_size: {params.batch_size} cannot be shared out among {world} processes with "
-                f"train.accumulate: {params.accumulate} parts each; use a multiple of {parts} or set train.devices"
-            )
         self.labels, self.origins, self.params = labels, origins, params
-        share = params.batch_size // world
+        share = params.share(world)
         self.mine = slice(rank * share, (rank + 1) * share)
         self.begin(0, 0)
 

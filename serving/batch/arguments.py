@@ -1,0 +1,93 @@
+"""The command line of `python -m serving.batch`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from serving.batch.cluster import EMBEDDED
+from serving.batch.results import ENDINGS
+from serving.batch.sources import URLS
+
+PROGRAM = "python -m serving.batch"
+DESCRIPTION = """\
+`python -m serving.batch SOURCE… --out OUT`: a verdict for every photo, as the service gives it.
+
+SOURCE: files, folders, globs, lists of paths or URLs (.txt, .csv, .parquet), .tar archives, videos, URLs, and
+prefixes or patterns of object stores (s3://, gs://, az://). OUT: a file .csv, .jsonl or .parquet; without it, words on
+the screen; a folder or prefix makes a job, which the same command goes on with, and other machines can share.
+Rows are in the order of the sources, whatever finishes first. Exit code: 0 all photos have a verdict, 1 some have
+an error instead, 2 it could not be done, the message says why, 130 stopped by Ctrl-C.
+"""
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; `job` is whether --out is a folder or prefix. What cannot be met ends the program with code 2."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("source", nargs="*", metavar="SOURCE")
+    add("--out", help=f"a file {', '.join(ENDINGS)}, or the folder or prefix of a job")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep the rows that a CSV holds and add the missing ones; a job always does",
+    )
+    add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
+    add(
+        "--car-regex",
+        type=_regex,
+        metavar="REGEX",
+        help="captures the car from a path: verdicts on cars in OUT.cars.csv",
+    )
+    add("--column", help="the column of a list that has the paths or URLs")
+    add("--every", type=_seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
+    add("--sample", type=_positive, metavar="N", help="score N photos, drawn at random")
+    add("--seed", type=int, default=0, help="of --sample")
+    add("--limit", type=_positive, metavar="N", help="score the first N photos")
+    add("--workers", type=_positive, metavar="N", help="cores to use, by default all")
+    add("--shard-size", type=_positive, default=10_000, metavar="N", help="photos in a part of a job")
+    add("--shard-of", type=_positive, default=1, metavar="N", help="runs that share a job; this is number --shard")
+    add("--shard", type=int, default=0, metavar="I", help="0 to N - 1; run 0 lists the sources")
+    add("--ray", nargs="?", const=EMBEDDED, metavar="ADDRESS", help="score on a Ray cluster, or one of its own")
+    add("--status", action="store_true", help="tell how far the job in --out is")
+    args = parser.parse_args(arguments)
+    args.job = args.out is not None and not args.out.endswith(ENDINGS)
+    if args.status != (not args.source):
+        parser.error("name a SOURCE, or --status alone with --out")
+    if args.status and not args.job:
+        parser.error("--status tells of a job: name its folder as --out")
+    if args.car_regex and (args.job or not args.out or args.ray):
+        parser.error("--car-regex goes with a file as --out, without --ray")
+    if not args.job and args.out and args.out.startswith(URLS):
+        parser.error(f"--out {args.out}: a single file is written to a disk; name a prefix for a job")
+    if args.ray and not args.out:
+        parser.error("--ray needs --out")
+    if args.resume and not args.job and not (args.out or "").endswith(".csv"):
+        parser.error("--resume goes on with a CSV or a job")
+    if not 0 <= args.shard < args.shard_of or (args.shard_of > 1 and not args.job):
+        parser.error("--shard must be from 0 to --shard-of - 1, and --out a job's folder")
+    return args
+
+
+def _regex(text: str) -> str:
+    try:
+        if re.compile(text).groups:
+            return text
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    raise argparse.ArgumentTypeError(f"{text!r} needs a group in brackets around the car's id")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    if not 0.001 <= (seconds := float(text.removesuffix("s"))) < 1e6:
+        raise ValueError
+    return seconds

@@ -1,0 +1,89 @@
+"""How far a job is, its totals and its rows, by what lies in its folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from serving.batch import manifest
+from serving.batch.folder import Folder
+from serving.batch.job import JOB, SUCCESS, JobError, part, read_json
+from serving.batch.photos import Photo, extra, open_file
+from serving.batch.scorer import Row
+
+FOOTER = 64 * 1024  # bytes read at once of a part whose totals are wanted
+READERS = 32  # of footers
+RECENT = 20  # parts that the rate is taken from
+
+
+class Status(NamedTuple):
+    """How far a job is. `photos` is None while the sources are being listed; times in seconds."""
+
+    photos: int | None
+    shards: int
+    parts: int
+    counts: Counter[str]
+    per_second: float | None
+    left: float | None
+
+    def words(self) -> str:
+        """As a line for people."""
+        scored = self.counts.total()
+        of = f"{self.photos:,}" if self.photos is not None else "a number still being listed"
+        rate = f"{self.per_second:.1f} photos/s" if self.per_second else "no rate yet"
+        left = f", {self.left / 3600:.2f} h left" if self.left else ""
+        return f"{self.parts} of {self.shards} parts, {scored:,} of {of} photos, {describe(self.counts)}; {rate}{left}"
+
+
+def read(folder: Folder) -> Status:
+    """How far a job is, by what lies in its folder; the rate is that of the last 20 parts. Raises JobError."""
+    if read_json(folder, JOB) is None:
+        raise JobError(f"{folder.at(JOB)} is missing: this is no job's folder")
+    totals = manifest.totals(folder)
+    parts = sorted((f for f in folder.files() if f.name.startswith("part-")), key=lambda found: found.modified)
+    with ThreadPoolExecutor(READERS) as pool:
+        counted = list(pool.map(lambda found: _counts(folder, found.name), parts))
+    counts = sum(counted, Counter[str]())
+    recent = counted[-RECENT:]
+    elapsed = parts[-1].modified - parts[-len(recent)].modified if parts else 0
+    rate = sum(part.total() for part in recent[1:]) / elapsed if elapsed > 0 else None
+    left = (totals.photos - counts.total()) / rate if totals and rate else None
+    shards = totals.shards if totals else len(folder.files(manifest.SEGMENTS))
+    return Status(totals.photos if totals else None, shards, len(parts), counts, rate, left)
+
+
+def finish(folder: Folder) -> Counter[str]:
+    """Write _SUCCESS if all parts are there. Returns the totals so far."""
+    now = read(folder)
+    if now.photos is not None and now.parts == now.shards:
+        folder.write(SUCCESS, json.dumps({"photos": now.photos, "parts": now.parts, **now.counts}).encode())
+        folder.clean()
+    return now.counts
+
+
+def describe(counts: Counter[str]) -> str:
+    """Counts by label in words."""
+    return ", ".join(f"{number:,} {label}" for label, number in sorted(counts.items())) or "none"
+
+
+def _counts(folder: Folder, name: str) -> Counter[str]:
+    with open_file(folder.at(name), FOOTER) as file:
+        found = extra("pyarrow.parquet").ParquetFile(file).schema_arrow.metadata
+        return Counter(json.loads(found[b"counts"]))
+
+
+def results(folder: Folder) -> Iterator[tuple[Photo, Row]]:
+    """The photos of a job with their rows, in order; shards without a part are left out."""
+    done = {found.name for found in folder.files()}
+    totals = manifest.totals(folder)
+    for shard in range(totals.shards if totals else 0):
+        if part(shard) in done:
+            photos = manifest.read_segment(folder, shard)[1]
+            content = io.BytesIO(folder.read(part(shard)) or b"")
+            rows = extra("pyarrow.parquet").read_table(content, columns=list(Row._fields[1:])).to_pylist()
+            for photo, row in zip(photos, rows, strict=True):
+                yield photo, Row(photo.path, row["label"] or "", row["p_clean"], row["threshold"], row["error"] or "")
