@@ -252,6 +252,22 @@ def elsewhere(folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_links_and_empty_members_of_an_archive_have_rows(pair: Pair, tmp_path: Path, out: Path) -> None:
+    kinds = {
+        "empty.jpg": tarfile.REGTYPE,
+        "soft.jpg": tarfile.SYMTYPE,
+        "hard.jpg": tarfile.LNKTYPE,
+        "pipe": tarfile.FIFOTYPE,
+    }
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in kinds.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+    assert score(tmp_path / "a.tar", out) == 1
+    assert [Path(row[0]).name for row in rows(out)[1:] if "empty" in row[4]] == ["empty.jpg", "soft.jpg", "hard.jpg"]
+
+
 @pytest.mark.parametrize("source", ["list.txt", "list.csv", "list.parquet", "shard.tar", "photos/*/*.jpg", "photos"])
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
 def test_every_source_gives_the_same_rows_in_every_format(
@@ -286,7 +302,7 @@ def test_a_list_without_photos_is_refused(
 
 def test_an_entry_that_is_empty_has_a_row(pair: Pair, folder: Path, tmp_path: Path, out: Path) -> None:
     photo = str(folder / "0/00.jpg")
-    pq.write_table(pa.table({"path": [photo, None, "", photo]}), tmp_path / "list.parquet")
+    pq.write_table(pa.table({"path": [photo.encode(), None, b"", photo.encode()]}), tmp_path / "list.parquet")
     (tmp_path / "list.csv").write_text(f"name,path\na,{photo}\nb\n\nc,\nd,{photo}\n")
     for name in "list.parquet", "list.csv":
         assert score(tmp_path / name, out) == 1

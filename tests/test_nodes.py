@@ -109,11 +109,11 @@ def test_a_node_that_is_killed_joins_again_and_the_bits_are_the_same(trainable: 
 
 def test_a_node_may_join_later(trainable: Workspace) -> None:
     """And train.batch_size must suit every number of nodes that there may be."""
-    trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 40, "train.batch_size": 10})
+    trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 30, "train.batch_size": 10})
     with nodes(trainable, "1:2") as pair:
         wait_until(lambda: len(pair[0].states()) > 1, 120)
         pair[1].start("stages.train")
-        codes = [node.process.wait(240) for node in pair]
+        codes = [node.process.wait(400) for node in pair]
         said = [node.log.read_text() for node in pair]
         assert codes == [0, 0], said
         assert outputs(pair) and "it was 1: not the bits" in "".join(said)

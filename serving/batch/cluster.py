@@ -74,6 +74,7 @@ def _connected(address: str, workers: int | None) -> Iterator[Any]:
         ) from None
     options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if address == EMBEDDED:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside other programs, slower than without Ray
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         options |= {
             "address": "local",

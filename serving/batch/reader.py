@@ -29,6 +29,8 @@ class Reader:
                 # Its picture has three bytes a pixel.
                 pixels = min(self._settings.max_pixels, self._settings.max_bytes // 3)
                 return video.read_frame(photo.location, pixels)
+            if photo.size == 0:  # no store gives a range of nothing
+                return b""
             if photo.location.startswith(STORES):
                 return self._object(photo)
             if photo.location.startswith(("http://", "https://")):

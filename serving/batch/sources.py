@@ -162,5 +162,8 @@ def _tar(name: str) -> Iterator[Photo]:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # of millions, none has to be remembered
             hidden = os.path.basename(member.name).startswith(".")
-            if member.isfile() and not hidden and not member.name.lower().endswith(SIDECARS):
-                yield Photo(f"{name}/{member.name}", name, member.offset_data, member.size)
+            if (member.isfile() or member.issym() or member.islnk()) and not (
+                hidden or member.name.lower().endswith(SIDECARS)
+            ):
+                # A link has no bytes of its own: its row says so.
+                yield Photo(f"{name}/{member.name}", name, member.offset_data, member.size if member.isfile() else 0)
