@@ -32,18 +32,17 @@ from stages.common.model import Checkpoint, check_image_size, create
 from stages.common.scoring.loader import loader
 from stages.train import augment, devices
 from stages.train.distributed import Ranks, launch, process_count, process_group
-from stages.train.loop import Reporter
 from stages.train.params import AugmentParams, Params
+from stages.train.precision import depthwise_share, pick_precision
+from stages.train.reporter import Reporter
 from stages.train.sampling import Batches, Positioned
 from stages.train.trainer import (
     Trainer,
     build,
     class_weights,
     compiled,
-    depthwise_share,
     loss,
     lr_factor,
-    pick_precision,
 )
 from tests.support.ranks import fail_in_one_process
 from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, full_disk

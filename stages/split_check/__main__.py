@@ -14,9 +14,10 @@ from stages.common.base.params import load
 from stages.common.base.paths import EXCLUSIONS, FEATURES, GROUPS, REPORTS, TRAIN_PHOTOS
 from stages.common.base.photos import SPLITS, list_photos
 from stages.split_check.check import check
+from stages.split_check.lists import features, groups, train_photos
 from stages.split_check.page import PAGE, write_page
 from stages.split_check.params import Params
-from stages.split_check.report import FINDINGS, Findings, features, groups, report, train_photos
+from stages.split_check.report import FINDINGS, Findings, report
 from stages.split_check.scan import scan
 
 REPORT = REPORTS / "split_check.json"

@@ -1,4 +1,4 @@
-"""What the check found, written down: reports/split_check.json, artifacts/train_photos.csv and artifacts/findings.json.
+"""What the check found, written down: reports/split_check.json and artifacts/findings.json.
 
 The report is the gate: small, and rounded so far that an unchanged verdict is an unchanged file. The findings are for
 the page and for people; their lists hold at most their cap, while `totals` and the groups say how many there are.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,12 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
-from stages.common.base.files import csv_bytes, write_json
+from stages.common.base.files import write_json
 from stages.common.base.paths import ARTIFACTS
 from stages.common.base.photos import DIRTY
 from stages.split_check.check import Checked, PoorPhoto
 from stages.split_check.drift import Drift
 from stages.split_check.groups import EXACT, Group, Kind
+from stages.split_check.lists import data_version, train_photos
 from stages.split_check.near.search import MAX_NEIGHBOURS
 from stages.split_check.outlook import outlook
 from stages.split_check.scan import ScannedPhoto
@@ -60,47 +61,6 @@ def report(checked: Checked) -> dict[str, Any]:
         },
         "poor_quality": {kind: len(photos) for kind, photos in checked.poor.items()},
     }
-
-
-def train_photos(checked: Checked) -> bytes:
-    """A CSV of the train photos that are used, with their sources, and their groups, each named after its first photo
-    among them, so that no change in val or test changes it."""
-    group_named: dict[str, str] = {}
-    rows = []
-    for one in sorted(checked.usable, key=lambda one: one.name):
-        if one.split == "train":
-            group = group_named.setdefault(checked.group_of[one.name], one.name)
-            rows.append((one.name, group, checked.source_of(one.name), one.sha256))
-    return csv_bytes(["path", "group", "source", "sha256"], rows)
-
-
-def groups(checked: Checked) -> bytes:
-    """A CSV of all photos with their groups and sources."""
-    rows = ((name, group, checked.source_of(name)) for name, group in sorted(checked.group_of.items()))
-    return csv_bytes(["path", "group", "source"], rows)
-
-
-def features(checked: Checked) -> bytes:
-    """A CSV of the photos that are used, with what has nothing to do with dirt, for eval."""
-    rows = []
-    for one in checked.usable:
-        if (stats := one.stats) is not None:
-            pixels = stats.width * stats.height
-            brightness, border = (round(sum(colour) / 3, 2) for colour in (stats.mean_colour, stats.border_colour))
-            rows.append((
-                one.name, pixels, round(stats.width / stats.height, 4), one.bytes,
-                round(one.bytes / pixels, 5), stats.quality, int(stats.exif), brightness, border,
-            ))  # fmt: skip
-    header = ("path", "resolution", "aspect", "file size", "bytes per pixel", "JPEG quality", "EXIF")
-    return csv_bytes([*header, "brightness", "border brightness"], rows)
-
-
-def data_version(usable: Iterable[ScannedPhoto]) -> str:
-    """A hash of the place and content of every photo that is used."""
-    version = hashlib.sha256()
-    for one in sorted(usable, key=lambda one: one.name):
-        version.update(f"{one.name} {one.sha256}\n".encode())
-    return version.hexdigest()
 
 
 def count_photos(scanned: Sequence[ScannedPhoto]) -> dict[str, dict[str, int]]:

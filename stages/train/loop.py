@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -14,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from dvclive import Live
 from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
@@ -32,14 +29,15 @@ from stages.common.scoring.loader import loader
 from stages.common.scoring.score import score
 from stages.train.devices import choose_algorithms, is_portable
 from stages.train.distributed import Ranks, describe, process_group
+from stages.train.keep import ENOUGH, Kept, by_class, can_rank_epochs
 from stages.train.params import Params, TrainParams
 from stages.train.recovery import RecoveryStore, recovery_store, run_key
+from stages.train.reporter import Reporter
 from stages.train.sampling import Batches, Positioned, hold_out
 from stages.train.trainer import Trainer
 
-REPORT, LIVE_DIR, TENSORBOARD_DIR = REPORTS / "train.json", REPORTS / "train", Path("runs")
+REPORT = REPORTS / "train.json"
 SCORE_BATCH = 64
-ENOUGH = 200  # held-out photos of each class; with fewer, AUC ranks the epochs by noise
 
 log = logging.getLogger(__name__)
 
@@ -85,32 +83,6 @@ def advise(train: TrainParams, held: list[Photo]) -> None:
         log.warning("train.class_weights adds to train.sampler: %s, which balances the classes already", train.sampler)
 
 
-def by_class(photos: list[Photo]) -> Counter[str]:
-    """How many photos of each class there are."""
-    return Counter(CLASSES[photo.label] for photo in photos)
-
-
-def can_rank_epochs(held: list[Photo]) -> bool:
-    """Whether there are enough held-out photos for `train.keep: best`."""
-    return min(by_class(held)[name] for name in CLASSES) >= ENOUGH
-
-
-@dataclass
-class Kept:
-    """The epoch whose weights are kept, with its AUC on the held-out photos."""
-
-    auc: float = -1.0
-    epoch: int = -1
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def update(self, keep: str, auc: float, epoch: int, model: nn.Module) -> None:
-        """Keep a copy of the model: for keep `last` always, for `best` where its AUC is at least the best so far."""
-        if keep == "last" or auc >= self.auc:
-            # Plain contiguous CPU tensors: the checkpoint does not depend on the device it was trained on.
-            weights = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-            self.auc, self.epoch, self.weights = auc, epoch, weights
-
-
 @dataclass
 class Progress:
     """How far a run is: `step` steps into `epoch`, with the loss of each, and the metrics of the epochs before."""
@@ -138,49 +110,6 @@ class Progress:
         """This epoch is over."""
         self.history.append(metrics)
         self.epoch, self.step, self.losses = self.epoch + 1, 0, []
-
-
-class Reporter:
-    """On the first process a progress bar with ETA and images/s, DVCLive's files under reports/train, event files under
-    runs/ if wanted; on the others nothing.
-
-    Images/s go to the terminal only: a file with a clock in it would differ from run to run.
-    """
-
-    def __init__(self, ranks: Ranks, images: int, done: int, *, tensorboard: bool) -> None:
-        """`images`: how many will be trained on in all; `done`: how many were, by a run that this one resumes.
-
-        Raises StageError when TensorBoard is wanted but missing.
-        """
-        self.writer: Any = None
-        if tensorboard and ranks.first:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise StageError("runtime.tensorboard is on: `.venv/bin/pip install tensorboard` first") from error
-            self.writer = SummaryWriter(TENSORBOARD_DIR)
-        disable = None if ranks.first else True
-        self.bar = tqdm(total=images, initial=done, desc="train", unit="img", smoothing=0.1, disable=disable)
-        self.live = Live(str(LIVE_DIR), report=None, save_dvc_exp=False, dvcyaml=None) if ranks.first else None
-
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch is over."""
-        if self.live is None:
-            return
-        for name, value in metrics.items():
-            self.live.log_metric(name, round(value, 6))
-            if self.writer is not None:
-                self.writer.add_scalar(name, value, epoch)
-        self.live.next_step()
-        self.bar.write(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-
-    def close(self) -> None:
-        """The run is over."""
-        for part in (self.bar, self.writer):
-            if part is not None:
-                part.close()
-        if self.live is not None:
-            self.live.end()
 
 
 def train(
