@@ -147,7 +147,7 @@ def test_keys_that_cannot_sign_are_named(pair: Pair, tmp_path: Path) -> None:
         with pytest.raises(StageError, match=r"key\.pem cannot be used.*\n.*openssl"):
             sign(pair.model, tmp_path / "key.pem")
     with pytest.raises(StageError, match="is no file"):
-        sign(pair.model, Path(""))
+        sign(pair.model, tmp_path / "absent")
     assert signature_of(pair.model).read_bytes() == before
 
 

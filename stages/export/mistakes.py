@@ -1,6 +1,6 @@
 """reports/mistakes.html: every false clean and false dirty of test and the least certain photos, with maps, offline.
 
-It holds photos and is therefore not in git.
+It holds photos and is therefore in DVC, not in git.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from serving.explain import Logits, occlusion, overlay
 from serving.photo.decode import decode, open_photo, upright_rgb
 from stages.common.base.paths import REPORTS
+from stages.common.page.template import template
+from stages.common.page.thumbnails import data_uri
 from stages.common.rates import Outcome
-from stages.common.thumbnails import data_uri
 from stages.export.results import Result
 
 PAGE = REPORTS / "mistakes.html"
@@ -49,10 +48,6 @@ def render(results: Sequence[Result], sources: dict[str, Outcome], t_clean: floa
             if place < WITH_MAP:
                 grid = occlusion(network, decode(data, size), BATCH)
                 pictures[one.path].append(data_uri(overlay(photo, grid), SIDE))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "assets"), autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    return environment.get_template("mistakes.html").render(
+    return template(Path(__file__).parent / "assets/mistakes.html").render(
         sections=found, pictures=pictures, sources=sources, t_clean=t_clean, photos=len(results), shown=SHOWN
     )

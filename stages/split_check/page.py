@@ -18,8 +18,6 @@ from itertools import repeat
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
-
 from serving.photo.cores import usable_cores
 from serving.photo.decode import open_photo, upright_rgb
 from serving.photo.errors import PhotoError
@@ -27,7 +25,8 @@ from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_bytes
 from stages.common.base.paths import REPORTS
-from stages.common.thumbnails import data_uri
+from stages.common.page.template import template
+from stages.common.page.thumbnails import data_uri
 from stages.split_check.groups import Group
 from stages.split_check.report import Findings
 
@@ -123,11 +122,7 @@ def render(findings: Findings) -> str:
         "drift": ("Differences", sum(one.warn for one in findings.drift)),
     }
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("page.html").render(
+    return template(ASSETS / "page.html").render(
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:SHOWN_SUSPECTS],
         moved=moved, audited=AUDIT.exists(), sample=sample, galleries=galleries, group_sections=GROUP_SECTIONS,
         gallery_sections=GALLERY_SECTIONS, evidence=EVIDENCE, links=[(id, *count) for id, count in counts.items()],
@@ -135,7 +130,7 @@ def render(findings: Findings) -> str:
         thumbnails=thumbnails(root, (card.path for card in cards)),
         large=thumbnails(root, (card.path for card in sample), LARGE_SIDE), number=itertools.count().__next__,
         link=lambda path: quote(os.path.relpath(root / path, PAGE.parent)),
-        style=(ASSETS / "page.css").read_text(encoding="utf-8"), script=script,
+        script=script,
         # Nothing but this very script runs on the page, whatever the names of the photos hold.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip

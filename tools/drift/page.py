@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from stages.common.page.template import template
 from tools.drift.shift import Floats, Scores
 
 WIDTH, HEIGHT = 640, 220  # of a chart's plane, in units of its SVG
@@ -47,10 +47,7 @@ def render(report: dict[str, Any], edges: Floats, clean: Scores, dirty: Scores, 
         for title, names in LINES.items()
         if len(x) and any(name in one for one in blocks.values() for name in names)
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("page.html").render(
+    return template(Path(__file__).with_name("page.html")).render(
         report=report, charts=charts, width=WIDTH, height=HEIGHT, ends=[*blocks][:: max(1, len(blocks) - 1)],
         scores={name: line(log_odds(edges), y) for name, y in spread.items()},
         ticks=[(tick, WIDTH * float(log_odds(tick))) for tick in TICKS],
