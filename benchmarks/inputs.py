@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from serving.model.predictor import GOLDEN, THRESHOLD, Metadata, Network
@@ -36,25 +37,46 @@ def make_photos(count: int = 24) -> list[bytes]:
     return photos
 
 
-def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int) -> None:
-    """Write fp32/ and int8/ of a network with random weights, each a best.onnx."""
+CHECKED = "int8 with car_check"
+
+
+class _Gallery:
+    """Stands in for the train photos that the car check compares with."""
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]], size: int) -> None:
+        self._images, self.size = images, size
+
+    def outputs(self, network: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Of 1,024 photos, as many as the stage takes."""
+        return np.resize(np.concatenate([network(image) for image in self._images]).astype(np.float64), (1024, 320))
+
+
+def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int, *, check: bool = False) -> None:
+    """Write fp32/ and int8/ of a network with random weights, each a best.onnx, and CHECKED/ with `convert.car_check`,
+    which needs artifacts/reference.safetensors (`dvc repro backbone`)."""
     from stages.common.calibration import Calibration
     from stages.common.model import Checkpoint, create
+    from stages.common.pixels.photo_set import PhotoSet
     from stages.convert.__main__ import contents
+    from stages.convert.car_check import add_distance
     from stages.convert.graph import to_onnx
     from stages.convert.precision import to_int8
     from stages.export.__main__ import bundle, golden_answers
 
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     fp32 = to_onnx(Checkpoint(name, size, *imagenet, "none", 0, create(name).state_dict()))
-    int8 = to_int8(fp32, [decode(photo, size)[None] for photo in photos[:8]])
+    images = [decode(photo, size)[None] for photo in photos[:8]]
+    models = {"fp32": fp32, "int8": to_int8(fp32, images)}
+    if check:
+        gallery = cast(PhotoSet, _Gallery(images, size))
+        models[CHECKED] = add_distance(models["int8"], gallery, lambda features: to_int8(features, images))
     decision = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
     calibration = Calibration(1.0, 0.0)
-    for precision, model in (("fp32", fp32), ("int8", int8)):
+    for precision, model in models.items():
         path = folder / precision / "best.onnx"
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         network = contents(
-            model, Metadata(name, precision, "cpu", str(size), RESIZE_RULE, "dirty,clean", "none", "none")
+            model, Metadata(name, precision[:4], "cpu", str(size), RESIZE_RULE, "dirty,clean", "none", "none")
         )
         path.write_bytes(network)
         golden = golden_answers(Network(path), calibration, parse_threshold(decision.encode(), "decision"))
