@@ -60,13 +60,15 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
     """Photos a second of every way, and its ratio to the way it is compared with."""
     distinct = make_photos()
     make_models(folder / "models", distinct, "tf_efficientnet_lite0", 128)
+    model = folder / "models" / "int8" / "best.onnx"
+    model.write_bytes(model.read_bytes().replace(b', "distance": []}', b"}" + b" " * 16))  # older commits know none
     numbers = {"few": count // 4, "all": count}
     for name, number in numbers.items():
         (folder / name).mkdir()
         for place in range(number):
             (folder / name / f"{place:05}.jpg").write_bytes(distinct[place % len(distinct)])
     (folder / "store").mkdir()
-    shards = ("--shard-size", str(max(1, count // 16)))
+    shards = ("--shard-size", str(max(1, count // 8)))
     ways = [
         Way("single file"),
         Way("job", "single file", options=shards),
@@ -84,7 +86,7 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
     took: dict[str, list[float]] = {way.name: [] for way in ways}
     with store.running(folder / "store") as port:
         bucket = f"s3://{store.BUCKET}"
-        os.environ |= store.environment(port) | {"MODEL_PATH": str(folder / "models" / "int8" / "best.onnx")}
+        os.environ |= store.environment(port) | {"MODEL_PATH": str(model)}
         for name in numbers:
             for path in (folder / name).iterdir():
                 obstore.put(*photos.split(f"{bucket}/{name}/{path.name}"), path)

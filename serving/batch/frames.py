@@ -41,6 +41,8 @@ class _Remote(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
+        if self._place >= self._size:  # an index may lead anywhere
+            return 0
         self._line.send_bytes(READ + PLACE.pack(self._place, len(buffer)))
         found = self._line.recv_bytes()
         buffer[: len(found)] = found

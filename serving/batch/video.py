@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from multiprocessing import Pipe
 from typing import BinaryIO
 
 from serving.batch import frames as child
-from serving.batch.photos import Photo, ReadError, extra, open_file, reading
+from serving.batch.photos import UNAVAILABLE, Photo, ReadError, extra, open_file, reading
 from serving.photo.cores import usable_cores
 from serving.photo.header import MAX_PIXELS, MIB
 
@@ -39,10 +40,15 @@ def is_frame(location: str) -> bool:
 
 
 def frames(name: str, every: float) -> Iterator[Photo]:
-    """A photo for each `every` seconds; of what is no video, has no length or too many frames one, without a time."""
+    """A photo for each `every` seconds; of what is no video, has no length or too many frames one, without a time.
+
+    Raises ReadError where a store is unavailable.
+    """
     try:
         count = math.ceil(float(_ask(name, None, MAX_PIXELS)) / every)
-    except ReadError:
+    except ReadError as error:
+        if error.kind == UNAVAILABLE:
+            raise
         count = 0
     if not 0 < count <= MOST_FRAMES:
         yield Photo(name, f"{name}{FRAGMENT}")
@@ -128,7 +134,7 @@ class _Decoder:
                 offset, size = child.PLACE.unpack(answer[1:])
                 file.seek(offset)
                 self._line.send_bytes(file.read(min(size, MIB)))
-        except (EOFError, ConnectionError):
+        except (EOFError, ConnectionError, struct.error, OverflowError):  # whoever found a hole may say anything
             raise ReadError("unreadable", "a frame of the video ended the program that decodes it") from None
         raise ReadError("unreadable", f"a frame of the video was not found in {SECONDS:.0f} s")
 
