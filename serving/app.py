@@ -47,6 +47,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         validation_error_callback=problems.invalid_request,
     )
     app.request_class = middleware.Request
+    app.url_map.merge_slashes = False  # no redirect to a host that the client names
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the verdict comes first
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     state.install(app, _start(settings))

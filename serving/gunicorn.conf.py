@@ -83,6 +83,7 @@ keepalive = 30
 timeout = 60
 graceful_timeout = _settings.drain_seconds
 control_socket_disable = True
+forwarded_allow_ips = ""  # from a proxy on this host gunicorn takes headers such as PATH_INFO, whoever sent them to it
 logconfig_dict = logs.config(_settings.log_level)
 
 

@@ -175,6 +175,7 @@ def test_paths_and_methods(client: FlaskClient) -> None:
     for path in ("/", "/docs", "/static/app.js", "/docs/js/swagger-ui-bundle.js"):
         assert client.get(path).status_code == 200, path
     assert_problem(client.get("/static/../app.py"), 404, "not-found")
+    assert_problem(client.get("/predict//file", headers={"Host": "other.example"}), 404, "not-found")
     assert_problem(client.get("/docs/..%2f..%2f__init__.py"), 404, "not-found")
 
 

@@ -208,6 +208,13 @@ def test_errors_of_the_protocol_are_problems_too(live: Live) -> None:
         assert problem["status"] == status and problem["type"].startswith("urn:dirtycar:problem:")
 
 
+@pytest.mark.parametrize("header", [b"PATH_INFO: /model", b"Path_Info: /predict/file", b"SCRIPT_NAME: /healthz"])
+def test_no_header_changes_the_path(live: Live, header: bytes) -> None:
+    """gunicorn takes these from a proxy on the same host, which hands on what its clients send."""
+    answer = ask(live, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + b"\r\n\r\n")
+    assert answer.endswith(b'{"status":"ok"}\n') or answer.startswith(b"HTTP/1.1 400 ")
+
+
 def test_what_needs_no_body_is_answered_without_it(live: Live) -> None:
     form = b"Host: x\r\nExpect: 100-continue\r\n" + FORM
     for head, status in (

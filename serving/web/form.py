@@ -43,7 +43,7 @@ class FormParser(FormDataParser):
 
     def _parts(self, stream: IO[bytes], boundary: str) -> Iterator[tuple[MultipartSegment, bytes]]:
         most = self.max_form_memory_size  # of a field
-        parser = PushMultipartParser(boundary, max_segment_count=self.max_form_parts)
+        parser = PushMultipartParser(boundary, max_segment_count=self.max_form_parts, header_charset="latin-1")
         part = MultipartSegment([])
         pieces: list[bytes] = []
         while not parser.closed:
