@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.engine.round_robin import RoundRobin
 from serving.model.predictor import Predictor
 from serving.photo.errors import PhotoError
 from serving.process import metrics
 
-T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 Scores = list[float]  # p_clean and distance
 Decode = Callable[[], Pixels]
@@ -39,42 +38,6 @@ class _Job:
     result: Future[Scores] = field(default_factory=Future)
     since: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
-
-
-class RoundRobin(Generic[T]):
-    """A queue of which every request gives one item in turn, so that a large one does not hold up a small one.
-
-    Its owner has the lock.
-    """
-
-    def __init__(self) -> None:
-        self._requests: deque[deque[T]] = deque()
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def add(self, request: Iterable[T], *, first: bool = False) -> None:
-        """Append a request's items, or put them before all others."""
-        items = deque(request)
-        if items:
-            (self._requests.appendleft if first else self._requests.append)(items)
-            self._count += len(items)
-
-    def take(self) -> T:
-        """The next item; its request goes to the end of the line with what it has left."""
-        request = self._requests.popleft()
-        item = request.popleft()
-        self._count -= 1
-        if request:
-            self._requests.append(request)
-        return item
-
-    def remove(self, which: Callable[[T], bool]) -> None:
-        """Let go of some items."""
-        left = (deque(item for item in request if not which(item)) for request in self._requests)
-        self._requests = deque(request for request in left if request)
-        self._count = sum(map(len, self._requests))
 
 
 class Batcher:
