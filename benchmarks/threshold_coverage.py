@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables import show
 from benchmarks.threshold_methods import empirical, fixed_sequence, holm, mapie
-from stages.common.base.files import write_bytes
 from tests.support.populations import (
     BOTH,
     CONFIDENCE,
@@ -129,12 +129,7 @@ def main() -> None:
     if not arguments.further:
         mapie("bonferroni_holm")  # whether it is missing is to be known now, not in 15 minutes
         tables.insert(0, report(arguments.draws, arguments.seconds))
-    lines = []
-    for text in itertools.chain.from_iterable(tables):
-        print(text, flush=True)
-        lines.append(text)
-    if arguments.out:
-        write_bytes(arguments.out, ("\n".join(lines) + "\n").encode())
+    show(itertools.chain.from_iterable(tables), arguments.out)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Drift:
         is_clean, p = (np.concatenate([getattr(one, name) for one in known]) for name in ("is_clean", "p_clean"))
         self.certificate = certificate
         self.edges = shift.quantiles(p) if edges is None else edges
-        self.clean, self.dirty = self.scores(p[is_clean]), self.scores(p[~is_clean])
+        self.clean, self.dirty, self.dirty_p = self.scores(p[is_clean]), self.scores(p[~is_clean]), p[~is_clean]
         if not self.clean.clean_rate > self.dirty.clean_rate:
             raise StageError("on val and test the model calls no more clean cars clean than dirty ones: no estimate")
 
@@ -96,7 +96,7 @@ class Drift:
         rng = np.random.default_rng(0)
         share = float(shift.closed_form(self.clean.clean_rate, self.dirty.clean_rate, now.clean_rate))
         low, high = shift.interval(self.clean, self.dirty, now, rng)
-        distance, p_value = shift.explained(self.clean, self.dirty, now, rng)
+        tests = shift.explained(self.clean, self.dirty, now, self.edges, rng)
         ratios = (self.certificate.ratio, self.certificate.ratio_high)
         precision, certified = precision_at_share(ratios, min(share, 1 - 1e-9)).tolist()
         return {
@@ -104,7 +104,10 @@ class Drift:
             "dirty_share": share, "dirty_share_low": low, "dirty_share_high": high,
             "dirty_share_em": shift.em(self.clean, self.dirty, now),
             "precision_clean": precision, "precision_clean_certified": certified,
-            "distance": distance, "p_value": p_value,
+            "distance": tests.distance, "p_value": tests.p_value,
+            "false_clean_rate": self.dirty.clean_rate,
+            "false_clean_rate_visible": shift.visible(
+                self.clean, self.dirty_p, now.photos, share, self.edges, self.certificate.t_clean, SURE),
         }  # fmt: skip
 
 

@@ -3,16 +3,21 @@
 Label shift: the scores of clean cars, and of dirty ones, stay what they were; only the share of dirty cars changes.
 Then it follows from how many are called clean: black-box shift estimation, Lipton, Wang & Smola, ICML 2018. EM on the
 whole scores (Saerens, Latinne & Decaestecker, Neural Computation 14, 2002) is a check. Where no mixture of both kinds
-fits, something else has changed: the Kolmogorov-Smirnov distance to the nearest mixture, divided by its standard
-deviation (Anderson & Darling 1952) since dirty cars lie in the tail, against a parametric bootstrap.
+fits, something else has changed. Three tests look for that, the least of their p-values against a parametric bootstrap:
+whether dirty cars, and whether clean ones, have moved along the log-odds of p_clean, each a score test with the share
+as a nuisance (Neyman's C(alpha), 1959), since dirty cars are few and what else differs drowns them; and for any other
+change the Kolmogorov-Smirnov distance to the nearest mixture, divided by its standard deviation (Anderson & Darling
+1952) since dirty cars lie in the tail.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -81,22 +86,83 @@ def em(clean: Scores, dirty: Scores, now: Scores) -> float:
     return share
 
 
-def explained(clean: Scores, dirty: Scores, now: Scores, rng: np.random.Generator) -> tuple[float, float]:
-    """Is it a mere change of the share? The distance to the nearest mixture, and its p-value."""
-    found, share = _distance(clean.bins[None], dirty.bins[None], now.bins[None])
-    mixture = share[0] * dirty.bins / dirty.photos + (1 - share[0]) * clean.bins / clean.photos
-    drawn, _ = _distance(
-        rng.multinomial(int(clean.photos), clean.bins / clean.photos, DRAWS),
-        rng.multinomial(int(dirty.photos), dirty.bins / dirty.photos, DRAWS),
-        rng.multinomial(int(now.photos), mixture / mixture.sum(), DRAWS),
-    )
-    return float(found[0]), float((1 + (drawn >= found[0]).sum()) / (1 + DRAWS))
+class Explained(NamedTuple):
+    """Whether a mere change of the share explains scores: the distance to the nearest mixture, the p-value of the three
+    tests together, and of each: any change, dirty cars moved, clean cars moved."""
+
+    distance: float
+    p_value: float
+    each: tuple[float, float, float]
+
+
+def explained(clean: Scores, dirty: Scores, now: Scores, edges: ArrayLike, rng: np.random.Generator) -> Explained:
+    """Is it a mere change of the share? `edges` are those of the bins."""
+    distance, share = _distance(clean.bins, dirty.bins, now.bins)
+    mixture = share * dirty.bins / dirty.photos + (1 - share) * clean.bins / clean.photos
+    kinds = ((clean, clean.bins), (dirty, dirty.bins), (now, mixture))
+    drawn = [rng.multinomial(int(kind.photos), bins / bins.sum(), DRAWS) for kind, bins in kinds]
+    counts = [np.vstack([kind.bins, draws]) for (kind, _), draws in zip(kinds, drawn, strict=True)]
+    moves = np.abs(_moves(counts[0], counts[1], counts[2], _middles(edges)))
+    measures = np.vstack([_distance(*counts)[0], moves])  # [3, 1 + DRAWS], the first of what was found
+    p_values = (measures[:, None] >= measures[:, :, None]).mean(-1)
+    least = p_values.min(0)
+    any_change, dirty_moved, clean_moved = p_values[:, 0].tolist()
+    return Explained(float(distance), float((least <= least[0]).mean()), (any_change, dirty_moved, clean_moved))
+
+
+def visible(
+    clean: Scores, dirty: ArrayLike, photos: float, share: float, edges: ArrayLike, t_clean: float, level: float
+) -> float | None:
+    """The rate at which dirty cars would be called clean if they had moved towards clean ones by just so much that
+    `explained` gives a p-value of at most `level` in 80 % of cases. `dirty`: p_clean of the reference's. None where no
+    move would: dirty cars are too few, now or in the reference."""
+    x = _logit(dirty)
+    moved = [Scores.from_photos(1 / (1 + np.exp(-x - by)), edges, t_clean) for by in np.linspace(0, 3 * x.std(), 61)]
+    bins = np.stack([kind.bins for kind in moved])
+    now = (1 - share) * clean.bins / clean.photos + share * bins / len(x)
+    z = _moves(clean.bins, bins[0], photos * now, _middles(edges))[0]
+    seen = np.flatnonzero(z >= stats.norm.isf(level / 6) + stats.norm.ppf(0.8))  # one of three tests, of two sides
+    return moved[seen[0]].clean_rate if len(seen) else None
+
+
+def _moves(clean: ArrayLike, dirty: ArrayLike, now: ArrayLike, x: Floats) -> Floats:
+    """Counts `[B, K]` in bins at `x` `[K]` -> z `[2, B]`, the efficient scores of a tilt of the dirty, and of the clean
+    bins: standard normal where neither kind has moved, above 0 where it has moved up."""
+    counts = [np.asarray(kind, np.float64) for kind in (clean, dirty, now)]
+    n_clean, n_dirty, n = (kind.sum(-1, keepdims=True) for kind in counts)
+    low, high, here = (kind / kind.sum(-1, keepdims=True) for kind in counts)
+    smooth = [(kind + 0.5) / (kind + 0.5).sum(-1, keepdims=True) for kind in counts[:2]]
+    apart, share = high - low, np.full_like(n, 0.3)
+    for _ in range(4):  # of weighted least squares, whose weights need the share
+        parts = ((1 - share) * smooth[0], share * smooth[1])
+        variance = (parts[0] + parts[1]) / n + (1 - share) * parts[0] / n_clean + share * parts[1] / n_dirty
+        share = (apart * (here - low) / variance).sum(-1, keepdims=True)
+        share = np.clip(share / (apart**2 / variance).sum(-1, keepdims=True), 0, 1)
+    found = []
+    for bins in (smooth[1], smooth[0]):
+        tilt = bins * (x - (bins * x).sum(-1, keepdims=True))
+        along = (tilt * apart / variance).sum(-1, keepdims=True) / (apart**2 / variance).sum(-1, keepdims=True)
+        tilt = tilt - along * apart  # what a change of the share does not explain
+        score = (tilt * (here - low - share * apart) / variance).sum(-1)
+        found.append(score / np.sqrt((tilt**2 / variance).sum(-1) + 1e-30))
+    return np.stack(found)
+
+
+def _logit(p: ArrayLike) -> Floats:
+    p = np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(p / (1 - p)))
+
+
+def _middles(edges: ArrayLike) -> Floats:
+    """Where the bins lie in log-odds, `[K]`: midway between their edges, the first and last at their only one."""
+    x = _logit(edges)
+    return np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
 
 
 def _distance(clean: ArrayLike, dirty: ArrayLike, now: ArrayLike) -> tuple[Floats, Floats]:
-    """Counts `[B, K]` -> the distance to the nearest mixture, and its share of dirty cars, `[B]`."""
+    """Counts `[B, K]` -> the distance to the nearest mixture, and its share of dirty cars, `[B]`; or without B."""
     curves = [np.cumsum(counts, -1) / np.sum(counts, -1, keepdims=True) for counts in (clean, dirty, now)]
-    low, high, here = (curve[:, None, :-1] for curve in curves)
+    low, high, here = (curve[..., None, :-1] for curve in curves)
     mixture = low + _SHARES[:, None] * (high - low)
     apart = (np.abs(here - mixture) / np.sqrt(mixture * (1 - mixture) + 1e-3)).max(-1)
     return apart.min(-1), _SHARES[apart.argmin(-1)]
