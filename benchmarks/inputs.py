@@ -91,9 +91,9 @@ class Alone(NamedTuple):
     cpu: float
 
 
-def alone(work: Callable[[int], object], seconds: float) -> Alone:
-    """What `work(i)` does and takes with one thread for each usable core."""
-    counts = [0] * usable_cores()
+def alone(work: Callable[[int], object], seconds: float, threads: int | None = None) -> Alone:
+    """What `work(i)` does and takes with so many threads, by default one for each usable core."""
+    counts = [0] * (threads or usable_cores())
     stop = time.perf_counter() + seconds
 
     def run(lane: int) -> None:
@@ -102,9 +102,9 @@ def alone(work: Callable[[int], object], seconds: float) -> Alone:
             counts[lane] += 1
 
     started, cpu = time.perf_counter(), time.process_time()
-    threads = [threading.Thread(target=run, args=(lane,)) for lane in range(len(counts))]
-    for thread in threads:
+    running = [threading.Thread(target=run, args=(lane,)) for lane in range(len(counts))]
+    for thread in running:
         thread.start()
-    for thread in threads:
+    for thread in running:
         thread.join()
     return Alone(sum(counts) / (time.perf_counter() - started), (time.process_time() - cpu) / sum(counts))

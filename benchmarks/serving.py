@@ -31,14 +31,18 @@ import requests  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks.inputs import CHECKED, alone, make_models, make_photos  # noqa: E402
+from serving.engine import deployment  # noqa: E402
+from serving.engine.engine import Engine  # noqa: E402
 from serving.model.predictor import Predictor  # noqa: E402
 from serving.photo.cores import usable_cores  # noqa: E402
 from serving.photo.decode import decode  # noqa: E402
+from serving.settings import Settings  # noqa: E402
 from tests.support.live import Live, memory_mib, running  # noqa: E402
 from tests.support.onnx_models import Pair  # noqa: E402
 
 SIZES, CONNECTIONS = {"tf_efficientnet_lite0": 224, "resnet50": 256}, 8
 PRECISIONS = (CHECKED, "int8", "fp32")
+WITHOUT_WEB = "engine, {}"
 
 BASELINE = """
 import io
@@ -140,6 +144,12 @@ def load(server: Live, messages: list[bytes], seconds: float, limit: int = 1_000
     return Load(count / wall, centiles[49], centiles[98], (server.cpu_seconds() - cpu) / count, client_cpu / count)
 
 
+def engine(model: Path) -> Engine:
+    """What a service has behind the web: queue, decoding, batches, model."""
+    settings = Settings.from_env({"MODEL_PATH": str(model)})
+    return Engine(settings, deployment.load(settings, model, None))
+
+
 def full_decode(photo: bytes, size: int) -> object:
     """As the baseline does it."""
     return Image.open(io.BytesIO(photo)).convert("RGB").resize((size, size))
@@ -158,18 +168,22 @@ def measure(
         "decode, full": lambda i: full_decode(photos[i % len(photos)], size),
         **{f"model, {name}": lambda i, m=m: m.scores(images[i % 4]) for name, m in models.items()},
     }
-    rates: dict[str, list[float]] = {name: [] for name in works}
+    engines = {name: engine(folder / name / "best.onnx") for name in PRECISIONS}
+    rates: dict[str, list[float]] = {name: [] for name in (*works, *map(WITHOUT_WEB.format, engines))}
     loads: dict[str, list[Load]] = {name: [] for name in ("baseline", *PRECISIONS)}
     with ExitStack() as running_ones:
         servers = {"baseline": running_ones.enter_context(baseline(folder))}
         servers |= {name: running_ones.enter_context(ours(folder, name)) for name in PRECISIONS}
-        for one in servers.values():
-            load(one, messages, 2)  # warm up
+        for server in servers.values():
+            load(server, messages, 2)  # warm up
         for _ in range(rounds):
             for name, work in works.items():
                 rates[name].append(alone(work, seconds / 3).rate)
-            for name, one in servers.items():
-                loads[name].append(load(one, messages, seconds))
+            for name, one in engines.items():
+                work = lambda i, e=one: e.predict([photos[i % len(photos)]])  # noqa: E731
+                rates[WITHOUT_WEB.format(name)].append(alone(work, seconds / 3, CONNECTIONS).rate)
+            for name, server in servers.items():
+                loads[name].append(load(server, messages, seconds))
     return rates, loads
 
 
@@ -182,7 +196,10 @@ def report(rates: dict[str, list[float]], loads: dict[str, list[Load]]) -> None:
     """Print the table and the ratios that the service is held to."""
     rate = {name: statistics.median(values) for name, values in rates.items()}
     mid = {name: middle(values) for name, values in loads.items()}
-    print(f"\nalone, {usable_cores()} threads: " + ", ".join(f"{name} {value:.0f}/s" for name, value in rate.items()))
+    print(
+        f"\nalone, {usable_cores()} threads, and {CONNECTIONS} that wait for the engine: "
+        + ", ".join(f"{name} {value:.0f}/s" for name, value in rate.items())
+    )
     print("\n| service | requests/s | p50 ms | p99 ms | server CPU ms | client CPU ms |\n|---|---|---|---|---|---|")
     for name, m in mid.items():
         label = "FastAPI + uvicorn, fp32, full decode" if name == "baseline" else f"dirtycar, {name}"
@@ -196,6 +213,7 @@ def report(rates: dict[str, list[float]], loads: dict[str, list[Load]]) -> None:
         print(f"| {name}: p99 against the baseline | {mid[name].p99 / base.p99:.2f} x | <= 0.4 x |")
         ideal = 1 / (1 / rate["decode, scaled"] + 1 / rate[f"model, {name}"])
         print(f"| {name}: requests/s against 1/(1/decode + 1/model) | {mid[name].rate / ideal:.2f} | >= 0.85 |")
+        print(f"| {name}: the engine without the web against it | {rate[WITHOUT_WEB.format(name)] / ideal:.2f} | |")
 
 
 def memory(folder: Path, photos: list[bytes]) -> None:
