@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+HEAD = "| fault | injected | recovered | lost | note |\n|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,6 @@ class Row:
         """Whether everything was withstood."""
         return self.recovered == self.injected and self.lost == 0
 
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| fault | injected | recovered | lost | note |", "|---|---|---|---|---|"]
-    lines += [f"| {row.fault} | {row.injected:,} | {row.recovered:,} | {row.lost:,} | {row.note} |" for row in rows]
-    return "\n".join(lines)
+    def line(self) -> str:
+        """Under HEAD, a row of a Markdown table."""
+        return f"| {self.fault} | {self.injected:,} | {self.recovered:,} | {self.lost:,} | {self.note} |"

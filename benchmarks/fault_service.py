@@ -162,7 +162,11 @@ def bad_models(pair: Pair) -> dict[str, Callable[[], object]]:
 def spoiled_models(bench: Bench) -> list[Row]:
     """A bad pair under load, then SIGHUP: the old one stays. A worker killed then comes back with the old one too."""
     refused = withstood = 0
-    with bench.service("models") as (live, pair), Traffic(live, CLIENTS) as traffic:
+    override = str(bench.folder / "models" / "pair" / "threshold.json")
+    with (
+        bench.service("models", THRESHOLD_PATH=override, REQUIRE_CERTIFIED="1") as (live, pair),
+        Traffic(live, CLIENTS) as traffic,
+    ):
         model = lambda: requests.get(live.url + "/model", timeout=20).json()  # noqa: E731
         version, ways = model()["version"], bad_models(pair)
         picked = list(ways)[: bench.size(len(ways), 1)]

@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
 
 from benchmarks import fault_service, fault_training  # noqa: E402
-from benchmarks.fault_row import Row, table  # noqa: E402
+from benchmarks.fault_row import HEAD, Row  # noqa: E402
 
 TRIALS, QUICK_TRIALS = 20, 1
 
 
 def main() -> int:
-    """Run, say how it goes, print the table."""
+    """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few of each fault, in seconds")
     scenarios = [scenario.__name__ for scenario in fault_service.SCENARIOS]
@@ -37,6 +37,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rows: list[Row] = []
     started = time.monotonic()
+    print(HEAD)
     with tempfile.TemporaryDirectory(prefix="dirtycar-faults-") as folder:
         names = scenarios if "service" in arguments.only else arguments.only
         halves = [fault_service.run(Path(folder), names, quick=arguments.quick, seed=arguments.seed)]
@@ -44,8 +45,7 @@ def main() -> int:
             halves.append(fault_training.run(QUICK_TRIALS if arguments.quick else TRIALS, arguments.seed))
         for found in chain(*halves):
             rows += found
-            print(f"{time.monotonic() - started:5.0f} s  {found[-1].fault}", file=sys.stderr, flush=True)
-    print(table(rows))
+            print("\n".join(row.line() for row in found), flush=True)  # at once, for a later one may fail
     print(f"\nseed {arguments.seed}; {sum(row.injected for row in rows):,} faults injected, "
           f"{sum(row.recovered for row in rows):,} recovered from, {sum(row.lost for row in rows):,} losses; "
           f"{(time.monotonic() - started) / 60:.1f} minutes")  # fmt: skip

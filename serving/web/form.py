@@ -42,6 +42,7 @@ class FormParser(FormDataParser):
         return stream, fields, files
 
     def _parts(self, stream: IO[bytes], boundary: str) -> Iterator[tuple[MultipartSegment, bytes]]:
+        """Each part with its content. Names are read as Latin-1, which every byte is: nobody uses those of files."""
         most = self.max_form_memory_size  # of a field
         parser = PushMultipartParser(boundary, max_segment_count=self.max_form_parts, header_charset="latin-1")
         part = MultipartSegment([])
