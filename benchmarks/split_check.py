@@ -3,7 +3,7 @@
     python -m benchmarks.split_check [--rounds 5] [--copies 300] [--more FOLDER] [--out FILE]
 
 Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`, and the sample photos in data_cars. --more adds
-a folder of photos, each of another car, to the search for false pairs: `python -m samples.draw FOLDER --seed 99`.
+a folder of photos, none a copy of another, to the search for false pairs: `python -m samples.draw FOLDER --seed 99`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Draws the sample photos: `python -m samples.draw OUT [--seed N] [--processes N]`.
 
-OUT gets {train,val,test}/{clean,dirty}/NNNN.jpg. Each photo is one car that occurs nowhere else, drawn from
-(seed, index) alone. Its dirt has a severity in 0..1; whoever labels it sees that severity a little blurred and
-says `dirty` above BORDER. So there is a grey zone, as with people: near the border nobody is always right.
+OUT gets {train,val,test}/{clean,dirty}/NNNN.jpg, each a car that occurs nowhere else, drawn from (seed, index) alone.
+Of some cars in val and test there are four photos, carNNNN_viewV.jpg, drawn from (seed, index, view): see `views`.
+The dirt in a photo has a severity in 0..1; whoever labels it sees that severity a little blurred and says `dirty`
+above BORDER. So there is a grey zone, as with people: near the border nobody is always right.
 """
 
 import argparse
@@ -10,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,11 @@ from samples.finish import find_panel, polish
 from samples.light import choose_light, illuminate
 from samples.noise import Array, Rng
 from samples.scene import surroundings
+from samples.views import CARS, COUNTS, Counts, Shot, plan
 
-COUNTS: dict[str, dict[str, int]] = {
-    "train": {"clean": 900, "dirty": 220},
-    "val": {"clean": 460, "dirty": 130},
-    "test": {"clean": 460, "dirty": 130},
-}
 BORDER = 0.47
 LABEL_NOISE = 0.03  # standard deviation of the labeller's view of the severity
+SIDES_DIFFER = 0.08  # standard deviation of the severity between a car's sides that have the same label
 SEED = 7
 
 
@@ -47,23 +44,31 @@ class Render:
     size: tuple[int, int]  # of the finished photo
 
 
-def choose_severity(rng: Rng, label: str) -> float:
-    """Most cars are nearly clean; of the others most are plainly dirty. Drawn until the labeller would say `label`."""
+def choose_severity(rng: Rng, label: str, near: float | None = None) -> float:
+    """Most cars are nearly clean; of the others most are plainly dirty. Drawn until the labeller would say `label`.
+
+    near: the severity of another side of the car with the same label; the two are alike.
+    """
     while True:
-        severity = float(rng.beta(1.0, 9.0) if rng.random() < 0.75 else rng.beta(4.0, 1.6))
+        if near is not None:
+            severity = float(np.clip(near + rng.normal(0, SIDES_DIFFER), 0, 1))
+        else:
+            severity = float(rng.beta(1.0, 9.0) if rng.random() < 0.75 else rng.beta(4.0, 1.6))
         if (severity + rng.normal(0, LABEL_NOISE) > BORDER) == (label == "dirty"):
             return severity
 
 
-def streams(seed: int, index: int) -> list[Rng]:
+def streams(seed: int, *index: int) -> list[Rng]:
     """Independent randomness for scene, car, dirt, severity and sensor, so that none disturbs another."""
-    return np.random.default_rng([seed, index]).spawn(5)
+    return np.random.default_rng([seed, *index]).spawn(5)
 
 
-def render(seed: int, index: int, severity: float) -> Render:
-    """Photo `index` with the given dirt; scene and car do not depend on it."""
+def render(seed: int, index: int, severity: float, view: int = 1) -> Render:
+    """Car `index` with the given dirt; scene and car do not depend on it. Another view has its car, size and light."""
     scene, shape, spots, _, _ = streams(seed, index)
     size, light, car = choose_size(scene), choose_light(scene), choose_car(shape)
+    if view > 1:
+        scene, _, spots, _, _ = streams(seed, index, view)
     camera = choose_camera(scene, size, (car.length, car.width, car.height))
     background, open_sky = surroundings(scene, camera, light)
     canvas = Canvas(camera, background)
@@ -78,27 +83,22 @@ def render(seed: int, index: int, severity: float) -> Render:
     return Render(illuminate(scene, image, solid, light), body, covered, size)
 
 
-def draw_photo(seed: int, index: int, label: str) -> bytes:
-    """The JPEG of photo `index`."""
+def draw_photo(seed: int, index: int, label: str, view: int = 1, first_label: str | None = None) -> bytes:
+    """The JPEG of a photo of car `index`. first_label: that of view 1, where this is another one."""
     *_, labelling, sensor = streams(seed, index)
-    rendered = render(seed, index, choose_severity(labelling, label))
+    severity = choose_severity(labelling, first_label or label)
+    if view > 1:
+        *_, labelling, sensor = streams(seed, index, view)
+        severity = choose_severity(labelling, label, severity if label == first_label else None)
+    rendered = render(seed, index, severity, view)
     return take(sensor, rendered.image, rendered.size)
 
 
-def plan(seed: int, counts: dict[str, dict[str, int]]) -> Iterator[tuple[int, str, Path]]:
-    """(index, label, file) of every photo; the numbers are shuffled over the whole set and tell nothing."""
-    slots = [(split, label) for split, labels in counts.items() for label, n in labels.items() for _ in range(n)]
-    numbers = np.random.default_rng(seed).permutation(len(slots)) + 1
-    for index, ((split, label), number) in enumerate(zip(slots, numbers, strict=True)):
-        yield index, label, Path(split, label, f"{number:04d}.jpg")
+def write_photo(root: Path, seed: int, shot: Shot) -> None:
+    (root / shot.file).write_bytes(draw_photo(seed, shot.index, shot.label, shot.view, shot.first_label))
 
 
-def write_photo(root: Path, seed: int, item: tuple[int, str, Path]) -> None:
-    index, label, file = item
-    (root / file).write_bytes(draw_photo(seed, index, label))
-
-
-def draw_set(out: Path, seed: int, processes: int, counts: dict[str, dict[str, int]] = COUNTS) -> None:
+def draw_set(out: Path, seed: int, processes: int, counts: Counts = COUNTS, cars: Counts = CARS) -> None:
     """The whole set, all or nothing: it appears under its name when it is complete."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not empty: move it away, or name another folder")
@@ -109,7 +109,7 @@ def draw_set(out: Path, seed: int, processes: int, counts: dict[str, dict[str, i
             for label in labels:
                 (root / split / label).mkdir(parents=True)
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            for _ in pool.imap_unordered(partial(write_photo, root, seed), plan(seed, counts), chunksize=8):
+            for _ in pool.imap_unordered(partial(write_photo, root, seed), plan(seed, counts, cars), chunksize=8):
                 pass
         os.sync()  # once for all of them: a power cut must not leave the name with empty photos
         root.replace(out)

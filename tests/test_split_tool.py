@@ -82,6 +82,19 @@ def test_a_pattern_that_fits_no_path_here_is_named(photos: Path, workspace: Work
     refuses(str(photos), words=r"data\.car_regex.* matches no path; here they begin with the class: clean/car0")
 
 
+def test_a_pattern_that_fits_no_name_changes_nothing_and_is_told(
+    photos: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the default does, which is for names like those of the sample."""
+    plans = []
+    for regex in (None, r"\bcar([0-9]+)_view[0-9]"):
+        workspace.set(**{"data.car_regex": regex})
+        main(["photos"])
+        plans.append(PLAN.read_bytes())
+    assert plans[0] == plans[1]
+    assert "data.car_regex tells the car of 0 of 35 photos" in capsys.readouterr().out
+
+
 def test_the_same_seed_gives_the_same_plan(photos: Path) -> None:
     main(["photos"])
     first = PLAN.read_bytes()

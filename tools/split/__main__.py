@@ -95,9 +95,13 @@ def table(split_of: Mapping[str, str], group_of: Mapping[str, str]) -> str:
 
 
 def check_regex(photos: Sequence[ScannedPhoto], regex: str | None) -> None:
-    """Raises StageError where no path tells its car: the pattern may be one for paths that begin with a split."""
-    if regex is not None and all(id_of(one.name, regex) is None for one in photos):
+    """Say how many paths tell their car. Raises StageError where the pattern is for paths that begin with a split."""
+    if regex is None:
+        return
+    cars = [id_of(one.name, regex) for one in photos]
+    if not any(cars) and any(id_of(f"{split}/{one.name}", regex) for split in SPLITS for one in photos):
         raise StageError(f"data.car_regex: {regex!r} matches no path; here they begin with the class: {photos[0].name}")
+    print(f"data.car_regex tells the car of {len(cars) - cars.count(None)} of {len(photos)} photos.")
 
 
 def main(arguments: list[str] | None = None) -> None:
