@@ -195,6 +195,10 @@ def test_one_id_under_both_labels_is_no_conflict(workspace: Workspace) -> None:
     workspace.set(**{"data.car_regex": "car_(?P<group>[0-9]+)"})
     workspace.must("split_check")
     assert report()["duplicates"]["exact"] == report()["duplicates"]["near"] == {"conflict": 0, "leak": 0, "within": 0}
+    assert report()["cars_under_both_labels"] == 1
+    assert listed("artifacts/exclusions.csv") == []
+    (workspace.data / "train/dirty/car_7_copy.jpg").write_bytes(car(1))  # but one photo under both labels is
+    workspace.refuses("split_check", "both labels", "train/clean/car_7.jpg", "train/dirty/car_7_copy.jpg")
 
 
 @pytest.mark.parametrize("regex", ["car_[0-9]+", "car_([0-9]+"])

@@ -101,8 +101,8 @@ def components(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, .
 def groups(scanned: Sequence[ScannedPhoto], links: Sequence[Link]) -> list[Group]:
     """What links of any kind come to: conflicts first, then leaks, then copies within a split.
 
-    Last come scenes. One id under both labels is no conflict, and neither is one shot that differs in a part: a car is
-    dirty before the wash and clean after it. One id within a split is no finding.
+    Last come scenes. One id under both labels is no conflict: a dirty car has clean sides. Neither is one shot that
+    differs in a part: a car is dirty before the wash and clean after it. One id within a split is no finding.
     """
     of = {one.name: one for one in scanned}
     copies, shots, cars, views = (_joined(of, links, by) for by in (COPIES, SHOTS, JOINING, (*SHOTS, "scene")))

@@ -52,6 +52,7 @@ def report(checked: Checked) -> dict[str, Any]:
         "odd": _oddities(checked),
         "duplicates": {"exact": by_kind(*EXACT), "near": by_kind("near")},
         "ids_in_several_splits": sum(group.how == "id" for group in checked.groups),
+        "cars_under_both_labels": cars_under_both_labels(checked),
         "excluded": dict(sorted(excluded.items())),
         "kept_in_test": {ruling.defect: ruling.kept_in_test for ruling in checked.rulings if ruling.policy == "drop"},
         "shortcut_auc": {one.feature: round(one.auc, 2) for one in checked.shortcuts},
@@ -68,6 +69,12 @@ def count_photos(scanned: Sequence[ScannedPhoto]) -> dict[str, dict[str, int]]:
     count = Counter((one.split, CLASSES[one.photo.label]) for one in scanned)
     splits = dict.fromkeys(one.split for one in scanned)
     return {split: {label: count[split, label] for label in sorted(CLASSES)} for split in splits}
+
+
+def cars_under_both_labels(checked: Checked) -> int:
+    """Cars with clean and dirty photos among those that are used: no defect, for each photo shows one side."""
+    labels = {(checked.group_of[one.name], one.photo.label) for one in checked.usable}
+    return len(labels) - len({car for car, _ in labels})
 
 
 def _oddities(checked: Checked) -> dict[str, int]:
