@@ -23,11 +23,11 @@ from serving.settings import Settings
 from serving.verdict.rule import Rule, Threshold
 from serving.web import state
 from stages.common.base.params import load
-from stages.threshold.cars import car_thresholds
+from stages.threshold.cars import CarThreshold, car_outcomes, car_thresholds, seen_in_views
 from stages.threshold.params import Params, ThresholdParams
 from tests.support.live import photo
 from tests.support.onnx_models import brightness, properties, write_model
-from tests.support.simulated_cars import draw, violated
+from tests.support.simulated_cars import Photos, draw, violated
 from tests.support.workspace import ROOT
 
 
@@ -36,19 +36,45 @@ def params() -> ThresholdParams:
     return load(Params, ROOT / "params.yaml").threshold
 
 
+def thresholds(cars: Photos, params: ThresholdParams) -> dict[str, CarThreshold]:
+    seen = seen_in_views(*cars)
+    assert seen is not None
+    return car_thresholds(seen, params)
+
+
 def test_each_number_of_views_has_its_own_threshold(params: ThresholdParams) -> None:
-    found = car_thresholds(*draw(np.random.default_rng(1), 800, 4), params)
-    assert found and list(found) == ["1", "2", "3", "4", "any"]
+    found = thresholds(draw(np.random.default_rng(1), 800, 4), params)
+    assert list(found) == ["1", "2", "3", "4", "any"]
     assert [one.certified for one in found.values()] == [False, True, True, True, True]  # one side hides too much
     assert found["2"].threshold > found["4"].threshold == found["any"].threshold and found["any"].cars == 800
 
 
 def test_few_cars_are_said_and_photos_alone_are_no_cars(params: ThresholdParams) -> None:
     is_clean, p_clean, cars = draw(np.random.default_rng(1), 800, 1)
-    assert car_thresholds(is_clean, p_clean, cars, params) is None
+    assert seen_in_views(is_clean, p_clean, cars) is None
     cars[1] = cars[0]
-    found = car_thresholds(is_clean, p_clean, cars, params)
-    assert found and found["any"].certified and not found["2"].certified and "59" in str(found["2"].reason)
+    found = thresholds((is_clean, p_clean, cars), params)
+    assert found["any"].certified and not found["2"].certified and "59" in str(found["2"].reason)
+
+
+def test_a_photo_that_is_not_usable_counts_for_the_label_alone() -> None:
+    cars, p_clean = np.array(["a", "a", "b", "b", "c"]), np.array([0.9, 0.1, 0.8, 0.7, 0.2])
+    is_clean, usable = np.array([True, False, True, True, False]), np.array([True, False, True, True, False])
+    seen = seen_in_views(is_clean, p_clean, cars, usable)
+    assert seen is not None and [len(one.lowest) for one in seen.values()] == [2, 1, 0, 0, 2]
+    assert list(seen["any"].is_clean) == [False, True] and list(seen["any"].lowest) == [0.9, 0.7]
+
+
+def test_how_thresholds_turn_out_on_other_cars() -> None:
+    one = CarThreshold(0.5, True, None, 59, 9, 0.9)
+    cars, p_clean = np.array(["a", "a", "b", "b", "c", "c", "d"]), np.array([0.9, 0.8, 0.8, 0.4, 0.6, 0.7, 0.9])
+    seen = seen_in_views(np.array([True, True, True, True, True, False, True]), p_clean, cars)
+    assert seen is not None
+    found = car_outcomes(seen, dict.fromkeys(seen, one))
+    assert list(found) == ["1", "2", "any"]
+    counts = {"cars": 3, "dirty": 1, "dirty_as_clean": 1}
+    assert found["2"] == counts | {"precision_clean": 0.5, "recall_clean": 0.5, "false_clean_rate": 1.0}
+    assert found["any"]["cars"] == 4 and found["any"]["recall_clean"] == pytest.approx(2 / 3)
 
 
 def test_the_promise_is_kept_in_simulation(params: ThresholdParams) -> None:

@@ -16,7 +16,7 @@ from stages.common.base.params import load
 from stages.common.base.paths import REPORTS, THRESHOLD
 from stages.common.base.photos import Predictions, read_predictions
 from stages.common.rates import outcome, verdicts
-from stages.threshold.cars import car_thresholds
+from stages.threshold.cars import car_outcomes, car_thresholds, seen_in_views
 from stages.threshold.choose import choose_low_threshold, choose_threshold, one_per_car
 from stages.threshold.decision import Decision
 from stages.threshold.params import Params, ThresholdParams
@@ -123,6 +123,9 @@ def main() -> None:
     val, test = (read_predictions(split) for split in ("val", "test"))
     refusal = decide_refusal(val, params)
     limit = np.inf if refusal.max_distance is None else refusal.max_distance
+    cars, test_cars = (
+        seen_in_views(one.is_clean, one.p_clean, one.groups, one.distance <= limit) for one in (val, test)
+    )
     val = val.within(limit)
     counted = val.is_clean[one_per_car(val.groups, len(val.groups))]
     if counted.all() or not counted.any():
@@ -136,11 +139,12 @@ def main() -> None:
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
     rule = Rule(clean.threshold, low.threshold if low else None, limit)
     found = describe(rule, refusal, decisions, params)
-    cars = car_thresholds(val.is_clean, val.p_clean, val.groups, params)
-    found["cars"] = cars and {views: asdict(one) for views, one in cars.items()}
+    thresholds = cars and car_thresholds(cars, params)
+    found["cars"] = thresholds and {views: asdict(one) for views, one in thresholds.items()}
     turned_out = outcome(test.is_clean, verdicts(rule, test.p_clean, test.distance))
+    on_test = {"test": turned_out, "test_cars": test_cars and thresholds and car_outcomes(test_cars, thresholds)}
     tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=val.groups)
-    report = found | {"test": turned_out, "at_dirty_shares": tables.shares, "at_targets": tables.targets}
+    report = found | on_test | {"at_dirty_shares": tables.shares, "at_targets": tables.targets}
     write_atomically({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})
     certified = "certified" if found["certified"] else "NOT certified"
     print(f"T_clean {rule.t_clean:.4f}, {certified} as one of {params.tries} (threshold.tries); on test: {turned_out}")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.verdict.rule import Rule
 from stages.common.bounds import units_for
+from stages.common.rates import Outcome, outcome, verdicts
 from stages.threshold.choose import choose_threshold
 from stages.threshold.params import ThresholdParams
 
 VIEWS = (1, 2, 3, 4)
 ANY = "any"
+OUTCOME = ("dirty_as_clean", "precision_clean", "recall_clean", "false_clean_rate")
 
 
 @dataclass(frozen=True)
@@ -28,24 +32,30 @@ class CarThreshold:
     recall: float | None
 
 
-def car_thresholds(
+class Seen(NamedTuple):
+    """Cars of which so many photos are looked at, `[C]` each."""
+
+    is_clean: NDArray[np.bool_]  # by all photos of the car, also those that are not looked at
+    lowest: NDArray[np.float64]  # the least p_clean of those that are
+
+
+def seen_in_views(
     is_clean: NDArray[np.bool_],
     p_clean: NDArray[np.float64],
     cars: NDArray[np.str_],
-    params: ThresholdParams,
-    *,
-    foretell: bool = True,
-) -> dict[str, CarThreshold] | None:
-    """For cars seen in 1 to 4 photos and in any number, by these; None where no car has two. All arrays `[N]`.
+    usable: NDArray[np.bool_] | slice = slice(None),
+) -> dict[str, Seen] | None:
+    """The cars with 1 to 4 usable photos and with any number, by these; None where no car has two. Arrays `[N]`.
 
-    A car is dirty if a photo of it is. The photos that stand for it are drawn from a fixed seed, blind to label and
-    score; for `any` it is all of them. foretell: as in `choose_threshold`.
+    A car is dirty if a photo of it is, usable or not. The photos that stand for a car are drawn from a fixed seed,
+    blind to label and score; for `any` it is all of them.
     """
     names, car = np.unique(cars, return_inverse=True)
-    count = np.bincount(car)
-    if count.max() < 2:
-        return None
     clean_car = np.bincount(car, weights=~is_clean) == 0
+    car, p_clean = car[usable], p_clean[usable]
+    count = np.bincount(car, minlength=len(names))
+    if count.max(initial=0) < 2:
+        return None
     shuffled = np.random.default_rng(0).permutation(len(car))
     order = shuffled[np.argsort(car[shuffled], kind="stable")]  # photos by car, at random within each
     turn = np.arange(len(car)) - np.repeat(np.cumsum(count) - count, count)
@@ -54,7 +64,23 @@ def car_thresholds(
         seen, taken = count >= least, order[turn < most]
         lowest = np.full(len(names), np.inf)
         np.minimum.at(lowest, car[taken], p_clean[taken])
-        found[views] = _certify(clean_car[seen], lowest[seen], params, foretell)
+        found[views] = Seen(clean_car[seen], lowest[seen])
+    return found
+
+
+def car_thresholds(seen: dict[str, Seen], params: ThresholdParams, *, foretell: bool = True) -> dict[str, CarThreshold]:
+    """The threshold for each number of views. foretell: as in `choose_threshold`."""
+    return {views: _certify(*cars, params, foretell) for views, cars in seen.items()}
+
+
+def car_outcomes(seen: dict[str, Seen], thresholds: dict[str, CarThreshold]) -> dict[str, Outcome]:
+    """How the thresholds turn out on other cars, by the number of views; nothing where no car has so many."""
+    found = {}
+    for views, cars in seen.items():
+        if len(cars.lowest):
+            rates = outcome(cars.is_clean, verdicts(Rule(thresholds[views].threshold), cars.lowest))
+            counts = {"cars": len(cars.lowest), "dirty": int((~cars.is_clean).sum())}
+            found[views] = counts | {name: rates[name] for name in OUTCOME}
     return found
 
 

@@ -1,53 +1,92 @@
 """Simulated cars in several photos, whose views are correlated; and what a threshold does on a million of them.
 
-A fifth is dirty. Each side of a dirty car shows it with probability 0.7, and at least one side does. The scores of one
-car's photos share half of their variance.
+A fifth is dirty. Each side of a dirty car shows it with probability SHOWS, and at least one side does. The scores of
+one car's photos share half of their variance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from stages.threshold.cars import car_thresholds
+from stages.threshold.cars import car_thresholds, seen_in_views
 from stages.threshold.params import ThresholdParams
 
 DIRTY, SHOWS, SHARED, APART = 0.2, 0.7, 0.5, 3.0  # APART: between the mean logits of clean and dirty views
 POPULATION = 1_000_000
 
-Cars = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_]]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Photos = tuple[Bools, Floats, NDArray[np.str_]]
+Aggregate = Callable[[Floats], Floats]  # the logits [C, K] of the views of each car -> its score [C]; inf: no view
 
 
-def draw(rng: np.random.Generator, cars: int, views: int) -> Cars:
-    """Photos of simulated cars, `[cars * views]` each: is_clean, p_clean, car."""
+class Cars(NamedTuple):
+    """`[C, K]` each."""
+
+    shows: Bools  # whether a view shows dirt
+    logit: Floats
+
+    @property
+    def is_clean(self) -> Bools:
+        """By all views, `[C]`."""
+        return np.asarray(~self.shows.any(1))
+
+    def photos(self) -> Photos:
+        """is_clean, p_clean, car, `[C * K]` each."""
+        cars, views = self.shows.shape
+        return ~self.shows.ravel(), expit(self.logit.ravel()), np.repeat(np.arange(cars), views).astype(str)
+
+
+def draw_cars(rng: np.random.Generator, cars: int, views: int, shows: float = SHOWS) -> Cars:
+    """Simulated cars with so many photos."""
     dirty = rng.random(cars) < DIRTY
-    shows = dirty[:, None] & (rng.random((cars, views)) < SHOWS)
-    shows[dirty & ~shows.any(1), 0] = True
+    found = dirty[:, None] & (rng.random((cars, views)) < shows)
+    hidden = np.flatnonzero(dirty & ~found.any(1))
+    found[hidden, rng.integers(views, size=len(hidden))] = True
     noise = np.sqrt(SHARED) * rng.normal(size=(cars, 1)) + np.sqrt(1 - SHARED) * rng.normal(size=(cars, views))
-    logit = APART * (0.5 - shows) + noise
-    return ~shows.ravel(), expit(logit.ravel()), np.repeat(np.arange(cars), views).astype(str)
+    return Cars(found, APART * (0.5 - found) + noise)
+
+
+def draw(rng: np.random.Generator, cars: int, views: int) -> Photos:
+    """Their photos."""
+    return draw_cars(rng, cars, views).photos()
+
+
+def minimum(logits: Floats) -> Floats:
+    """The aggregate that the pipeline uses."""
+    return np.asarray(logits.min(1))
+
+
+class Population:
+    """A million cars, all views of which are known, judged by some: precision and recall of clean at a threshold."""
+
+    def __init__(self, is_clean: Bools, score: Floats) -> None:
+        order = np.argsort(-score)
+        self.score, self.clean = -score[order], np.cumsum(is_clean[order])
+
+    def at(self, threshold: float) -> tuple[float, float]:
+        """The threshold is one on sigmoid(score)."""
+        passed = int(np.searchsorted(self.score, -logit(threshold), side="right"))
+        if not passed:
+            return 1.0, 0.0
+        return float(self.clean[passed - 1] / passed), float(self.clean[passed - 1] / self.clean[-1])
 
 
 @cache
-def _population(views: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    is_clean, p_clean, _ = draw(np.random.default_rng(10**6), POPULATION, views)
-    clean: NDArray[np.bool_] = np.all(is_clean.reshape(-1, views), axis=1)
-    return clean, p_clean.reshape(-1, views).min(1)
-
-
-def in_production(threshold: float, views: int) -> tuple[float, float]:
-    """Precision and recall of clean at a threshold on the least p_clean, over a million cars."""
-    is_clean, lowest = _population(views)
-    passed = lowest >= threshold
-    return float(is_clean[passed].mean()) if passed.any() else 1.0, float(passed[is_clean].mean())
+def _population(views: int) -> Population:
+    cars = draw_cars(np.random.default_rng(10**6), POPULATION, views)
+    return Population(cars.is_clean, minimum(cars.logit))
 
 
 def violated(rng: np.random.Generator, cars: int, views: int, params: ThresholdParams) -> bool:
     """Whether a certified threshold of one draw breaks its promise."""
-    found = car_thresholds(*draw(rng, cars, views), params, foretell=False)
-    assert found is not None
-    one = found[str(views)]
-    return one.certified and in_production(one.threshold, views)[0] < params.target_precision_clean
+    seen = seen_in_views(*draw(rng, cars, views))
+    assert seen is not None
+    one = car_thresholds(seen, params, foretell=False)[str(views)]
+    return one.certified and _population(views).at(one.threshold)[0] < params.target_precision_clean
