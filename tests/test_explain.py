@@ -66,6 +66,26 @@ def test_the_path(tmp_path: Path) -> None:
     assert {name: told[name] for name in ("label", "p_clean", "model")}.items() <= answer.items()
 
 
+@pytest.mark.parametrize(("cells", "by_default"), [(0, "occlusion"), (8, "occlusion"), (16, "cam")])
+def test_the_map_of_the_network_itself(tmp_path: Path, cells: int, by_default: str) -> None:
+    """Where there is one, if it was asked for or is fine enough."""
+    pair = write_pair(tmp_path, t_clean=0.5, cells=cells, max_distance=0.9)
+    client = create_app(Settings.from_env({"MODEL_PATH": str(pair.model)})).test_client()
+
+    def asked(query: str) -> tuple[int, dict[str, object]]:
+        answer = client.post("/explain/file" + query, data={"file": (io.BytesIO(photo(200)), "a.jpg")})
+        return answer.status_code, answer.get_json(force=True)
+
+    assert asked("")[1]["method"] == by_default
+    assert asked("?method=occlusion")[1]["method"] == "occlusion"
+    status, answer = asked("?method=cam")
+    assert status == (200 if cells else 400)
+    if cells:
+        assert np.shape(answer["grid"]) == (cells, cells)
+        assert np.allclose(answer["grid"], np.float64(answer["p_clean"]) - 0.5, atol=0.01)
+    assert asked("?method=other")[0] == 400
+
+
 @pytest.mark.parametrize(("data", "status"), [(b"%PDF-1.7", 415), (b"", 400), (photo()[:200], 400)])
 def test_what_is_no_photo(tmp_path: Path, data: bytes, status: int) -> None:
     assert ask(make(tmp_path), data)[0] == status

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 PREFIX = "dirtycar."  # of every metadata key
 SAMPLE_PHOTOS = "8e852cbea2270e0b6d91934a5fdeef87a31b9a338180d43fe834aa8e15c9ec9d"  # data_version of the drawn photos
 DISTANCE = "distance"  # the second output of files that tell whether a photo shows a car
+MAP = "map"  # the last output of files that tell where the logit comes from, [N, h, w]
+_ONLY = ort.RunOptions()
+_ONLY.only_execute_path_to_fetches = True  # what is not asked for costs nothing
 THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 CARD = PREFIX + "card"  # the model card in Markdown; files of earlier versions have none
 
@@ -87,7 +90,8 @@ class Network:
         providers = providers or default_providers(self.metadata.target)
         self.session = _open_session(path, content, providers, threads or usable_cores())
         self.image_size = _check_signature(self.session, self.metadata, path, self.output)
-        self.measures_distance = DISTANCE in [output.name for output in self.session.get_outputs()]
+        outputs = {output.name: output for output in self.session.get_outputs()}
+        self.measures_distance, self.gives_map = DISTANCE in outputs, MAP in outputs
         self.sha256 = hashlib.sha256(content).hexdigest()
 
     @property
@@ -102,7 +106,7 @@ class Network:
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
-        result: NDArray[np.float32] = self.session.run([self.output], {"image": images})[0]
+        result: NDArray[np.float32] = self.session.run([self.output], {"image": images}, _ONLY)[0]
         return result
 
     def run_both(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -110,7 +114,12 @@ class Network:
         if not self.measures_distance:
             scores = self.run(images)
             return np.stack([scores, np.zeros_like(scores)], 1)
-        return np.stack(self.session.run([self.output, DISTANCE], {"image": images}), 1)
+        return np.stack(self.session.run([self.output, DISTANCE], {"image": images}, _ONLY), 1)
+
+    def map(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Float32 `[N, h, w]`, of a file that `gives_map`: each place's part in the logit, which is the map's mean."""
+        result: NDArray[np.float32] = self.session.run([MAP], {"image": images}, _ONLY)[0]
+        return result
 
 
 class Predictor(Network):
@@ -195,16 +204,15 @@ def _open_session(model: Path, content: bytes, providers: Sequence[str], threads
 
 
 def _check_signature(session: ort.InferenceSession, metadata: Metadata, path: Path, output: str) -> int:
-    """The image size S of a model `image: uint8 [N, S, S, 3] -> output: float32 [N]` and perhaps `distance`, likewise;
-    raises ModelError otherwise."""
+    """The image size S of a model `image: uint8 [N, S, S, 3] -> output: float32 [N]` and perhaps `distance`, likewise,
+    and `map`: `[N, h, w]`; raises ModelError otherwise."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     size = int(metadata.image_size) if metadata.image_size.isdecimal() else 0
     wanted_in = ("image", "tensor(uint8)", [size, size, 3])
-    wanted_out = [(name, "tensor(float)", 1) for name in (output, DISTANCE)]
+    wanted_out = (output, "tensor(float)", 1)
+    optional = {(DISTANCE, "tensor(float)", 1), (MAP, "tensor(float)", 3)}
     found_in = [(x.name, x.type, x.shape[1:]) for x in inputs]
     found_out = [(x.name, x.type, len(x.shape)) for x in outputs]
-    if size < 1 or found_in != [wanted_in] or found_out not in (wanted_out[:1], wanted_out):
-        raise ModelError(
-            f"{path} has inputs {found_in} and outputs {found_out}, expected {wanted_in} -> {wanted_out[0]}"
-        )
+    if size < 1 or found_in != [wanted_in] or found_out[:1] != [wanted_out] or not set(found_out[1:]) <= optional:
+        raise ModelError(f"{path} has inputs {found_in} and outputs {found_out}, expected {wanted_in} -> {wanted_out}")
     return size

@@ -6,22 +6,25 @@ import base64
 import io
 import threading
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from flask import Response, g, jsonify
 from flask_openapi3 import APIBlueprint
 from numpy.typing import NDArray
 
-from serving.explain import occlusion, overlay
+from serving.engine.deployment import Deployment
+from serving.explain import GRID, occlusion, overlay
 from serving.photo.decode import open_photo, upright_rgb
 from serving.web.predict import FORM, FORM_OVERHEAD, SECURITY, guard
 from serving.web.problems import Kind, Problem
-from serving.web.schemas import Explanation, PhotoForm, problems
+from serving.web.schemas import ExplainQuery, Explanation, PhotoForm, problems
 from serving.web.state import current
 
 SIDE = 640  # pixels of the overlay's longer side
 CAUTION = "The map shows where the score comes from, not that the reason is right."
+
+Method = Literal["occlusion", "cam"]
 
 _RESPONSES: dict[Any, Any] = {200: Explanation} | problems(400, 401, 413, 415, 503)
 _place = threading.BoundedSemaphore(1)
@@ -36,16 +39,18 @@ def _guard() -> None:
 
 
 @explain.post("/explain/file", summary="Where a verdict comes from", responses=_RESPONSES)
-def explain_file(form: PhotoForm) -> Response:
+def explain_file(form: PhotoForm, query: ExplainQuery) -> Response:
     """What each part of a photo adds to the logit of clean, as numbers and as a picture over the photo."""
     settings, deployment = current().settings, current().engine.deployment
+    if query.method == "cam" and not deployment.predictor.gives_map:
+        raise Problem(Kind.BAD_REQUEST, f"{deployment.version} has no map of its own; method=occlusion explains it")
     photo = form.file.read()
     if not _place.acquire(blocking=False):
         raise Problem(Kind.OVERLOADED, "another photo is being explained", reason="explanations")
     try:
         pixels = deployment.pixels(photo, settings, deadline=time.monotonic() + settings.request_seconds / 2)
         p_clean, distance = deployment.predictor.run_both(pixels[None])[0].tolist()
-        grid = occlusion(lambda images: _logit(deployment.predictor.p_clean(images)), pixels, deployment.max_batch)
+        method, grid = _explained(deployment, pixels, query.method)
         shown = upright_rgb(open_photo(photo, max_pixels=settings.max_pixels), SIDE)
         shown.thumbnail((SIDE, SIDE))
         buffer = io.BytesIO()
@@ -57,12 +62,24 @@ def explain_file(form: PhotoForm) -> Response:
         label=g.verdicts[0],
         p_clean=round(p_clean, 6),
         model=deployment.version,
-        method="occlusion",
+        method=method,
         grid=[[round(cell, 4) for cell in row] for row in grid.tolist()],
         overlay="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
         caution=CAUTION,
     )
     return jsonify(answer.model_dump())
+
+
+def _explained(
+    deployment: Deployment, pixels: NDArray[np.uint8], method: Method | None
+) -> tuple[Method, NDArray[np.float64]]:
+    """By the method that was asked for, or the best; rows of cells."""
+    predictor = deployment.predictor
+    if method != "occlusion" and predictor.gives_map:
+        grid = predictor.map(pixels[None])[0].astype(np.float64)
+        if method == "cam" or min(grid.shape) >= GRID:
+            return "cam", grid
+    return "occlusion", occlusion(lambda images: _logit(predictor.p_clean(images)), pixels, deployment.max_batch)
 
 
 def _logit(p_clean: NDArray[np.float32]) -> NDArray[np.float64]:

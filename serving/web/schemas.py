@@ -76,14 +76,25 @@ class VerdictAnswer(BaseModel):
     audit: bool | None = Field(None, description="Drawn for people to judge; only where the service draws photos")
 
 
+class ExplainQuery(BaseModel):
+    """How a verdict is explained."""
+
+    method: Literal["occlusion", "cam"] | None = Field(
+        None, description="By default cam where it is as fine as occlusion, which is 14 x 14; not every model has cam"
+    )
+
+
 class Explanation(BaseModel):
     """Where a verdict comes from; not whether the reason is right."""
 
     label: Literal["clean", "dirty", "uncertain", "unusable"]
     p_clean: float = Field(ge=0, le=1)
     model: str
-    method: Literal["occlusion"]
-    grid: list[list[float]] = Field(description="Rows from the top: how much the logit of clean falls without the cell")
+    method: Literal["occlusion", "cam"]
+    grid: list[list[float]] = Field(
+        description="Rows from the top. occlusion: how much the logit of clean falls without the cell; cam: the cell's "
+        "own logit of clean, and their mean is the logit"
+    )
     overlay: str = Field(description="The photo under the grid, as a data: URI of a PNG")
     caution: str
 

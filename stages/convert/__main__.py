@@ -29,6 +29,7 @@ from stages.common.model import Checkpoint, Normalise
 from stages.common.pixels.photo_set import PhotoSet, batch_size
 from stages.common.scoring.score import pick_device, score
 from stages.convert import candidates
+from stages.convert.cam import add_map
 from stages.convert.candidates import Candidate, Floats
 from stages.convert.car_check import GALLERY, add_distance
 from stages.convert.graph import to_onnx
@@ -120,14 +121,14 @@ class Trial:
         judged = candidates.judge(self.is_clean, self.reference, answers, self.params.max_auc_loss)
         return Candidate(content, network, judged)
 
-    def with_distance(self, precision: str, chosen: Candidate) -> bytes:
-        """The candidate's file, with its second output where `convert.car_check` wants one."""
-        if not self.params.car_check:
-            return chosen.content
-        model = add_distance(
-            onnx.load_from_string(chosen.content), PhotoSet(self.data, self.gallery, self.photos.size),
-            lambda features: build(precision, features, self.calibration),
-        )  # fmt: skip
+    def with_outputs(self, precision: str, chosen: Candidate) -> bytes:
+        """The candidate's file, with a distance if `convert.car_check` wants one and a map where there can be one."""
+        model = add_map(onnx.load_from_string(chosen.content), self.fp32)
+        if self.params.car_check:
+            model = add_distance(
+                model, PhotoSet(self.data, self.gallery, self.photos.size),
+                lambda features: build(precision, features, self.calibration),
+            )  # fmt: skip
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 
@@ -175,7 +176,7 @@ def main() -> None:
         raise StageError(f"{' and '.join(wanted)} did not pass; see `convert` in params.yaml")
     chosen = tried[passed[0]]
     assert isinstance(chosen, Candidate)
-    write_atomically({NETWORK: trial.with_distance(passed[0], chosen), REPORT: json_bytes(report)})
+    write_atomically({NETWORK: trial.with_outputs(passed[0], chosen), REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.model.golden import CANDIDATES, Golden, images, pick
-from serving.model.predictor import CARD, GOLDEN, THRESHOLD, Network, Predictor
+from serving.model.predictor import CARD, GOLDEN, MAP, THRESHOLD, Network, Predictor
 from serving.verdict.rule import Threshold, read_threshold
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_atomically
@@ -60,11 +60,29 @@ def bundle(network: onnx.ModelProto, calibration: Calibration, properties: Mappi
         helper.make_node("Cast", ["p_clean_64"], ["p_clean"], "calibration_round", to=TensorProto.FLOAT),
     ])  # fmt: skip
     graph.output[0].name = "p_clean"
+    _calibrate_map(graph)
     onnx.checker.check_model(model, full_check=True)
     own = {entry.key: entry.value for entry in network.metadata_props}
     helper.set_model_props(model, own | dict(properties))
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _calibrate_map(graph: onnx.GraphProto) -> None:
+    """Where there is a map of the logit: of the calibrated one, so that its mean is the log-odds of p_clean."""
+    squeeze = next((node for node in graph.node if MAP in node.output), None)
+    if squeeze is None:
+        return
+    squeeze.name = squeeze.output[0] = f"{MAP}/uncalibrated"
+    steps = [
+        ("Mul", squeeze.name, "calibration_scale", f"{MAP}/scaled"),
+        ("Add", f"{MAP}/scaled", "calibration_offset", MAP),
+    ]
+    for operator, before, constant, after in steps:
+        graph.node.append(
+            helper.make_node("Cast", [constant], [f"{constant}_32"], f"{constant}_32", to=TensorProto.FLOAT)
+        )
+        graph.node.append(helper.make_node(operator, [before, f"{constant}_32"], [after], after))
 
 
 def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:

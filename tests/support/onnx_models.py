@@ -42,11 +42,12 @@ def write_pair(
     certified: bool = True,
     work: int = 0,
     max_distance: float | None = None,
+    cells: int = 0,
     **metadata: str,
 ) -> Pair:
     """Write best.onnx and threshold.json. The model's p_clean is the photo's mean brightness, 0 black to 1 white;
     `work` adds that many useless matrix products, to make it slow; with `max_distance` it also tells a distance, which
-    is 1 - brightness; `metadata` replaces single keys."""
+    is 1 - brightness; with `cells` a map of so many a side, of brightness - 0.5; `metadata` replaces single keys."""
     folder.mkdir(parents=True, exist_ok=True)
     pair = Pair(folder / "best.onnx", folder / "threshold.json")
     threshold = {"T_clean": t_clean, "T_low": t_low, "certified": certified, "target_precision_clean": 0.95}
@@ -56,7 +57,7 @@ def write_pair(
     facts = replace(METADATA, **{"image_size": str(size), **metadata})
     write_model(
         pair.model,
-        brightness(size, work, distance=max_distance is not None),
+        brightness(size, work, distance=max_distance is not None, cells=cells),
         properties(pair.threshold.read_text(), size, facts),
     )
     return pair
@@ -78,7 +79,7 @@ def write_model(path: Path, graph: onnx.GraphProto, properties: dict[str, str]) 
     partial.replace(path)
 
 
-def brightness(size: int, work: int = 0, *, distance: bool = False) -> onnx.GraphProto:
+def brightness(size: int, work: int = 0, *, distance: bool = False, cells: int = 0) -> onnx.GraphProto:
     """image: uint8 [N, size, size, 3] -> p_clean: float32 [N], the mean over 255; 1 - that as distance, if wanted."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])
     p_clean = helper.make_tensor_value_info("p_clean", TensorProto.FLOAT, ["N"])
@@ -107,4 +108,16 @@ def brightness(size: int, work: int = 0, *, distance: bool = False) -> onnx.Grap
     if distance:
         nodes.append(helper.make_node("Sub", ["one", "p_clean"], ["distance"]))
         outputs.append(helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]))
+    if cells:
+        constants.append(helper.make_tensor("channels", TensorProto.INT64, [1], [1]))
+        constants.append(helper.make_tensor("half", TensorProto.FLOAT, [], [127.5]))
+        side = [size // cells] * 2
+        nodes += [
+            helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["planes"], ["blocks"], kernel_shape=side, strides=side),
+            helper.make_node("ReduceMean", ["blocks", "channels"], ["grey"], keepdims=0),
+            helper.make_node("Sub", ["grey", "half"], ["centred"]),
+            helper.make_node("Div", ["centred", "white"], ["map"]),
+        ]
+        outputs.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, ["N", cells, cells]))
     return helper.make_graph(nodes, "brightness", [image], outputs, constants)
