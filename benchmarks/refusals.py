@@ -51,10 +51,10 @@ def distances(photos: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDAr
 def refuse_drawn(count: int) -> None:
     """Print the share of drawn pictures that are refused, by kind, and that of the photos of cars in test."""
     predictor = Predictor(MODEL)
-    limit, refused = predictor.threshold.rule.max_distance, defaultdict[str, list[bool]](list)
+    limit, refused = predictor.threshold.rule.limits.max_distance, defaultdict[str, list[bool]](list)
     for index in range(count):
         kind, photo = draw_not_car(SEED, index)
-        (_, distance), *_ = predictor.scores(decode(photo, predictor.image_size)[None])
+        (_, distance, *_), *_ = predictor.scores(decode(photo, predictor.image_size)[None])
         refused[kind].append(bool(distance > limit))
     every = [one for found in refused.values() for one in found]
     with (PREDICTIONS / "test.csv").open(newline="") as file:

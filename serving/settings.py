@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from serving.photo.cores import usable_cores
 from serving.photo.header import MAX_PIXELS
 from serving.process import cards
 from serving.verdict.errors import UserError
-from serving.verdict.rule import Rule, Threshold, ThresholdError
+from serving.verdict.rule import Limits, Rule, Threshold, ThresholdError
 
 MIB = 1024 * 1024
 MEMORY_PER_CORE = 768 * MIB
@@ -175,7 +174,7 @@ class Settings(BaseModel):
         t_clean = threshold.rule.t_clean if high is None else high
         t_low = threshold.rule.t_low if self.t_low is None else self.t_low
         try:
-            return Rule(t_clean, t_low, threshold.rule.max_distance if self.refuse else math.inf)
+            return Rule(t_clean, t_low, threshold.rule.limits if self.refuse else Limits())
         except ThresholdError as error:
             raise ThresholdError(f"{error} (with {self.override} from the environment)") from None
 

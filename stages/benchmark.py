@@ -75,7 +75,7 @@ def speed(predictor: Predictor, contents: list[bytes], seconds: float) -> dict[s
             return np.stack(list(pool.map(decode, islice(photos, count), repeat(size))))
 
         def judge(count: int) -> None:
-            verdicts(rule, predictor.p_clean(pixels(count)))
+            verdicts(rule, predictor.scores(pixels(count))[:, 0])
 
         for batch in BATCHES:
             images = pixels(batch)
@@ -107,10 +107,11 @@ def cold_start(provider: str, content: bytes) -> dict[str, float]:
 
 def as_served(predictor: Predictor, data: Data, photos: list[Photo]) -> dict[str, Any]:
     """The verdicts of the file that is served, on the test photos."""
-    p_clean = PhotoSet(data, photos, predictor.image_size).outputs(predictor.run)
+    pixels = PhotoSet(data, photos, predictor.image_size)
+    scores = np.column_stack([pixels.outputs(predictor.scores), pixels.sides()])
     is_clean = np.array([photo.label == CLEAN for photo in photos])
-    auc = float(roc_auc_score(is_clean, p_clean))
-    return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, p_clean))}
+    auc = float(roc_auc_score(is_clean, scores[:, 0]))
+    return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, scores[:, 0], scores[:, 1:]))}
 
 
 def show(report: dict[str, Any]) -> None:

@@ -232,7 +232,7 @@ def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
     def slow(self: Predictor, images: np.ndarray) -> np.ndarray:
         entered.release()
         release.wait(20)
-        return np.ones((len(images), 2), np.float32)
+        return np.ones((len(images), 4), np.float32)
 
     monkeypatch.setattr(Predictor, "scores", slow)
     with ThreadPoolExecutor(2) as clients:
@@ -332,7 +332,7 @@ def test_a_stuck_process_says_so(pair: Pair) -> None:
 
 def test_nan_is_no_verdict(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     client = make_app(pair).test_client()
-    monkeypatch.setattr(Predictor, "scores", lambda self, images: np.full((len(images), 2), np.nan, np.float32))
+    monkeypatch.setattr(Predictor, "scores", lambda self, images: np.full((len(images), 4), np.nan, np.float32))
     assert_problem(post(client, photo()), 500, "internal")
 
 

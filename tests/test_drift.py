@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from playwright import sync_api
 
+from serving.verdict.rule import Measures
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_json
 from tests.support.live import photo, running
@@ -85,12 +86,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = Path(f"artifacts/predictions/{split}.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
-            csv.writer(file).writerows(
-                [
-                    ("path", "label", "logit", "p_clean", "distance", "group", "source"),
-                    *((*row, 0, row[0], "") for row in rows),
-                ]
-            )
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "logit", "p_clean", *Measures._fields, "group", "source"])
+            writer.writerows([*row, *Measures(), row[0], ""] for row in rows)
     row = {"dirty_share": 0.2, "precision": 0.97, "precision_low": 0.96}
     promise = {"clean": {"target_precision": 0.95}}
     write_json(Path("reports/threshold.json"), {"T_clean": T, "promise": promise, "at_dirty_shares": [row]})

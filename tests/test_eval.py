@@ -170,7 +170,8 @@ def test_what_the_stage_writes(pipeline: Workspace) -> None:
     for split in ("val", "test"):
         with (pipeline.folder / f"artifacts/predictions/{split}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert list(rows[0]) == ["path", "label", "logit", "p_clean", "distance", "group", "source"]
+        header = "path,label,logit,p_clean,distance,brightness,sharpness,side,group,source"
+        assert list(rows[0]) == header.split(",")
         files = {str(path.relative_to(pipeline.data)) for path in (pipeline.data / split).rglob("*.jpg")}
         assert {row["path"] for row in rows} == files
         assert all(row["path"].split("/")[1] == row["label"] for row in rows)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from serving.photo import header, pool
-from serving.photo.decode import decode, decode_here, is_light, open_photo
+from serving.photo.decode import decode, decode_here, open_photo
 from serving.photo.errors import BrokenPhoto, DecodersBusy, PhotoError, PhotoTooCostly, PhotoTooLarge, UnsupportedPhoto
 from serving.photo.header import MIB
 from tests.support import photos_hostile as hostile
@@ -99,7 +99,7 @@ def test_a_jpeg_that_lacks_its_end(progressive: bool, lacking: int) -> None:
 def test_another_process_gives_the_same_pixels(kind: str) -> None:
     rng = np.random.default_rng(0)
     data = encode(Image.fromarray(rng.integers(0, 256, (90, 120, 3), np.uint8)), kind)
-    assert not is_light(data, SIZE)
+    assert not header.read(data).light(SIZE)
     assert np.array_equal(decode(data, SIZE), decode_here(data, SIZE, header.read(data)))
 
 

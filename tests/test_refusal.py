@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx
 import pytest
 import torch
 from flask import Flask
+from PIL import Image
 from safetensors.torch import save_file
 from scipy.stats import beta
 
@@ -20,7 +22,7 @@ from serving.app import create_app
 from serving.batch.__main__ import main as batch
 from serving.model.predictor import Network
 from serving.settings import Settings
-from serving.verdict.rule import ThresholdError, parse_threshold
+from serving.verdict.rule import REASONS, Limits, Measures, ThresholdError, parse_threshold
 from serving.web import state
 from stages.backbone.__main__ import reference_weights
 from stages.common.base.params import Data
@@ -29,40 +31,108 @@ from stages.common.base.photos import train_photos
 from stages.common.pixels.photo_set import PhotoSet
 from stages.convert import car_check
 from stages.convert.__main__ import contents
-from stages.threshold.refusal import choose_limit
+from stages.threshold.refusal import Cut, choose_limit, choose_refusal
 from tests.support import networks
 from tests.support.live import photo
-from tests.support.onnx_models import METADATA, Pair, write_pair
+from tests.support.onnx_models import METADATA, Pair, brightness, properties, write_model, write_pair
 from tests.support.workspace import write_photos
 
+CAPS = Limits(dark_below=0.12, sharpness_below=0.08, small_below=64)
+ALLOWED = [(299, 1), (472, 1), (473, 2), (3000, 21)]  # cars -> blocks that are at most 1 % with 95 % confidence
 
-@pytest.mark.parametrize(("n", "allowed"), [(299, 1), (472, 1), (473, 2), (3000, 21)])
+
+def choose(distance: np.ndarray, adequate: np.ndarray | None = None) -> Cut:
+    return choose_limit(distance, adequate, max_refused=0.01, confidence=0.95)
+
+
+@pytest.mark.parametrize(("n", "allowed"), ALLOWED)
 def test_the_limit_is_the_lowest_order_statistic_that_keeps_the_promise(n: int, allowed: int) -> None:
-    found = choose_limit(np.random.default_rng(0).permutation(n) + 1.0, max_refused=0.01, confidence=0.95)
+    found = choose(np.random.default_rng(0).permutation(n) + 1.0)
     assert found.certified and found.max_distance == n - allowed + 1 and found.refused == allowed - 1
     refused = [beta(count, n - count + 1).sf(0.01) for count in (allowed, allowed + 1)]  # P(more than 1 % are refused)
     assert refused[0] <= 0.05 < refused[1]
 
 
 def test_too_few_cars_say_how_many_can() -> None:
-    found = choose_limit(np.arange(1.0, 299.0), max_refused=0.01, confidence=0.95)
+    found = choose(np.arange(1.0, 299.0))
     assert not found.certified and found.max_distance == 298 and found.reason and "299" in found.reason
-    assert choose_limit(np.zeros(999), max_refused=0.01, confidence=0.95).max_distance is None
+    assert choose(np.zeros(999)).max_distance is None
 
 
 def test_ties_refuse_no_more() -> None:
-    found = choose_limit(np.repeat([1.0, 2.0], [500, 500]), max_refused=0.01, confidence=0.95)
+    found = choose(np.repeat([1.0, 2.0], [500, 500]))
     assert found.certified and found.max_distance == 2 and found.refused == 0
+    assert choose(np.arange(1.0, 1000), np.full(999, 0.5))[1:3] == (0.5, 4)  # all of five blocks by distance
 
 
-@pytest.mark.parametrize("refusal", [{}, [], {"max_distance": "far"}, {"max_distance": True}])
+def test_poor_photos_take_from_the_share_of_distance_and_no_more_than_half() -> None:
+    distance = np.arange(1.0, 3001.0)
+    for poor, level, farthest in ((0, 1.0, 2980), (5, 1.0, 2985), (10, 1.0, 2990), (11, 0.5, 2991), (400, 0.5, 2991)):
+        adequate = np.repeat([0.5, 2.0], [poor, 3000 - poor])  # poor ones are near
+        adequate[:10] *= np.linspace(0.5, 0.9, 10)
+        found = choose(distance, adequate)
+        assert found.certified and found.adequate == level and found.max_distance == farthest, poor
+
+
+def test_where_one_block_is_allowed_two_reasons_are_not_certified() -> None:
+    adequate = np.full(400, 2.0)
+    assert choose(np.arange(1.0, 401), adequate).certified
+    adequate[0] = 0.5
+    found = choose(np.arange(1.0, 401), adequate)
+    assert (found.certified, found.adequate, found.max_distance, found.refused) == (False, 0.5, 400, 0)
+    assert found.reason and "473 can" in found.reason
+    found = choose(np.zeros(400), adequate)  # without a distance, there is one reason
+    assert found.certified and (found.adequate, found.max_distance) == (0.5, None)
+
+
+@pytest.mark.parametrize("poor", [0.0, 0.003, 0.02])
+def test_the_share_refused_for_all_reasons_together_keeps_its_bound_exactly(poor: float) -> None:
+    """The law of the share of all cars that is refused, by simulation: beyond 1 % in no more than 5 % of the draws."""
+    rng, draws, n, above = np.random.default_rng(0), 4000, 1000, 0
+    for _ in range(draws):
+        adequate, distance = rng.random(n) / max(poor, 1e-9), rng.random(n)
+        found = choose(distance, adequate)
+        assert found.max_distance is not None
+        share = min(found.adequate * poor, 1.0)
+        above += 1 - (1 - share) * found.max_distance > 0.01
+    expected = beta(5, n - 4).sf(0.01)  # of 1,000 photos, five blocks
+    assert expected <= 0.05 and abs(above / draws - expected) < 4 * np.sqrt(expected / draws)
+
+
+def test_limits_are_lowered_by_one_factor_and_told_by_reason() -> None:
+    usable = Measures(0.05, 0.5, 0.4, 800)
+    measures = [usable._replace(distance=0.1 + i / 1e4) for i in range(1000)]
+    measures[:2] = [usable._replace(brightness=0.01), usable._replace(side=32)]
+    found = choose_refusal(np.array(measures), CAPS, max_refused=0.01, confidence=0.95)
+    assert found.certified and found.limits == replace(CAPS, max_distance=found.max_distance)
+    assert found.refused == {"too_small": 1, "too_dark": 1, "no_car": 2}
+    measures[:9] = [usable._replace(sharpness=0.01 * (1 + i) / 2) for i in range(9)]
+    found = choose_refusal(np.array(measures), CAPS, max_refused=0.01, confidence=0.95)
+    assert found.refused == {"too_blurred": 2, "no_car": 1}
+    assert found.small_below / 64 == pytest.approx(found.dark_below / 0.12) == pytest.approx(0.015 / 0.08)
+    assert choose_refusal(np.array(measures), Limits(), max_refused=0.01, confidence=0.95).sharpness_below == 0
+
+
+WRONG = [{name: wrong} for name in ("max_distance", "dark_below", "small_below") for wrong in ("1", True, [], np.inf)]
+
+
+@pytest.mark.parametrize("refusal", [{}, [], "off", {"dark_below": 0.1}, {"max_distance": np.nan}, *WRONG])
 def test_a_damaged_limit_is_refused(refusal: object) -> None:
     content = {"T_clean": 0.5, "T_low": None, "certified": True, "refusal": refusal}
+    if isinstance(refusal, dict) and refusal not in ({}, {"dark_below": 0.1}):
+        content["refusal"] = {"max_distance": None} | refusal
     if refusal:
-        with pytest.raises(ThresholdError):
+        with pytest.raises(ThresholdError, match=r"threshold\.json.*(refusal|not a threshold)"):
             parse_threshold(json.dumps(content).encode(), "threshold.json")
     else:
-        assert not parse_threshold(json.dumps(content | {"refusal": None}).encode(), "x").content["refusal"]
+        assert parse_threshold(json.dumps(content | {"refusal": None}).encode(), "x").rule.limits == Limits()
+
+
+def test_an_older_decision_has_a_limit_on_distance_alone() -> None:
+    content = {"T_clean": 0.5, "T_low": None, "certified": True, "refusal": {"max_distance": 0.4, "certified": True}}
+    assert parse_threshold(json.dumps(content).encode(), "x").rule.limits == Limits(max_distance=0.4)
+    huge = json.dumps(content | {"refusal": {"max_distance": None, "small_below": 10**400}})
+    assert parse_threshold(huge.encode(), "x").rule.decide(1.0, Measures(side=10)) == "unusable"
 
 
 def test_the_second_output_leaves_the_first_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +202,52 @@ def test_no_car_is_unusable_unless_refusing_is_off(app: Flask) -> None:
     assert not on or 'dirtycar_verdicts_total{label="unusable"}' in client.get("/metrics").text
     schema = client.get("/openapi.json").json["components"]["schemas"]
     assert "unusable" in str(schema["UnusableAnswer"]["properties"]["label"])
+
+
+def test_poor_photos_are_unusable_for_their_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the service, as a view of a car, in batch; and counted."""
+    refusal = asdict(CAPS) | {"max_distance": None}
+    decision = json.dumps({"T_clean": 0.5, "T_low": None, "certified": True, "refusal": refusal})
+    write_model(tmp_path / "best.onnx", brightness(32), properties(decision))
+    photos = {"too_small": encoded(noise(160, 63)), "too_dark": encoded(noise(160, 160) // 16),
+              "too_blurred": photo(200), "clean": encoded(noise(64, 160) // 4 + 150)}  # fmt: skip
+    app = create_app(Settings.from_env({"MODEL_PATH": str(tmp_path / "best.onnx")}))
+    client = app.test_client()
+    try:
+        for reason, data in photos.items():
+            answer = client.post("/predict/file", data={"file": (io.BytesIO(data), "a.jpg")}).json
+            assert answer.get("reason", answer["label"]) == reason
+        parts = [(io.BytesIO(data), "a.jpg") for data in photos.values()]
+        car = client.post("/predict/car", data={"file": parts}).json
+        assert [view.get("reason", view["label"]) for view in car["views"]] == list(photos)
+        assert (car["label"], car["p_clean"]) == ("clean", car["views"][-1]["p_clean"])
+        counted = client.get("/metrics").text
+        assert all(f'dirtycar_unusable_total{{reason="{reason}"}} 2.0' in counted for reason in list(photos)[:3])
+        model = client.get("/model").json
+        assert model["refuses"] and {name: model[name] for name in refusal} == refusal
+        reasons = client.get("/openapi.json").json["components"]["schemas"]["UnusableAnswer"]["properties"]["reason"]
+        assert reasons["enum"] == list(REASONS)
+    finally:
+        state.of(app).engine.close()
+    monkeypatch.setenv("MODEL_PATH", str(tmp_path / "best.onnx"))
+    (tmp_path / "photos").mkdir()
+    for reason, data in photos.items():
+        (tmp_path / "photos" / f"{reason}.jpg").write_bytes(data)
+    out, sheet = tmp_path / "out.csv", tmp_path / "sheet.html"
+    assert batch([str(tmp_path / "photos"), "--out", str(out), "--sheet", str(sheet)]) == 0
+    with out.open(newline="") as file:
+        assert all((row["error"] or row["label"]) in row["path"] for row in csv.DictReader(file))
+    assert all(reason in sheet.read_text() for reason in photos)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def test_batch_names_the_reason_and_resumes(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def audit(*names: str) -> None:
 
 def findings(**changes: Any) -> Findings:
     """Findings of a clean bill, with changes."""
-    kinds = ("unreadable", "odd", "excluded", *KINDS, "crowd", "dark", "washed_out", "blurred")
+    kinds = ("unreadable", "odd", "excluded", *KINDS, "crowd", "small", "dark", "washed_out", "blurred")
     content: dict[str, Any] = {
         "root": "data_cars", "data_version": "0", "photos": {"train": {"clean": 16, "dirty": 8}},
         "totals": dict.fromkeys(kinds, 0), "unreadable": (), "odd": (), "excluded": (), "groups": (), "shortcuts": (),
@@ -115,7 +115,7 @@ def test_it_stays_small_whatever_is_found(workspace: Workspace) -> None:
     groups.append(Group("within", "near", tuple(f"train/clean/{n}.jpg" for n in range(5000))))
     totals = findings().totals | {"conflict": 250, "leak": 250, "within": 251, "scene": 250, "odd": 500}
     audit(*(names * 200))
-    odd = tuple(Note(names[n % 48], "tiny: 1 x 1") for n in range(500))
+    odd = tuple(Note(names[n % 48], "extreme aspect: 9 x 1") for n in range(500))
     html = pages.render(findings(groups=tuple(groups), totals=totals, odd=odd))
     assert "The first 100 of 9600 are shown." in html and "The first 40 of 251 are shown." in html
     photos = html.count("<figure")

@@ -42,7 +42,7 @@ def look(folder: Path, name: str = "photo.jpg") -> PhotoStats:
 @pytest.mark.parametrize("quality", [30, 50, 75, 90, 95])
 def test_jpeg_quality_is_read_from_the_tables(tmp_path: Path, quality: int) -> None:
     photo().save(tmp_path / "photo.jpg", quality=quality)
-    estimate = look(tmp_path).quality
+    estimate = look(tmp_path).jpeg_quality
     assert estimate is not None and abs(estimate - quality) <= 1
 
 
@@ -104,7 +104,7 @@ def test_colours_of_the_border_and_of_the_whole(tmp_path: Path) -> None:
     found = look(tmp_path, "photo.png")
     assert found.border_colour == pytest.approx((200, 0, 0))
     assert found.mean_colour == pytest.approx((0.36 * 200, 0, 0.64 * 200))
-    assert found.quality is None
+    assert found.jpeg_quality is None
 
 
 def test_an_unsplit_folder_is_scanned_in_the_order_asked(tmp_path: Path) -> None:

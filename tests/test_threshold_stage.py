@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from serving.verdict.rule import read_threshold
+from serving.verdict.rule import Measures, read_threshold
 from stages.common.base.errors import StageError
 from stages.threshold.__main__ import main
 from tests.support.workspace import ROOT, Workspace
@@ -26,10 +26,10 @@ def predictions(folder: Path, clean: int, dirty: int, distance: float) -> None:
         logit = np.concatenate([rng.normal(distance / 2, 1, clean), rng.normal(-distance / 2, 1, dirty)])
         with (folder / f"artifacts/predictions/{split}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "logit", "p_clean", "distance", "group", "source"])
+            writer.writerow(["path", "label", "logit", "p_clean", *Measures._fields, "group", "source"])
             for i, z in enumerate(logit):
                 name, label = f"{split}/{i}.jpg", "clean" if i < clean else "dirty"
-                writer.writerow([name, label, z, 1 / (1 + np.exp(-z)), 0.0, name, ""])
+                writer.writerow([name, label, z, 1 / (1 + np.exp(-z)), *Measures(), name, ""])
 
 
 def regroup(group_of: Callable[[int], str]) -> None:

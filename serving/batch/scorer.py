@@ -21,8 +21,9 @@ from serving.batch.photos import Photo, ReadError
 from serving.engine.deployment import Deployment
 from serving.photo.cores import usable_cores
 from serving.photo.errors import PhotoError
+from serving.photo.header import Header
 from serving.settings import Settings
-from serving.verdict.rule import CLEAN, NO_CAR, UNUSABLE
+from serving.verdict.rule import CLEAN
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
@@ -82,15 +83,16 @@ class Scorer:
         """One model call for the photos that can be read; the rows of the others say what is wrong with them."""
         files = [self._bytes(photo, read or self.read) for photo in photos]
         with self._cores:
-            found = [file if isinstance(file, str) else self._pixels(file) for file in files]
+            headers = [None if isinstance(file, str) else self.deployment.header(file, self.settings) for file in files]
+            found = [f if isinstance(f, str) else self._pixels(f, h) for f, h in zip(files, headers, strict=True)]
             scores: list[list[float]] = []
             if images := [image for image in found if not isinstance(image, str)]:
                 with self._calls:
                     scores = self.deployment.predictor.scores(np.stack(images)).tolist()
         left = iter(scores)
         rows = [
-            Row(photo.path, error=image) if isinstance(image, str) else self._row(photo.path, *next(left))
-            for photo, image in zip(photos, found, strict=True)
+            Row(photo.path, error=image) if isinstance(image, str) else self._row(photo.path, next(left), header)
+            for photo, image, header in zip(photos, found, headers, strict=True)
         ]
         if self._auditor is not None:
             for row, file in zip(rows, files, strict=True):
@@ -98,11 +100,11 @@ class Scorer:
                     self._auditor.mark(file, row.p_clean, self.deployment.version)
         return rows
 
-    def _row(self, path: str, p_clean: float, distance: float) -> Row:
-        label = self.deployment.label(p_clean, distance)
-        if label == UNUSABLE:
-            return Row(path, label, error=NO_CAR)
-        return Row(path, label, p_clean, self.deployment.rule.t_clean)
+    def _row(self, path: str, scores: list[float], header: Header | None) -> Row:
+        label, reason = self.deployment.judge(scores, header)
+        if reason:
+            return Row(path, label, error=reason)
+        return Row(path, label, scores[0], self.deployment.rule.t_clean)
 
     def _bytes(self, photo: Photo, read: Read) -> bytes | str:
         """A photo's file, or what keeps it from being read."""
@@ -111,9 +113,9 @@ class Scorer:
         except ReadError as error:
             return f"{error.kind}: {error}"
 
-    def _pixels(self, file: bytes) -> NDArray[np.uint8] | str:
+    def _pixels(self, file: bytes, header: Header | None) -> NDArray[np.uint8] | str:
         """A photo's pixels, or what keeps it from being used, in one line so that a torn row shows."""
         try:
-            return self.deployment.pixels(file, self.settings)
+            return self.deployment.pixels(file, self.settings, header)
         except PhotoError as error:
             return f"unreadable: {' '.join(str(error).split())}"

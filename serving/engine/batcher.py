@@ -18,7 +18,7 @@ from serving.photo.errors import PhotoError
 from serving.process import metrics
 
 Pixels = NDArray[np.uint8]
-Scores = list[float]  # p_clean and distance
+Scores = list[float]  # of one photo, as Predictor.scores has them
 Decode = Callable[[], Pixels]
 
 

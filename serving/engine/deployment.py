@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +16,14 @@ from PIL import Image
 
 from serving.model import golden
 from serving.model.predictor import ModelError, Predictor
+from serving.photo import header
 from serving.photo.cores import processor
-from serving.photo.decode import decode, is_light
+from serving.photo.decode import decode
 from serving.photo.errors import DecodersBusy, PhotoError
+from serving.photo.header import Header
 from serving.process.signature import signed_sha256
 from serving.settings import Settings
-from serving.verdict.rule import Rule
+from serving.verdict.rule import Measures, Rule
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,13 @@ class Concurrency(NamedTuple):
 
     threads: int
     model_calls: int
+
+
+class Judgement(NamedTuple):
+    """The verdict on a photo; `reason` says why it is `unusable`."""
+
+    label: str
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -58,36 +68,48 @@ class Deployment:
         """Whether the precision of clean verdicts is proven: it is for the model's own T_clean, and for
         photos that its own limit does not refuse."""
         threshold, own = self.predictor.threshold, self.predictor.threshold.rule
-        unchanged = (self.rule.t_clean, self.rule.max_distance) == (own.t_clean, own.max_distance)
+        unchanged = (self.rule.t_clean, self.rule.limits) == (own.t_clean, own.limits)
         return threshold.certified and unchanged
 
     def concurrency(self, cores: int) -> Concurrency:
         """On a CPU a model call occupies its core. A GPU takes one call at a time while every core decodes."""
         return Concurrency(cores + 1, 1) if self.predictor.on_gpu else Concurrency(cores, cores)
 
-    def pixels(self, photo: bytes, settings: Settings, *, deadline: float = math.inf) -> NDArray[np.uint8]:
-        """What the model is to see of a photo, uint8 `[S, S, 3]`. Raises PhotoError, also for what is over a limit, and
-        for want of memory, or of a decoder before the deadline by the monotonic clock."""
+    def header(self, photo: bytes, settings: Settings) -> Header | None:
+        """What a photo says of itself; None where `pixels` tells what is wrong with it."""
+        try:
+            return header.read(photo, max_pixels=settings.max_pixels)
+        except PhotoError:
+            return None
+
+    def pixels(
+        self, photo: bytes, settings: Settings, found: Header | None = None, *, deadline: float = math.inf
+    ) -> NDArray[np.uint8]:
+        """What the model is to see of a photo, uint8 `[S, S, 3]`; `found`: its `header`. Raises PhotoError, also for
+        what is over a limit, and for want of memory, or of a decoder before the deadline by the monotonic clock."""
         if len(photo) > settings.max_bytes:
             raise PhotoTooHeavy(f"the photo has {len(photo):,} bytes; at most {settings.max_bytes:,} are accepted")
         try:
             return decode(
                 photo, self.predictor.image_size,
                 max_pixels=settings.max_pixels, memory=settings.decode_memory, processes=settings.threads,
-                deadline=deadline,
+                deadline=deadline, found=found,
             )  # fmt: skip
         except MemoryError:
             raise DecodersBusy("there is too little memory to decode the photo now; try again") from None
 
-    def is_light(self, photo: bytes) -> bool:
-        """Whether `pixels` takes a moment, and no other process."""
-        return is_light(photo, self.predictor.image_size)
+    def is_light(self, found: Header | None) -> bool:
+        """Whether `pixels` takes a moment, and no other process, for a photo with this header."""
+        return found is None or found.light(self.predictor.image_size)
 
-    def label(self, p_clean: float, distance: float) -> str:
-        """The verdict at the rule in force. Raises ArithmeticError for what is no number: the model is then broken."""
+    def judge(self, scores: Sequence[float], found: Header | None) -> Judgement:
+        """The verdict at the rule in force on a photo with these `predictor.scores` and this header. Raises
+        ArithmeticError for what is no number: the model is then broken."""
+        p_clean, distance, brightness, sharpness = scores
         if not (math.isfinite(p_clean) and math.isfinite(distance)):
             raise ArithmeticError(f"{self.version} gave p_clean={p_clean}, distance={distance}")
-        return self.rule.decide(p_clean, distance)
+        measures = Measures(distance, brightness, sharpness, math.inf if found is None else found.side)
+        return Judgement(self.rule.decide(p_clean, measures), self.rule.limits.reason(measures))
 
 
 def load(settings: Settings, model: Path, threshold: Path | None, *, verified: bool = False) -> Deployment:
@@ -128,9 +150,9 @@ def _check_answers(predictor: Predictor, max_batch: int, model: Path) -> None:
         answers = [predictor.scores(batch) for batch in batches]
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise ModelError(f"{model} cannot be run: {error}") from error
-    if [answer.shape for answer in answers] != [(len(batch), 2) for batch in batches]:
+    if [answer.shape for answer in answers] != [(len(batch), 4) for batch in batches]:
         raise ModelError(f"{model} gives {answers[0].shape} for one photo, no single p_clean")
-    p_clean, distance = np.concatenate(answers[1:])[: len(images)].T.tolist()
+    p_clean, distance, *_ = np.concatenate(answers[1:])[: len(images)].T.tolist()
     if wrong := golden.difference(predictor.golden, p_clean, predictor.embedded.rule, distance):
         raise ModelError(
             f"{model} answers otherwise than where it was exported: {wrong}. {predictor.provider} on {processor()} "

@@ -14,9 +14,9 @@ from serving.engine.batcher import Batcher, Pixels, Scores
 from serving.engine.budget import Budget
 from serving.engine.deployment import Deployment, builtin_photo
 from serving.photo.errors import PhotoError
+from serving.photo.header import Header
 from serving.process import metrics
 from serving.settings import Settings
-from serving.verdict.rule import UNUSABLE
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Verdict:
     """The answer for one photo; nothing is rounded yet."""
 
     label: str
+    reason: str | None  # why it is unusable
     p_clean: float
     deployment: Deployment
 
@@ -64,8 +65,10 @@ class Engine:
         for verdict in verdicts:
             if isinstance(verdict, Verdict):
                 metrics.VERDICTS.labels(verdict.label).inc()
-                if verdict.label != UNUSABLE:
+                if verdict.reason is None:
                     metrics.P_CLEAN.observe(verdict.p_clean)
+                else:
+                    metrics.UNUSABLE.labels(verdict.reason).inc()
         return verdicts
 
     def failure(self) -> Exception | None:
@@ -97,15 +100,17 @@ class Engine:
         """
         deployment, started = self.deployment, time.monotonic()
         submit = partial(self.batcher.submit, deployment.predictor, first=first)
-        decode = [partial(deployment.pixels, photo, self._settings) for photo in photos]
-        light = [place for place, photo in enumerate(photos) if deployment.is_light(photo)]
+        found = [deployment.header(photo, self._settings) for photo in photos]
+        both = zip(photos, found, strict=True)
+        decode = [partial(deployment.pixels, photo, self._settings, header) for photo, header in both]
+        light = [place for place, header in enumerate(found) if deployment.is_light(header)]
         results = dict(zip(light, submit([decode[place] for place in light]), strict=True))
         try:
             for place in range(len(photos)):
                 if place not in results:
                     costly = partial(decode[place], deadline=started + seconds * DECODE_SHARE)
                     results[place] = _submit_decoded(costly, submit)
-            return [_verdict(results[place], started + seconds, deployment) for place in range(len(photos))]
+            return [_verdict(results[i], found[i], started + seconds, deployment) for i in range(len(photos))]
         finally:
             self.batcher.drop(list(results.values()))  # after a failure: nobody waits for what has not begun
 
@@ -124,9 +129,10 @@ def _submit_decoded(
     return submit([pixels.copy])[0]
 
 
-def _verdict(scores: Future[Scores], deadline: float, deployment: Deployment) -> Verdict | PhotoError:
+def _verdict(
+    scores: Future[Scores], found: Header | None, deadline: float, deployment: Deployment
+) -> Verdict | PhotoError:
     error = scores.exception(max(0.0, deadline - time.monotonic()))
     if isinstance(error, PhotoError):
         return error  # not raised: a traceback would be in its way out of memory
-    p_clean, distance = scores.result()
-    return Verdict(deployment.label(p_clean, distance), p_clean, deployment)
+    return Verdict(*deployment.judge(scores.result(), found), scores.result()[0], deployment)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from serving.model.golden import Golden
 from serving.model.onnx_check import ModelError, read_model
+from serving.model.quality import quality
 from serving.photo.cores import usable_cores
 from serving.photo.decode import RESIZE_RULE
 from serving.verdict.rule import CLASSES, Threshold, ThresholdError, parse_threshold, read_threshold
@@ -121,6 +122,11 @@ class Network:
         result: NDArray[np.float32] = self.session.run([MAP], {"image": images}, _ONLY)[0]
         return result
 
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The output, then distance, brightness and sharpness as Measures has them, float32 `[N, 4]`."""
+        found = [(one.brightness, one.sharpness) for one in map(quality, images)]
+        return np.hstack([self.run_both(images), np.array(found, np.float32)])
+
 
 class Predictor(Network):
     """A loaded best.onnx: images -> p_clean, and the threshold that comes with it."""
@@ -157,10 +163,6 @@ class Predictor(Network):
     def p_clean(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
         return self.run(images)
-
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """p_clean and distance, float32 `[N, 2]`."""
-        return self.run_both(images)
 
     def verdicts(self, p_clean: NDArray[np.float32]) -> list[str]:
         """The label of each p_clean at the threshold."""

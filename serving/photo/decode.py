@@ -58,14 +58,16 @@ def decode(
     memory: int = pool.MEMORY,
     processes: int | None = None,
     deadline: float = math.inf,
+    found: Header | None = None,
 ) -> NDArray[np.uint8]:
     """Decode a photo to upright RGB, uint8 `[size, size, 3]`.
 
     A JPEG of usual size is decoded here; all else by one of a few `processes` (by default one a core) with `memory`
-    bytes for all photos they decode at a time, and no later than a `deadline` by the monotonic clock. Raises NotAPhoto,
-    UnsupportedPhoto, PhotoTooLarge or PhotoTooCostly (before any pixel is decoded), BrokenPhoto or DecodersBusy.
+    bytes for all photos they decode at a time, and no later than a `deadline` by the monotonic clock; `found` is its
+    header where that was read before. Raises NotAPhoto, UnsupportedPhoto, PhotoTooLarge or PhotoTooCostly (before any
+    pixel is decoded), BrokenPhoto or DecodersBusy.
     """
-    found = header.read(data, max_pixels=max_pixels)
+    found = found or header.read(data, max_pixels=max_pixels)
     if found.light(size):
         return decode_here(data, size, found)
     return pool.shared(processes or usable_cores(), memory).decode(data, size, max_pixels, found, deadline)
@@ -79,14 +81,6 @@ def decode_here(data: bytes, size: int, found: Header) -> NDArray[np.uint8]:
         small = _squash(image, (size, size))
     # A square can be turned after it was made small, where turning costs nothing.
     return np.array(small if turn is None else small.transpose(turn))
-
-
-def is_light(data: bytes, size: int) -> bool:
-    """Whether `decode` takes a moment: it decodes the photo here, or refuses it."""
-    try:
-        return header.read(data).light(size)
-    except PhotoError:
-        return True
 
 
 def open_photo(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -103,6 +97,11 @@ def upright_rgb(image: Image.Image, size: int) -> Image.Image:
         turn = _load(image, size)
         rgb = _to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """A picture of `upright_rgb` as `decode` would give it, but for rounding where it was turned or transparent."""
+    return np.array(_squash(image, (size, size)))
 
 
 @contextmanager

@@ -63,6 +63,11 @@ class Header:
     layout: Layout
     bytes: int  # of the file
 
+    @property
+    def side(self) -> int:
+        """The shorter side in pixels."""
+        return min(self.layout.width, self.layout.height)
+
     def memory(self, size: int) -> int:
         """Bytes that decoding it to size x size takes at most, its file not counted."""
         if self.formats == ("JPEG",):

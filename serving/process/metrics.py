@@ -32,6 +32,7 @@ QUEUE_WAIT = Histogram(
 )
 BATCH_SIZE = Histogram("dirtycar_batch_size", "Photos in one model call", buckets=(1, 2, 4, 8, 16, 32, 64))
 VERDICTS = Counter("dirtycar_verdicts", "Verdicts given", ["label"])
+UNUSABLE = Counter("dirtycar_unusable", "Photos without a verdict", ["reason"])
 AUDIT = Counter("dirtycar_audit_photos", "Photos called clean that were drawn for people to judge", ["result"])
 CARS = Counter("dirtycar_cars", "Verdicts on cars", ["label"])
 P_CLEAN = Histogram("dirtycar_p_clean", "Calibrated probability of clean", buckets=[i / 20 for i in range(1, 21)])

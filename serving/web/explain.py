@@ -48,8 +48,9 @@ def explain_file(form: PhotoForm, query: ExplainQuery) -> Response:
     if not _place.acquire(blocking=False):
         raise Problem(Kind.OVERLOADED, "another photo is being explained", reason="explanations")
     try:
-        pixels = deployment.pixels(photo, settings, deadline=time.monotonic() + settings.request_seconds / 2)
-        p_clean, distance = deployment.predictor.run_both(pixels[None])[0].tolist()
+        found = deployment.header(photo, settings)
+        pixels = deployment.pixels(photo, settings, found, deadline=time.monotonic() + settings.request_seconds / 2)
+        scores = deployment.predictor.scores(pixels[None])[0].tolist()
         method, grid = _explained(deployment, pixels, query.method)
         shown = upright_rgb(open_photo(photo, max_pixels=settings.max_pixels), SIDE)
         shown.thumbnail((SIDE, SIDE))
@@ -57,10 +58,10 @@ def explain_file(form: PhotoForm, query: ExplainQuery) -> Response:
         overlay(shown, grid).save(buffer, "PNG")
     finally:
         _place.release()
-    g.verdicts = [deployment.label(p_clean, distance)]
+    g.verdicts = [deployment.judge(scores, found).label]
     answer = Explanation(
         label=g.verdicts[0],
-        p_clean=round(p_clean, 6),
+        p_clean=round(scores[0], 6),
         model=deployment.version,
         method=method,
         grid=[[round(cell, 4) for cell in row] for row in grid.tolist()],

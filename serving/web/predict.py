@@ -14,7 +14,7 @@ from serving.engine.engine import Verdict
 from serving.fetch.policy import UrlError
 from serving.photo.errors import PhotoError
 from serving.process import metrics
-from serving.verdict.rule import CLEAN, NO_CAR, UNUSABLE
+from serving.verdict.rule import CLEAN, UNUSABLE
 from serving.web import auth
 from serving.web.problems import Kind, Problem, as_problem
 from serving.web.schemas import Answers, PhotoAnswer, PhotoForm, PhotosForm, UrlBody, problems
@@ -144,7 +144,7 @@ def _one(photo: bytes) -> Response:
 def answer_to(photo: bytes, verdict: Verdict) -> dict[str, Any]:
     """A verdict as it is sent; only here are numbers rounded, after the decision."""
     if verdict.label == UNUSABLE:
-        return {"label": UNUSABLE, "reason": NO_CAR, "model": verdict.deployment.version}
+        return {"label": UNUSABLE, "reason": verdict.reason, "model": verdict.deployment.version}
     answer = {
         "label": verdict.label,
         "p_clean": round(verdict.p_clean, 6),

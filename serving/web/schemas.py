@@ -100,12 +100,14 @@ class Explanation(BaseModel):
 
 
 class UnusableAnswer(BaseModel):
-    """The photo is no photo of a car, so there is no verdict on it."""
+    """The photo shows no car, or too little of it, so there is no verdict on it."""
 
     model_config = _with_example({"label": "unusable", "reason": "no_car", "model": "resnet50-4f1d0c2b9a77"})
 
     label: Literal["unusable"]
-    reason: Literal["no_car"] = Field(description="no_car: not the exterior of a car")
+    reason: Literal["too_small", "too_dark", "too_blurred", "no_car"] = Field(
+        description="The first that applies; too_small: by its pixels; no_car: not the exterior of a car"
+    )
     model: str = Field(description="The model that answered")
 
 
@@ -184,8 +186,11 @@ class ModelAnswer(BaseModel):
     T_low: float | None
     override: dict[str, float] = Field(description="Thresholds replaced by the environment; empty for the model's own")
     threshold_json: dict[str, object] = Field(description="The whole decision, as the threshold stage wrote it")
-    refuses: bool = Field(description="Whether photos that show no car are answered with `unusable`")
-    max_distance: float | None = Field(description="From the train photos; farther is no car")
+    refuses: bool = Field(description="Whether photos beyond a limit are answered with `unusable`")
+    max_distance: float | None = Field(description="From the train photos; farther is no_car")
+    dark_below: float = Field(description="Mean brightness, 0 to 1; below is too_dark")
+    sharpness_below: float = Field(description="Edge energy relative to contrast; below is too_blurred")
+    small_below: float = Field(description="Pixels of the shorter side; below is too_small")
     certified: bool = Field(description="Whether the precision of clean verdicts at this T_clean is proven")
     model_path: str
     threshold_path: str | None = Field(description="The file that replaces the model's own threshold, if any")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from flask import Response, jsonify
@@ -10,6 +11,7 @@ from flask_openapi3 import APIBlueprint
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serving.process import metrics as prometheus
+from serving.verdict.rule import Limits
 from serving.web.problems import Kind, Problem
 from serving.web.schemas import Health, ModelAnswer, problems
 from serving.web.state import current
@@ -45,6 +47,7 @@ def model() -> Response:
     state = current()
     settings, deployment = state.settings, state.engine.deployment
     predictor, metadata = deployment.predictor, deployment.predictor.metadata
+    distance = deployment.rule.limits.max_distance
     answer = ModelAnswer(
         model=metadata.model,
         version=deployment.version,
@@ -54,8 +57,8 @@ def model() -> Response:
         resize=metadata.resize,
         T_clean=deployment.rule.t_clean,
         T_low=deployment.rule.t_low,
-        refuses=deployment.rule.max_distance < math.inf,
-        max_distance=deployment.rule.max_distance if deployment.rule.max_distance < math.inf else None,
+        refuses=deployment.rule.limits != Limits(),
+        **asdict(deployment.rule.limits) | {"max_distance": distance if math.isfinite(distance) else None},
         override=settings.override,
         threshold_json=predictor.threshold.content,
         certified=deployment.certified,

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE, Rule
+from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE, Measures, Rule
 
 Outcome = dict[str, float | int | None]
 
 
 def verdicts(
-    rule: Rule, p_clean: Sequence[float] | NDArray[np.floating], distance: NDArray[np.floating] | None = None
+    rule: Rule, p_clean: Sequence[float] | NDArray[np.floating], measures: NDArray[np.floating] | None = None
 ) -> NDArray[np.str_]:
-    """The verdict on each p_clean, `[N]`, and distance; without distances no photo is refused."""
-    far = np.zeros(len(p_clean)) if distance is None else distance
-    return np.array([rule.decide(float(p), float(d)) for p, d in zip(p_clean, far, strict=True)])
+    """The verdict on each p_clean, `[N]`, with its Measures, `[N, 4]`; without measures no photo is refused."""
+    if measures is None:
+        return np.array([rule.decide(float(p)) for p in p_clean])
+    return np.array([rule.decide(float(p), Measures(*row)) for p, row in zip(p_clean, measures.tolist(), strict=True)])
 
 
 def outcome(is_clean: NDArray[np.bool_], verdict: NDArray[np.str_]) -> Outcome:

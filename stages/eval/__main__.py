@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from serving.model.predictor import Network
-from serving.verdict.rule import CLASSES
+from serving.verdict.rule import CLASSES, Measures
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import Data, load
@@ -33,12 +33,12 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scored:
-    """The photos of a split with the origin, and the network's logit and distance, of each, `[N]`."""
+    """The photos of a split with the origin, the network's logit and the Measures `[N, 4]` of each, `[N]`."""
 
     photos: list[Photo]
     origins: list[Origin]
     logit: Floats
-    distance: Floats
+    measures: Floats
 
     @property
     def is_clean(self) -> Bools:
@@ -55,17 +55,18 @@ def score_split(network: Network, data: Data, split: str) -> Scored:
     """Run the network over a split, as the service would. Raises StageError for scores that are no numbers."""
     photos = usable_photos(Path(data.root), split)
     origins = read_origins([photo.name for photo in photos])
-    scores = PhotoSet(data, photos, network.image_size).outputs(network.run_both, split)
+    pixels = PhotoSet(data, photos, network.image_size)
+    scores = pixels.outputs(network.scores, split)
     if wrong := int((~np.isfinite(scores)).any(1).sum()):
         raise StageError(f"{NETWORK} gives NaN or infinity for {wrong} of {len(photos)} {split} photos")
-    return Scored(photos, origins, *scores.T)
+    return Scored(photos, origins, scores[:, 0], np.column_stack([scores[:, 1:], pixels.sides()]))
 
 
 def predictions(scored: Scored, p_clean: Floats) -> bytes:
     """A CSV of one row per photo, every digit kept: the threshold is chosen from this file alone."""
-    scores = np.stack([scored.logit, p_clean, scored.distance], 1).tolist()
+    scores = np.column_stack([scored.logit, p_clean, scored.measures]).tolist()
     rows = zip(scored.photos, scores, scored.origins, strict=True)
-    header = ["path", "label", "logit", "p_clean", "distance", "group", "source"]
+    header = ["path", "label", "logit", "p_clean", *Measures._fields, "group", "source"]
     return csv_bytes(header, ([photo.name, CLASSES[photo.label], *numbers, *origin] for photo, numbers, origin in rows))
 
 

@@ -89,11 +89,12 @@ def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:
     """Hold the bundle against the predictions that were certified. Raises StageError unless it says the same."""
     told = read_predictions(split)
     photos = [Photo(name, int(clean)) for name, clean in zip(told.names.tolist(), told.is_clean, strict=True)]
-    certified = np.stack([told.p_clean, told.distance], 1)
+    certified = np.column_stack([told.p_clean, told.measures])
     scores = PhotoSet(data, photos, predictor.image_size).outputs(predictor.scores, split)
+    scores = np.column_stack([scores, told.measures[:, -1]])  # the last is of the file
     apart = np.abs(scores - certified).max(1)
     rule = predictor.threshold.rule
-    flips = verdicts(rule, *scores.T) != verdicts(rule, *certified.T)
+    flips = verdicts(rule, scores[:, 0], scores[:, 1:]) != verdicts(rule, told.p_clean, told.measures)
     if flips.any() or not (apart <= TOLERANCE).all():
         worst = int(np.argmax(np.where(flips, 2, apart)))
         raise StageError(

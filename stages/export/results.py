@@ -33,7 +33,7 @@ def read_results(rule: Rule) -> list[Result]:
     """The results on test, by the predictions that were certified."""
     test = read_predictions("test")
     unknown = "other" if any(test.sources) else ""
-    verdict = verdicts(rule, test.p_clean, test.distance)
+    verdict = verdicts(rule, test.p_clean, test.measures)
     label = np.where(test.is_clean, CLEAN, DIRTY)
     sources = np.where(test.sources == "", unknown, test.sources)
     columns = (test.names, label, test.p_clean, verdict, test.groups, sources)

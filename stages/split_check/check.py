@@ -19,7 +19,7 @@ class PoorPhoto:
     """A photo on which a person could hardly tell either: which kind, and the measure that says so (lower is worse)."""
 
     name: str
-    kind: str  # dark, washed_out or blurred
+    kind: str  # small, dark, washed_out or blurred
     measure: float
 
 
@@ -80,11 +80,11 @@ def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_regex: 
 
 
 def poor_photos(scanned: Iterable[ScannedPhoto], params: SplitCheckParams) -> dict[str, list[PoorPhoto]]:
-    """Every photo that is too dark, washed out or blurred, by kind, worst first."""
-    found: dict[str, list[PoorPhoto]] = {"dark": [], "washed_out": [], "blurred": []}
-    limits = (params.dark_below, params.contrast_below, params.sharpness_below)
+    """Every photo that is too small, too dark, washed out or blurred, by kind, worst first."""
+    found: dict[str, list[PoorPhoto]] = {"small": [], "dark": [], "washed_out": [], "blurred": []}
+    limits = (params.small_below, params.dark_below, params.contrast_below, params.sharpness_below)
     for one in scanned:
-        measures = (one.stats.brightness, one.stats.contrast, one.stats.sharpness) if one.stats else ()
+        measures = (one.stats.side, *one.stats.quality) if one.stats else ()
         for (kind, photos), measure, limit in zip(found.items(), measures, limits, strict=False):
             if measure < limit:
                 photos.append(PoorPhoto(one.name, kind, measure))

@@ -37,7 +37,7 @@ def features(checked: Checked) -> bytes:
             brightness, border = (round(sum(colour) / 3, 2) for colour in (stats.mean_colour, stats.border_colour))
             rows.append((
                 one.name, pixels, round(stats.width / stats.height, 4), one.bytes,
-                round(one.bytes / pixels, 5), stats.quality, int(stats.exif), brightness, border,
+                round(one.bytes / pixels, 5), stats.jpeg_quality, int(stats.exif), brightness, border,
             ))  # fmt: skip
     header = ("path", "resolution", "aspect", "file size", "bytes per pixel", "JPEG quality", "EXIF")
     return csv_bytes([*header, "brightness", "border brightness"], rows)

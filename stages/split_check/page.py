@@ -52,6 +52,7 @@ GROUP_SECTIONS = {
 _WORST = "Worst first. A person could hardly tell either."
 GALLERY_SECTIONS = {
     "unreadable": ("Unreadable files", ""),
+    "small": ("Too small", _WORST),
     "dark": ("Too dark", _WORST),
     "washed_out": ("Washed out", _WORST),
     "blurred": ("Blurred", _WORST),
@@ -109,7 +110,7 @@ def render(findings: Findings) -> str:
     galleries["odd"] = [Card(note.name, note.text) for note in findings.odd[:SHOWN_NOTES]]
     for one in findings.poor:
         if len(galleries[one.kind]) < SHOWN_POOR:
-            galleries[one.kind].append(Card(one.name, f"{one.measure:.3f}"))
+            galleries[one.kind].append(Card(one.name, f"{one.measure:.3g}"))
     cards = [card for found in groups.values() for group in found for card in group.cards]
     cards += [*suspects[:SHOWN_SUSPECTS], *(card for found in galleries.values() for card in found)]
     counts = {

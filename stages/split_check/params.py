@@ -23,6 +23,7 @@ class SplitCheckParams:
     similarity: OpenShare
     source_regex: IdRegex | None
     shortcut_auc_warn: Annotated[float, Field(ge=0.5, le=1)]
+    small_below: Annotated[int, Field(ge=0)]
     dark_below: Share
     contrast_below: Share
     sharpness_below: Annotated[float, Field(ge=0)]

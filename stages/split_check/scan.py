@@ -18,24 +18,24 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFilter, ImageStat
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
+from serving.model.quality import SIDE, Quality, quality
 from serving.photo.cores import usable_cores
-from serving.photo.decode import open_photo, upright_rgb
+from serving.photo.decode import open_photo, square, upright_rgb
 from serving.photo.errors import PhotoError
 from stages.common.base.errors import StageError
 from stages.common.base.photos import SPLITS, Photo
 
 MAX_BYTES = 1 << 30  # of a file; no photo is larger
-TINY, EXTREME_ASPECT = 64, 3.0  # pixels of the shorter side; longer side against the shorter
-WORKING_SIZE = 128  # pixels that the shorter side is decoded to at least; reducing JPEGs in the DCT is what is quick
-STATS_SIDE = 192  # pixels of the longer side at most where brightness, contrast and sharpness are measured
+EXTREME_ASPECT = 3.0  # longer side against the shorter
+WORKING_SIZE = SIDE  # pixels that the shorter side is decoded to at least; reducing JPEGs in the DCT is what is quick
+GREY_SIDE = 192  # pixels of the longer side at most of the picture that the thumbnail is made from
 THUMBNAIL_SIDE = 32  # pixels, side of the grey thumbnail that is hashed and compared
 COLOURS = 40  # values of each opponent colour that are kept
 # Mean of the luminance table in the JPEG standard (annex K), from which encoders scale theirs by quality.
 _STANDARD_TABLE_MEAN = 57.625
-_LAPLACIAN = ImageFilter.Kernel((3, 3), (0, 1, 0, 1, -4, 1, 0, 1, 0), scale=1, offset=128)
 
 Colour = tuple[float, float, float]
 
@@ -60,16 +60,19 @@ class PhotoStats:
     width: int
     height: int
     format: str  # Pillow's name, such as JPEG
-    quality: int | None  # of a JPEG, 1..100, estimated from its quantisation table
+    jpeg_quality: int | None  # 1..100, estimated from its quantisation table
     exif: bool
     pixels_sha256: str  # of the pixels as decoded here: the same for a file whose metadata alone changed
     thumbnail: bytes = field(repr=False)  # grey, uint8 [S, S], S being THUMBNAIL_SIDE; squashed to a square
     colours: bytes = field(repr=False)  # int16 [2, COLOURS]: red - green and blue - green, sorted, from 1,600 places
     mean_colour: Colour
     border_colour: Colour  # of the outermost 5 %
-    brightness: float  # mean of grey
-    contrast: float  # standard deviation of grey
-    sharpness: float  # standard deviation of the Laplacian of grey, against the contrast
+    quality: Quality  # of the pixels that a network of SIDE pixels takes
+
+    @property
+    def side(self) -> int:
+        """The shorter one."""
+        return min(self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,6 @@ def _oddities(name: str, stats: PhotoStats) -> list[str]:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in SUFFIXES[stats.format]:
         odd.append(f"wrong type for its name: {stats.format} in a {suffix or 'nameless'} file")
-    if min(stats.width, stats.height) < TINY:
-        odd.append(f"tiny: {stats.width} x {stats.height}")
     if max(stats.width, stats.height) > EXTREME_ASPECT * min(stats.width, stats.height):
         odd.append(f"extreme aspect: {stats.width} x {stats.height}")
     return odd
@@ -166,21 +167,18 @@ def photo_stats(content: bytes) -> PhotoStats:
     if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):  # it lies on its side
         width, height = height, width
     grey = rgb.convert("L")
-    grey.thumbnail((STATS_SIDE, STATS_SIDE), Image.Resampling.BOX)
-    (mean,), (deviation,) = ImageStat.Stat(grey).mean, ImageStat.Stat(grey).stddev
-    inner = 1, 1, max(2, grey.width - 1), max(2, grey.height - 1)  # Pillow's filters leave the outermost pixels as is
-    (edges,) = ImageStat.Stat(grey.filter(_LAPLACIAN).crop(inner)).stddev
+    grey.thumbnail((GREY_SIDE, GREY_SIDE), Image.Resampling.BOX)
     colours = np.asarray(rgb.resize((40, 40), Image.Resampling.BOX, reducing_gap=2.0), np.float64)
     inside = np.zeros((40, 40), bool)
     inside[2:-2, 2:-2] = True
     return PhotoStats(
-        width=width, height=height, format=str(image.format), quality=_jpeg_quality(image),
+        width=width, height=height, format=str(image.format), jpeg_quality=_jpeg_quality(image),
         exif=bool(image.info.get("exif")),
         pixels_sha256=hashlib.sha256(str(rgb.size).encode() + rgb.tobytes()).hexdigest(),
         thumbnail=grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX).tobytes(),
         colours=_opponents(colours).tobytes(),
         mean_colour=_colour(colours.reshape(-1, 3)), border_colour=_colour(colours[~inside]),
-        brightness=mean / 255, contrast=deviation / 255, sharpness=edges / max(deviation, 1.0),
+        quality=quality(square(rgb, SIDE)),
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def _features(photos: Sequence[ScannedPhoto], source_regex: str | None) -> dict[
             "resolution": column(pixels, stats.width, stats.height),
             "aspect": column(stats.width / stats.height),
             "file size": column(one.bytes, one.bytes / pixels),
-            "JPEG quality": column(stats.quality),
+            "JPEG quality": column(stats.jpeg_quality),
             "EXIF": column(stats.exif),
             "mean colour": column(*stats.mean_colour),
             "border colour": column(*stats.border_colour),

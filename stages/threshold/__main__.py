@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.verdict.rule import Rule
+from serving.verdict.rule import Limits, Rule
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import load
@@ -20,7 +20,7 @@ from stages.threshold.cars import car_outcomes, car_thresholds, seen_in_views
 from stages.threshold.choose import choose_low_threshold, choose_threshold, one_per_car
 from stages.threshold.decision import Decision
 from stages.threshold.params import Params, ThresholdParams
-from stages.threshold.refusal import Refusal, choose_limit
+from stages.threshold.refusal import Refusal, choose_refusal
 from stages.threshold.scenarios import Scenarios, scenarios
 
 REPORT, PLOTS = REPORTS / "threshold.json", REPORTS / "threshold"
@@ -29,12 +29,14 @@ LIMITS, SHARES = (0.02, 0.05, 0.1), (0.1, 0.2)  # suggested where the promise is
 log = logging.getLogger(__name__)
 
 
-def decide_refusal(val: Predictions, params: ThresholdParams) -> Refusal:
-    """The limit on distance. Without a proof it warns, and goes on."""
-    units = one_per_car(val.groups, len(val.groups))
-    found = choose_limit(val.distance[units], max_refused=params.max_refused, confidence=params.confidence)
-    if found.max_distance is not None and found.reason:
-        log.warning("what is refused as no car is NOT CERTIFIED: %s", found.reason)
+def decide_refusal(val: Predictions, params: Params) -> Refusal:
+    """The limits beyond which a photo is unusable. Without a proof it warns, and goes on."""
+    poor, own = params.split_check, params.threshold
+    wanted = Limits(np.inf, poor.dark_below, poor.sharpness_below, poor.small_below)
+    measures = val.measures[one_per_car(val.groups, len(val.groups))]
+    found = choose_refusal(measures, wanted, max_refused=own.max_refused, confidence=own.confidence)
+    if found.reason:
+        log.warning("what is refused as unusable is NOT CERTIFIED: %s", found.reason)
     return found
 
 
@@ -119,14 +121,14 @@ def describe(rule: Rule, refusal: Refusal, decisions: list[Decision], params: Th
 
 def main() -> None:
     """Choose on val, report on test."""
-    params = load(Params).threshold
+    every = load(Params)
+    params = every.threshold
     val, test = (read_predictions(split) for split in ("val", "test"))
-    refusal = decide_refusal(val, params)
-    limit = np.inf if refusal.max_distance is None else refusal.max_distance
+    refusal = decide_refusal(val, every)
     cars, test_cars = (
-        seen_in_views(one.is_clean, one.p_clean, one.groups, one.distance <= limit) for one in (val, test)
+        seen_in_views(one.is_clean, one.p_clean, one.groups, one.usable(refusal.limits)) for one in (val, test)
     )
-    val = val.within(limit)
+    val = val.within(refusal.limits)
     counted = val.is_clean[one_per_car(val.groups, len(val.groups))]
     if counted.all() or not counted.any():
         raise StageError(
@@ -137,11 +139,11 @@ def main() -> None:
     refuse_trivial(decisions, val, params)
     speak_up(decisions, params)
     clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
-    rule = Rule(clean.threshold, low.threshold if low else None, limit)
+    rule = Rule(clean.threshold, low.threshold if low else None, refusal.limits)
     found = describe(rule, refusal, decisions, params)
     thresholds = cars and car_thresholds(cars, params)
     found["cars"] = thresholds and {views: asdict(one) for views, one in thresholds.items()}
-    turned_out = outcome(test.is_clean, verdicts(rule, test.p_clean, test.distance))
+    turned_out = outcome(test.is_clean, verdicts(rule, test.p_clean, test.measures))
     on_test = {"test": turned_out, "test_cars": test_cars and thresholds and car_outcomes(test_cars, thresholds)}
     tables = scenarios(val.is_clean, val.p_clean, clean, low=low, groups=val.groups)
     report = found | on_test | {"at_dirty_shares": tables.shares, "at_targets": tables.targets}

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.common.base.params import OpenShare, strict
+from stages.split_check.params import SplitCheckParams
 
 
 @strict
@@ -35,3 +36,4 @@ class Params:
     """What this stage reads of params.yaml."""
 
     threshold: ThresholdParams
+    split_check: SplitCheckParams  # what is too small, dark or blurred

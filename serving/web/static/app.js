@@ -3,6 +3,9 @@
 const AT_ONCE = 4; // uploads under way
 const MAX_VIEWS = 8; // of one car
 const REASONS = {
+  too_small: "This picture has too few pixels.",
+  too_dark: "This photo is too dark.",
+  too_blurred: "This photo is too blurred.",
   no_car: "This does not look like the outside of a car.",
   too_few_views: "Too few of these photos can be used.",
 };

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.verdict.rule import CLASSES
+from serving.verdict.rule import CLASSES, Limits, Measures
 from stages.common.base.errors import StageError
 from stages.common.base.paths import EXCLUSIONS, GROUPS, PREDICTIONS, TRAIN_PHOTOS
 
@@ -41,13 +41,17 @@ class Predictions(NamedTuple):
     names: NDArray[np.str_]
     is_clean: NDArray[np.bool_]
     p_clean: NDArray[np.float64]
-    distance: NDArray[np.float64]
+    measures: NDArray[np.float64]  # `[N, 4]`, as Measures has them
     groups: NDArray[np.str_]
     sources: NDArray[np.str_]
 
-    def within(self, limit: float) -> Predictions:
+    def usable(self, limits: Limits) -> NDArray[np.bool_]:
+        """Whether each photo keeps the limits, `[N]`."""
+        return np.array([limits.reason(Measures(*row)) is None for row in self.measures.tolist()])
+
+    def within(self, limits: Limits) -> Predictions:
         """The photos that are not refused."""
-        kept = self.distance <= limit
+        kept = self.usable(limits)
         return self._replace(**{name: values[kept] for name, values in self._asdict().items()})
 
 
@@ -118,7 +122,8 @@ def read_predictions(split: str) -> Predictions:
                 is_clean, p_clean = {"clean": True, "dirty": False}[row["label"]], float(row["p_clean"])
                 if not 0 <= p_clean <= 1:
                     raise ValueError(f"p_clean is {p_clean}, not in [0, 1]")
-                rows.append((row["path"], is_clean, p_clean, float(row["distance"]), row["group"], row["source"]))
+                measures = [float(row[name]) for name in Measures._fields]
+                rows.append((row["path"], is_clean, p_clean, measures, row["group"], row["source"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise StageError(f"{path}, row {len(rows) + 1}: {error!r}; `dvc repro eval` makes it") from error
     if not rows:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from serving.photo import header
 from serving.photo.cores import usable_cores
 from serving.photo.decode import PhotoError, decode
 from stages.common.base.errors import StageError
@@ -106,6 +107,16 @@ class PhotoSet:
         count = -(-len(self) // batch_size(self.size))
         batches = tqdm(self.batches(), title, count, unit="batch", disable=None if title else True)
         return np.concatenate([run(batch) for batch in batches]).astype(np.float64)
+
+    def sides(self) -> NDArray[np.int64]:
+        """The shorter side of each photo in pixels, as its file says, `[N]`. Raises StageError naming a photo."""
+
+        def side(photo: Photo) -> int:
+            with naming(self.root / photo.name):
+                return header.read((self.root / photo.name).read_bytes()).side
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            return np.fromiter(pool.map(side, self.photos), np.int64, len(self))
 
     def _decode(self, photos: Sequence[Photo]) -> list[Images]:
         with ThreadPoolExecutor(self.threads) as pool:  # decoding releases the GIL

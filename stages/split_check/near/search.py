@@ -93,7 +93,7 @@ def colour_distance(one: PhotoStats, other: PhotoStats) -> float:
     Histograms ignore place, so that no crop or turn has to be undone.
     """
     first, second = (np.frombuffer(stats.colours, np.int16).reshape(2, -1) for stats in (one, other))
-    brighter = other.brightness / max(one.brightness, 1 / 255)
+    brighter = other.quality.brightness / max(one.quality.brightness, 1 / 255)
     return float(np.abs(brighter * first - second).mean(1).max())
 
 
