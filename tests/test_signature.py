@@ -98,6 +98,17 @@ def test_another_key_and_what_is_no_key_or_signature_refuse_it(pair: Pair, tmp_p
     assert "best.onnx.sig is missing" in refusal(pair, public)
 
 
+def test_a_signature_that_does_not_name_its_key_is_held_against_it_all_the_same(
+    pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the first versions of model-signing wrote it. What it says of that is not taken for the answer of the check."""
+    bundle = signature_of(pair.model)
+    old = json.loads(bundle.read_text()) | {"verificationMaterial": {"publicKey": {}, "tlogEntries": []}}
+    bundle.write_text(json.dumps(old))
+    assert load(settings(pair, tmp_path / "key.pub"), pair.model, None).certified
+    assert capsys.readouterr().out == ""
+
+
 def test_a_signature_by_another_key_that_claims_to_be_ours_refuses_it(pair: Pair, tmp_path: Path) -> None:
     """The bundle names its key by a hash that nobody signs."""
     bundle = signature_of(pair.model)

@@ -6,6 +6,8 @@ signed on an elliptic curve (P-256, P-384 or P-521). It speaks of the file's con
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,10 @@ def signed_sha256(model: Path, key: Path) -> str:
 
     # Not the hashing that the signature names: sha256 of the whole file, which a link of DVC's may lead to.
     hashed = Hashing().set_allow_symlinks(True)
+    verifier = verifying.Config().set_hashing_config(hashed)
     try:
-        verifying.Config().set_hashing_config(hashed).use_elliptic_key_verifier(public_key=key).verify(model, signature)
+        with contextlib.redirect_stdout(sys.stderr):  # where it warns of old signatures; stdout is for who called
+            verifier.use_elliptic_key_verifier(public_key=key).verify(model, signature)
         (signed,) = hashed.manifest.resource_descriptors()
     except Exception as error:  # of many kinds: whatever keeps it from being proven refuses the model
         reason = str(error) or type(error).__name__
