@@ -15,6 +15,8 @@ Needs tests/requirements.txt.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import os
 import resource
 import statistics
@@ -83,7 +85,7 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
             Way(f"single file of {before}", cwd=folder / "before"),
             Way("single file", f"single file of {before}", 0.95),
         ]
-    took: dict[str, list[float]] = {way.name: [] for way in ways}
+    spent: dict[str, list[Cost]] = {way.name: [] for way in ways}
     with store.running(folder / "store") as port:
         bucket = f"s3://{store.BUCKET}"
         os.environ |= store.environment(port) | {"MODEL_PATH": str(model)}
@@ -92,28 +94,50 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
                 obstore.put(*photos.split(f"{bucket}/{name}/{path.name}"), path)
         for turn in range(rounds):
             for way in ways[:: (-1) ** turn]:
-                spent = {}
+                costs = []
                 for name in numbers:
                     source = f"{bucket}/{name}/" if way.s3 else str(folder / name)
                     out = folder / f"{name}-{turn}-{way.name.replace(' ', '-')}"
                     command = [sys.executable, "-m", "serving.batch", source, "--out"]
-                    spent[name] = seconds([*command, str(out) if way.options else f"{out}.csv", *way.options], way.cwd)
-                took[way.name].append((numbers["all"] - numbers["few"]) / (spent["all"] - spent["few"]))
-    print(f"{count} photos, {rounds} rounds, {os.cpu_count()} cores; photos/s without start-up; ratios within a round")
+                    costs.append(cost([*command, str(out) if way.options else f"{out}.csv", *way.options], way.cwd))
+                few, whole = costs
+                number = numbers["all"] - numbers["few"]
+                spent[way.name].append(Cost((whole.wall - few.wall) / number, (whole.cpu - few.cpu) / number))
+                print(f"  round {turn + 1}: {way.name}", *spent[way.name][-1:], flush=True)
+    print(f"{count} photos, {rounds} rounds, {os.cpu_count()} cores; without start-up; speeds as ratios within a round")
     for way in ways:
-        line = f"  {way.name:24} {statistics.median(took[way.name]):6.1f}"
-        if way.beside:
-            ratios = [a / b for a, b in zip(took[way.name], took[way.beside], strict=True)]
-            line += f"  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the {way.beside}"
-            line += f", at least {way.asked} is asked" if way.asked else ""
-        print(line)
+        print(f"  {way.name}, at least {way.asked} is asked" if way.asked else f"  {way.name}")
+        for kind, unit in (("wall", "ms of time"), ("cpu", "ms of CPU")):
+            mine = [getattr(one, kind) for one in spent[way.name]]
+            line = f"    {1000 * statistics.median(mine):7.2f} {unit} a photo"
+            if way.beside:
+                other = [getattr(one, kind) for one in spent[way.beside]]
+                ratios = [b / a for a, b in zip(mine, other, strict=True)]
+                line += (
+                    f"; {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the {way.beside}"
+                )
+            print(line)
 
 
-def seconds(command: Sequence[str], cwd: Path) -> float:
-    """How long a command takes that has to succeed."""
-    started = time.perf_counter()
+class Cost(NamedTuple):
+    """What a command, or a photo of it, took, in seconds; the CPU time is that of all processes it started."""
+
+    wall: float
+    cpu: float
+
+
+def cost(command: Sequence[str], cwd: Path) -> Cost:
+    """What a command that has to succeed takes."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: Ray's processes outlive their parent and are ours
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    wall = time.perf_counter() - started
+    time.sleep(2)  # until they have ended
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def faults(trials: int, folder: Path) -> None:
