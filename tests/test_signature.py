@@ -101,7 +101,7 @@ def test_another_key_and_what_is_no_key_or_signature_refuse_it(pair: Pair, tmp_p
 def test_a_signature_that_does_not_name_its_key_is_held_against_it_all_the_same(
     pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the first versions of model-signing wrote it. What it says of that is not taken for the answer of the check."""
+    """As the first versions of model-signing wrote it. What it says of that is not taken for the answer."""
     bundle = signature_of(pair.model)
     old = json.loads(bundle.read_text()) | {"verificationMaterial": {"publicKey": {}, "tlogEntries": []}}
     bundle.write_text(json.dumps(old))
