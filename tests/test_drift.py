@@ -46,7 +46,7 @@ def test_the_share_is_found_and_explains_the_scores(share: float) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.2])
 def test_other_dirt_is_told_from_another_share(share: float) -> None:
-    """Where a twentieth is dirty no test could: benchmarks/audit.py has the bound."""
+    """Where a twentieth is dirty even a test that knew what to look for would often miss it: benchmarks/audit.py."""
     rng, doubted = np.random.default_rng(0), []
     for _ in range(12):
         known = draw(rng, 920, 260)
