@@ -74,6 +74,9 @@ def report() -> dict[str, dict[str, object]]:
 
 
 def test_a_candidate_that_ranks_worse_is_refused(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("artifacts/train_photos.csv").open(newline="") as file:
+        half = [row["path"] for row in csv.DictReader(file)][::2]  # the few that are held out rank at random
+    Path("artifacts/holdout.csv").write_text("\n".join(["path", *half]) + "\n")
     monkeypatch.setattr(convert, "build", on_logits(lambda graph: last(graph, "Mul", -1.0)))
     convert.main()
     found = report()
