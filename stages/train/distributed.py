@@ -99,12 +99,14 @@ def launch(worker: Callable[[], None], processes: int, check: Callable[[int], ob
     """Run `worker` in `processes` processes, or here when one is enough or torchrun has already started us.
 
     With PET_NNODES, which torchrun reads too, they join those of other nodes; other PET_ variables say where to meet.
-    `check` is asked first whether so many processes together can train, for every number there may be.
+    `check` is asked first whether so many processes together can train, for every number there may be. It is asked
+    before they meet: processes that fail after that may leave those of torchrun's next attempt waiting for ever.
 
     Raises StageError when a process fails and KeyboardInterrupt when a signal ends the run; the launcher stops the
     others.
     """
     if "RANK" in os.environ:
+        check(int(os.environ["WORLD_SIZE"]))
         _speak_up(worker)
         return
     several = os.environ.get("PET_NNODES", "1") != "1"
