@@ -279,6 +279,7 @@ def test_a_child_says_what_went_wrong_and_ends_at_once(
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     launch(fail, 2)
     said = capsys.readouterr().err
     assert codes == [1] and str(error) in said and ("Traceback" in said) == isinstance(error, KeyError)
