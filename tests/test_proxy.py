@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ from tests.support.live import ROOT, Live, free_port, photo, running, wait_until
 from tests.support.onnx_models import write_pair
 from tests.support.raw_http import read, request
 
-CADDY = shutil.which("caddy")
+CADDY = shutil.which("caddy", path=sysconfig.get_path("scripts"))  # not the system's, which may be too old
 pytestmark = [
     pytest.mark.skipif(CADDY is None, reason="needs tests/requirements.txt"),
     pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
