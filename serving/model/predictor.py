@@ -27,8 +27,6 @@ PREFIX = "dirtycar."  # of every metadata key
 SAMPLE_PHOTOS = "8e852cbea2270e0b6d91934a5fdeef87a31b9a338180d43fe834aa8e15c9ec9d"  # data_version of the drawn photos
 DISTANCE = "distance"  # the second output of files that tell whether a photo shows a car
 MAP = "map"  # the last output of files that tell where the logit comes from, [N, h, w]
-_ONLY = ort.RunOptions()
-_ONLY.only_execute_path_to_fetches = True  # what is not asked for costs nothing
 THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 CARD = PREFIX + "card"  # the model card in Markdown; files of earlier versions have none
 
@@ -107,7 +105,7 @@ class Network:
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
-        result: NDArray[np.float32] = self.session.run([self.output], {"image": images}, _ONLY)[0]
+        result: NDArray[np.float32] = self.session.run([self.output], {"image": images})[0]
         return result
 
     def run_both(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -115,11 +113,11 @@ class Network:
         if not self.measures_distance:
             scores = self.run(images)
             return np.stack([scores, np.zeros_like(scores)], 1)
-        return np.stack(self.session.run([self.output, DISTANCE], {"image": images}, _ONLY), 1)
+        return np.stack(self.session.run([self.output, DISTANCE], {"image": images}), 1)
 
     def map(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Float32 `[N, h, w]`, of a file that `gives_map`: each place's part in the logit, which is the map's mean."""
-        result: NDArray[np.float32] = self.session.run([MAP], {"image": images}, _ONLY)[0]
+        result: NDArray[np.float32] = self.session.run([MAP], {"image": images})[0]
         return result
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
