@@ -69,10 +69,13 @@ def test_twenty_judgements_by_keyboard(page: sync_api.Page, kept: Folder, tmp_pa
     begin(page, "Ann")
     for number in range(20):
         sync_api.expect(page.locator("#status")).to_have_text(f"Ann · {number} judged now · {25 - number} left")
-        assert page.evaluate("() => photo.decode().then(() => photo.naturalWidth)") == 640
+        sync_api.expect(page.locator("[data-verdict=clean]")).to_be_enabled()
+        assert page.evaluate("() => photo.naturalWidth") == 640
         page.keyboard.press("duc"[number % 3] if number < 3 else "ArrowLeft")
     sync_api.expect(page.locator("#status")).to_contain_text("20 judged now")
+    sync_api.expect(page.locator("[data-verdict=clean]")).to_be_enabled()
     page.keyboard.press("z")
+    sync_api.expect(page.locator("[data-verdict=clean]")).to_be_enabled()
     page.keyboard.press("d")  # the last one once more
     sync_api.expect(page.locator("#status")).to_contain_text("20 judged now · 5 left")
     rows = list(csv.DictReader((tmp_path / "judgements.csv").open()))
@@ -100,6 +103,21 @@ def test_a_second_judge_on_a_phone(page: sync_api.Page, browser: sync_api.Browse
     context.close()
     found = read(tmp_path / "judgements.csv", judges=2)
     assert (found.unsure, found.twice, found.agree) == (1, 1, 0)
+
+
+def test_no_verdict_before_its_photo_is_seen(page: sync_api.Page, tmp_path: Path) -> None:
+    held: list[sync_api.Route] = []
+    page.route("**/photo/**", lambda route: held.append(route))
+    begin(page, "Ann")
+    sync_api.expect(page.locator("#status")).to_have_text("Ann · 0 judged now · 25 left")
+    page.keyboard.press("d")
+    sync_api.expect(page.locator("[data-verdict=dirty]")).to_be_disabled()
+    for route in held:
+        route.continue_()
+    page.unroute("**/photo/**")
+    page.dblclick("[data-verdict=clean]")
+    sync_api.expect(page.locator("#status")).to_contain_text("1 judged now")
+    assert [row["verdict"] for row in csv.DictReader((tmp_path / "judgements.csv").open())] == ["clean"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ let judge = localStorage.getItem("judge");
 let current = null;
 let last = null;
 let judged = 0;
-let busy = false;
+let busy;
 
+const buttons = document.querySelectorAll("nav button");
 const address = (name) => "photo/" + name.split("/").map(encodeURIComponent).join("/");
 
 function begin() {
@@ -16,6 +17,12 @@ function begin() {
   work.hidden = !judge;
   if (judge) next();
   else byId("name").focus();
+}
+
+// No verdict is taken before its photo is seen: a second click must not judge the next one unseen.
+function hold(state) {
+  busy = state;
+  buttons.forEach((button) => { button.disabled = state || !current; });
 }
 
 function say(words) {
@@ -28,35 +35,38 @@ function show(name, left) {
   current = name;
   status.textContent = `${judge} · ${judged} judged now · ${left} left`;
   back.hidden = last === null;
-  document.querySelectorAll("nav button").forEach((button) => { button.disabled = !name; });
+  hold(true);
   if (!name) return say("No photo is left to judge. New ones appear when this page is loaded again.");
   say("");
   photo.src = address(name);
 }
 
 async function next() {
-  const answer = await fetch(`next?judge=${encodeURIComponent(judge)}`);
-  if (!answer.ok) throw new Error(await answer.text());
-  const { photos, left } = await answer.json();
-  show(photos[0] || null, left);
-  for (const name of photos.slice(1)) new Image().src = address(name);
+  try {
+    const answer = await fetch(`next?judge=${encodeURIComponent(judge)}`);
+    if (!answer.ok) throw new Error(answer.status);
+    const { photos, left } = await answer.json();
+    show(photos[0] || null, left);
+    for (const name of photos.slice(1)) new Image().src = address(name);
+  } catch (error) {
+    status.textContent = `No next photo (${error.message}); load this page again`;
+  }
 }
 
 async function decide(verdict) {
   if (busy || !current) return;
-  busy = true;
+  hold(true);
   try {
     const body = JSON.stringify({ photo: current, judge, verdict });
     const answer = await fetch("judgement", { method: "POST", headers: { "Content-Type": "application/json" }, body });
     if (!answer.ok) throw new Error(answer.status);
-    last = current;
-    judged += 1;
-    await next();
   } catch (error) {
     status.textContent = `Not saved (${error.message}); try again`;
-  } finally {
-    busy = false;
+    return hold(false);
   }
+  last = current;
+  judged += 1;
+  next();
 }
 
 function again() {
@@ -67,8 +77,13 @@ function again() {
   show(name, "?");
 }
 
-photo.addEventListener("error", () => current && say("This photo cannot be shown; say “can’t tell”."));
-document.querySelectorAll("nav button").forEach((button) => {
+photo.addEventListener("load", () => hold(false));
+photo.addEventListener("error", () => {
+  if (!current) return;
+  say("This photo cannot be shown; say “can’t tell”.");
+  hold(false);
+});
+buttons.forEach((button) => {
   button.addEventListener("click", () => decide(button.dataset.verdict));
 });
 back.addEventListener("click", again);
