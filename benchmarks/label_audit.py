@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.tables import show
 from serving.photo.cores import usable_cores
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_origins, usable_photos
@@ -65,7 +66,6 @@ def measure(judge: Judge, features: Features, truth: Labels, groups: NDArray[np.
 
 
 def main() -> None:
-    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=0.05, help="of the labels that are made wrong")
     parser.add_argument("--seeds", type=int, default=10)
@@ -94,9 +94,7 @@ def main() -> None:
         run("As `make audit` does it, few dirty photos", out_of_fold, few),
         run("Both classes weigh the same, few dirty photos", weighted_out_of_fold, few),
     ]
-    print("\n".join(text))
-    if args.out:
-        args.out.write_text("\n".join(text) + "\n")
+    show(text, args.out)
 
 
 if __name__ == "__main__":

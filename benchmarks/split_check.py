@@ -1,6 +1,6 @@
-"""The split check beside imagededup's PHash: speed, cost of matching 71,000 photos, what is found and what wrongly.
+"""The split check beside imagededup's PHash: what is found and what wrongly; and the cost of matching 71,000 photos.
 
-    python -m benchmarks.split_check [--rounds 5] [--copies 300] [--more FOLDER] [--out FILE]
+    python -m benchmarks.split_check [--copies 300] [--more FOLDER] [--out FILE]
 
 Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`, and the sample photos in data_cars. --more adds
 a folder of photos, none a copy of another, to the search for false pairs: `python -m samples.draw FOLDER --seed 99`.
@@ -11,14 +11,10 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
-import os
-import re
-import resource
-import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -28,15 +24,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.inputs import make_photos
+from benchmarks.tables import show
 from samples.camera import take
 from samples.draw import render
 from serving.photo.cores import usable_cores
+from stages.benchmark import peak_memory_mb
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, SPLITS, Photo, list_photos
 from stages.split_check.groups import JOINING
-from stages.split_check.near.hashing import BITS, CROPS, SYMMETRIES, hashes, neighbour_counts, pairs_within, stack
-from stages.split_check.near.search import MAX_NEIGHBOURS, near_links
+from stages.split_check.near.hashing import BITS, CROPS, SYMMETRIES, neighbour_counts, pairs_within
+from stages.split_check.near.search import near_links
 from stages.split_check.params import Params
 from stages.split_check.scan import ScannedPhoto, scan
 from tests.support.edits import EDITS, save
@@ -46,49 +43,6 @@ USUAL_THRESHOLD = 10  # bits: imagededup's default
 SIZES = (8_875, 17_750, 35_500, 71_000, 142_000)
 PLANTED = 1_000
 Pairs = set[tuple[str, str]]
-
-
-# --- speed ---
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
-    usage = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in usage)
-
-
-def speed(folder: Path, rounds: int) -> Iterator[str]:
-    """Photos per second of both, taking turns on the same photos."""
-    contents = make_photos()
-    for number in range(4 * len(contents)):
-        (folder / f"{number:03}.jpg").write_bytes(contents[number % len(contents)])
-    photos = listed(folder)
-    runs: dict[str, Callable[[], object]] = {
-        "split_check: hashes of 8 symmetries and 6 crops, all other measures": lambda: all_hashes(scan(folder, photos)),
-        "imagededup PHash.encode_images": lambda: phash().encode_images(folder, num_enc_workers=usable_cores()),
-    }
-    rate: dict[str, list[float]] = {name: [] for name in runs}
-    cost: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start, cpu = time.perf_counter(), cpu_seconds()
-            run()
-            rate[name].append(len(photos) / (time.perf_counter() - start))
-            cost[name].append((cpu_seconds() - cpu) / len(photos))
-    yield f"{len(photos)} photos of 1600 x 1200, {usable_cores()} cores, medians of {rounds} rounds in turn"
-    yield f"{'':72}{'photos/s':>10}{'CPU ms':>8}"
-    for name in runs:
-        yield f"{name:72}{statistics.median(rate[name]):10.1f}{1000 * statistics.median(cost[name]):8.1f}"
-    ours, theirs = rate.values()
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    yield f"times as fast: {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); to reach: 3"
-
-
-def all_hashes(scanned: list[ScannedPhoto]) -> None:
-    """What the search for copies starts with."""
-    thumbnails = stack([one.stats.thumbnail for one in scanned if one.stats is not None])
-    for crop in range(len(CROPS)):
-        hashes(thumbnails, crop)
 
 
 # --- matching ---
@@ -115,9 +69,7 @@ def match(count: int, radius: int, seed: int = 0) -> tuple[float, float, float, 
         (c, q, t) for c, part in enumerate(found) for q, t in zip(*(column.tolist() for column in part), strict=True)
     }
     wanted = set(zip(crop.tolist(), (symmetry * count + first).tolist(), second.tolist(), strict=True))
-    # Not ru_maxrss, which a new process inherits from the one that starts it.
-    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-    return took, spent, peak, len(wanted), len(wanted & pairs)
+    return took, spent, peak_memory_mb(), len(wanted), len(wanted & pairs)
 
 
 def matching(radius: int) -> Iterator[str]:
@@ -235,24 +187,10 @@ def gated(folder: Path, params: Params, cars: int = 300) -> Iterator[str]:
     yield f"  joined as shots of one moment (false) {how.count('edited')}, as copies (false) {how.count('near')}"
 
 
-def crowded(radius: int) -> Iterator[str]:
-    """What a fixed camera costs: hashes that differ from one in 6 % of their bits, counted before pairs are formed."""
-    yield f"{'photos':>10}{'seconds':>10}{'CPU s':>8}{'in the crowd':>16}, of one scene"
-    for count in SIZES[:4]:
-        rng = np.random.default_rng(0)
-        bits = np.packbits(rng.random((count, BITS)) < 0.06, axis=1)
-        start, cpu = time.perf_counter(), time.process_time()
-        crowd = int((neighbour_counts(np.ascontiguousarray(bits).view(np.uint64)[:, 0], radius) > MAX_NEIGHBOURS).sum())
-        yield f"{count:10,}{time.perf_counter() - start:10.1f}{time.process_time() - cpu:8.1f}{crowd:16,}"
-
-
 def report(arguments: argparse.Namespace) -> Iterator[str]:
     params = load(Params)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "speed").mkdir()
-        yield from speed(folder / "speed", arguments.rounds)
-        yield ""
         yield from matching(params.split_check.hash_radius)
         yield ""
         yield from quality(folder, params, arguments.copies, arguments.more)
@@ -260,25 +198,16 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
         yield from washed(folder, params)
         yield ""
         yield from gated(folder, params)
-        yield ""
-        yield from crowded(params.split_check.hash_radius)
-        yield f"load of the machine at the end: {os.getloadavg()[0]:.1f} on {usable_cores()} cores"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--copies", type=int, default=300)
     parser.add_argument("--more", type=Path, help="a folder of JPEGs, each of another car")
     parser.add_argument("--out", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)  # imagededup's
-    lines = []
-    for text in report(arguments):
-        print(text, flush=True)
-        lines.append(text)
-    if arguments.out:
-        arguments.out.write_text("\n".join(lines) + "\n")
+    show(report(arguments), arguments.out)
 
 
 if __name__ == "__main__":
