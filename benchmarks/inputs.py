@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import onnx
@@ -84,15 +84,8 @@ def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int, *, 
         path.write_bytes(bundle(onnx.load_from_string(network), calibration, texts))
 
 
-class Alone(NamedTuple):
-    """Calls a second, and CPU seconds a call."""
-
-    rate: float
-    cpu: float
-
-
-def alone(work: Callable[[int], object], seconds: float, threads: int | None = None) -> Alone:
-    """What `work(i)` does and takes with so many threads, by default one for each usable core."""
+def alone(work: Callable[[int], object], seconds: float, threads: int | None = None) -> float:
+    """Calls of `work(i)` a second with so many threads, by default one for each usable core."""
     counts = [0] * (threads or usable_cores())
     stop = time.perf_counter() + seconds
 
@@ -101,10 +94,7 @@ def alone(work: Callable[[int], object], seconds: float, threads: int | None = N
             work(lane + counts[lane])
             counts[lane] += 1
 
-    started, cpu = time.perf_counter(), time.process_time()
-    running = [threading.Thread(target=run, args=(lane,)) for lane in range(len(counts))]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    return Alone(sum(counts) / (time.perf_counter() - started), (time.process_time() - cpu) / sum(counts))
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(counts)) as pool:
+        list(pool.map(run, range(len(counts))))
+    return sum(counts) / (time.perf_counter() - started)

@@ -178,10 +178,10 @@ def measure(
             load(server, messages, 2)  # warm up
         for _ in range(rounds):
             for name, work in works.items():
-                rates[name].append(alone(work, seconds / 3).rate)
+                rates[name].append(alone(work, seconds / 3))
             for name, one in engines.items():
                 work = lambda i, e=one: e.predict([photos[i % len(photos)]])  # noqa: E731
-                rates[WITHOUT_WEB.format(name)].append(alone(work, seconds / 3, CONNECTIONS).rate)
+                rates[WITHOUT_WEB.format(name)].append(alone(work, seconds / 3, CONNECTIONS))
             for name, server in servers.items():
                 loads[name].append(load(server, messages, seconds))
     return rates, loads

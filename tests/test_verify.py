@@ -188,7 +188,7 @@ def test_two_runs_here_decide_where_the_lock_was_made_elsewhere(
     monkeypatch.setattr(verify, "clone", lambda *_: tmp_path)
     left = iter(runs)
     monkeypatch.setattr(verify, "reproduce", lambda *_: next(left))
-    assert verify.verify(tmp_path, keep=False) == code
+    assert verify.verify(tmp_path) == code
     assert next(left, None) is None
 
 

@@ -83,7 +83,6 @@ def choose(new: list[ScannedPhoto], old: list[ScannedPhoto], params: Params) -> 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.adopt", description=__doc__)
     parser.add_argument("judgements", type=Path)
     parser.add_argument("audit_dir", help="where the service keeps photos: its AUDIT_DIR")

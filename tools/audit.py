@@ -105,17 +105,12 @@ def rank_suspects(labels: Labels, probabilities: Probabilities) -> NDArray[np.in
 
 def rows(photos: list[Photo], labels: Labels, probabilities: Probabilities) -> list[tuple[object, ...]]:
     """The content of label_audit.csv, most suspicious first; `p_label` is the probability of the label it has."""
-    return [
-        (
-            rank,
-            photos[place].name,
-            photos[place].name.split("/")[0],
-            CLASSES[labels[place]],
-            CLASSES[1 - labels[place]],
-            f"{probabilities[place, labels[place]]:.6f}",
-        )
-        for rank, place in enumerate(rank_suspects(labels, probabilities).tolist(), 1)
-    ]
+    found = []
+    for rank, place in enumerate(rank_suspects(labels, probabilities).tolist(), 1):
+        name, label = photos[place].name, labels[place]
+        p_label = f"{probabilities[place, label]:.6f}"
+        found.append((rank, name, name.split("/")[0], CLASSES[label], CLASSES[1 - label], p_label))
+    return found
 
 
 def blind_sample(photos: list[Photo]) -> list[str]:

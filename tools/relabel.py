@@ -110,7 +110,6 @@ def relabel(file: Path, root: Path, *, go: bool) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.relabel", description=__doc__)
     parser.add_argument("--file", type=Path, required=True, help="corrections: a CSV with the columns path and action")
     parser.add_argument("--apply", action="store_true", help="do it, instead of saying what would be done")

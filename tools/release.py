@@ -109,7 +109,6 @@ def promote(root: Path, version: str, stage: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.release", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("version", help="three numbers, as 1.2.0")

@@ -38,7 +38,6 @@ def sign(model: Path, key: Path) -> Path:
 
 
 def main() -> None:
-    """The command line."""
     if not sys.argv[1]:
         raise StageError(f"say which key: `make sign KEY=key.pem`; {KEYS}")
     print(f"wrote {sign(MODEL, Path(sys.argv[1]))}")

@@ -1,4 +1,4 @@
-"""`python -m tools.verify [--keep]`: does the pipeline still make what dvc.lock says?
+"""`python -m tools.verify`: does the pipeline still make what dvc.lock says?
 
 Clones HEAD into a temporary folder (below TMPDIR), runs every stage there with the Python that runs this, and compares
 the md5 of every output with dvc.lock. Nothing here is changed: neither files nor git nor DVC's cache. Outputs that hold
@@ -13,16 +13,13 @@ Exit code:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +34,8 @@ MEASURED = "reports/benchmark.json"  # names the processor that made dvc.lock
 Lock = Mapping[str, Any]  # `stages` of a dvc.lock
 
 
-class VerifyError(UserError):
-    """It could not be verified; the message says what stands in the way."""
-
-
 class StaleError(UserError):
     """dvc.lock is not of HEAD's code, params and photos."""
-
-
-@contextmanager
-def scratch(keep: bool) -> Iterator[Path]:
-    """A temporary folder, removed at the end whatever happens, unless it is to be kept."""
-    folder = Path(tempfile.mkdtemp(prefix="dirtycar-verify-"))
-    try:
-        yield folder
-    finally:
-        if keep:
-            print(f"the clone is kept in {folder}")
-        else:
-            shutil.rmtree(folder)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -85,13 +65,13 @@ def clone(root: Path, folder: Path, env: dict[str, str]) -> Path:
 def reproduce(target: Path, env: dict[str, str]) -> Lock:
     """Run every stage, without the run-cache and without a cache for the outputs; the stages of dvc.lock afterwards.
 
-    Raises VerifyError when one fails. Stopped, it stops them too.
+    Raises UserError when one fails. Stopped, it stops them too.
     """
     command = [*DVC, "repro", "--force", "--no-run-cache", "--no-commit"]
     process = subprocess.Popen(command, cwd=target, env=env, start_new_session=True)
     try:
         if process.wait() != 0:
-            raise VerifyError("`dvc repro` failed; its output is above")
+            raise UserError("`dvc repro` failed; its output is above")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -132,9 +112,10 @@ def same(before: Lock, after: Lock, timings: set[str]) -> bool:
     return not different
 
 
-def verify(root: Path, *, keep: bool) -> int:
-    """Verify the repository at `root`; the exit code. Raises VerifyError, StaleError or CommandError."""
-    with scratch(keep) as folder:
+def verify(root: Path) -> int:
+    """Verify the repository at `root`; the exit code. Raises UserError."""
+    with tempfile.TemporaryDirectory(prefix="dirtycar-verify-") as name:
+        folder = Path(name)
         env = environment(folder)
         if changes := ask(["git", "--no-optional-locks", "status", "--porcelain"], root, env):
             print(f"WARNING: HEAD is verified, without what is not committed:\n{changes}\n", file=sys.stderr)
@@ -154,14 +135,9 @@ def verify(root: Path, *, keep: bool) -> int:
 
 
 def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.verify", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--keep", action="store_true", help="keep the clone, to look into it")
-    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it cleans up
     try:
-        return verify(Path.cwd(), keep=arguments.keep)
+        return verify(Path.cwd())
     except (UserError, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 1 if isinstance(error, StaleError) else 2

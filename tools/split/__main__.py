@@ -105,7 +105,6 @@ def check_regex(photos: Sequence[ScannedPhoto], regex: str | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.split", description=__doc__)
     parser.add_argument("source", type=Path, metavar="FROM", help="the folder that holds clean and dirty")
     parser.add_argument("--to", type=Path, help="where --copy puts the photos (default: data.root of params.yaml)")
@@ -122,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     target = args.to or Path(params.data.root)
     photos = find_photos(args.source)
     if args.copy:
-        check_target(args.source, target, sum((args.source / photo.name).stat().st_size for photo in photos))
+        check_target(args.source, target)
     scanned = usable(scan(args.source, photos), skip=args.skip_unreadable)
     check_regex(scanned, params.data.car_regex)
     links = find_links(scanned, params.split_check, params.data.car_regex)
@@ -135,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_csv(PLAN, ("path", "split", "group"), ((name, split_of[name], group_of[name]) for name in sorted(split_of)))
     print(f"{PLAN} says where each photo goes.")
     if args.copy:
-        copy(args.source, target, split_of, {one.name: one.bytes for one in scanned})
+        copy(args.source, target, split_of)
         elsewhere = "" if target == Path(params.data.root) else f"set data.root: {target} in params.yaml, "
         print(f"Copied to {target}. Next: {elsewhere}dvc add {target}, then dvc repro.")
     else:

@@ -12,29 +12,18 @@ from tqdm import tqdm
 
 from stages.common.base.errors import StageError
 
-SPARE_BYTES = 100_000_000  # of disk, that must stay free
 
-
-def check_target(source: Path, target: Path, needed: int) -> None:
-    """Raises StageError unless `needed` bytes can be copied from `source` into a new folder `target`."""
+def check_target(source: Path, target: Path) -> None:
+    """Raises StageError where `target` has files, or lies in `source` or around it."""
     here, there = source.resolve(), target.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise StageError(f"{target} and {source} lie in each other; name another target with TO=")
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise StageError(f"{target} exists and is not an empty folder; remove it, or name another target with TO=")
-    parent = there.parent
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < needed + SPARE_BYTES:
-        raise StageError(f"copying needs {needed / 1e9:.2f} GB, on the disk of {target} are {free / 1e9:.2f} GB free")
 
 
-def copy(source: Path, target: Path, split_of: Mapping[str, str], sizes: Mapping[str, int]) -> None:
-    """Copy every photo, `sizes` in bytes, to `target`/split/class.
-
-    Raises StageError or OSError, and leaves no `target`, when one cannot be copied.
-    """
+def copy(source: Path, target: Path, split_of: Mapping[str, str]) -> None:
+    """Copy every photo to `target`/split/class. Raises OSError, and leaves no `target`, when one cannot be copied."""
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -42,8 +31,6 @@ def copy(source: Path, target: Path, split_of: Mapping[str, str], sizes: Mapping
             place = building / split / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, place)
-            if place.stat().st_size != sizes[name]:
-                raise StageError(f"{source / name} has changed since it was looked at; run this again")
         os.sync()
         building.chmod(0o755)  # mkdtemp lets nobody else in
         building.replace(target)  # an empty folder is replaced, any other is an error
