@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from stages.common.base.params import keys, load
+from stages.threshold.params import QualityLimits
 from tests.support.workspace import write_photos
 from tools import release
 
@@ -94,10 +95,14 @@ def params_of(stage: str) -> type[Any]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_list_the_keys_a_stage_reads(stage: str) -> None:
-    """A stage declares of `data` the folder, split_check the cars; of `runtime` none. The rest changes nothing."""
+    """Of `data` the folder is a dependency and split_check declares the cars; `runtime` changes nothing. Of a section
+    of another stage, the keys that are read."""
     read = keys(params_of(stage))
-    expected = ["data.root" if key == "data" else key for key in read if key != "runtime"]
+    expected = [key for key in read if key not in ("data", "runtime")]
     expected += ["data.car_regex"] * (stage == "split_check")
+    if stage == "threshold":
+        expected.remove("split_check")
+        expected += [f"split_check.{key}" for key in keys(QualityLimits)]
     assert sorted(PIPELINE["stages"][stage].get("params", [])) == sorted(expected)
     load(params_of(stage), ROOT / "params.yaml")
 
@@ -150,7 +155,7 @@ def test_a_stage_is_added_by_a_module_a_section_and_an_entry(tmp_path: Path) -> 
         file.write("toy: {times: 3}\n")
     deps = ["serving/verdict", "${data.root}/train", "stages/common/base", "stages/toy.py"]
     entry = {
-        "desc": "A toy", "cmd": "python -m stages.toy", "params": ["data.root", "toy"], "deps": deps,
+        "desc": "A toy", "cmd": "python -m stages.toy", "params": ["toy"], "deps": deps,
         "metrics": [{"reports/toy.json": {"cache": False}}],
     }  # fmt: skip
     stages = PIPELINE["stages"] | {"toy": entry}

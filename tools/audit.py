@@ -105,7 +105,7 @@ def rank_suspects(labels: Labels, probabilities: Probabilities) -> NDArray[np.in
 
 def rows(photos: list[Photo], labels: Labels, probabilities: Probabilities) -> list[tuple[object, ...]]:
     """The content of label_audit.csv, most suspicious first; `p_label` is the probability of the label it has."""
-    found = []
+    found: list[tuple[object, ...]] = []
     for rank, place in enumerate(rank_suspects(labels, probabilities).tolist(), 1):
         name, label = photos[place].name, labels[place]
         p_label = f"{probabilities[place, label]:.6f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from serving.verdict.rule import CLASSES
-from stages.common.base.errors import StageError
 from stages.common.base.paths import FEATURES
+from stages.common.base.photos import rows_of
 
 LEANS = 0.3  # of a rank correlation's 95 % interval, the end that is nearer to 0: above it a feature is warned of
 
@@ -43,13 +42,12 @@ def read_features(names: Sequence[str]) -> dict[str, Floats]:
 
     Raises StageError naming the file, or a photo it lacks.
     """
-    try:
-        with FEATURES.open(newline="") as file:
-            row_of = {row.pop("path"): row for row in csv.DictReader(file)}
-        rows = [row_of[name] for name in names]
-        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]}
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise StageError(f"{FEATURES} does not tell the features: {error!r}; run `dvc repro split_check`") from error
+
+    def parse(row: dict[str, str]) -> dict[str, float]:
+        return {key: float(value or "nan") for key, value in row.items() if key != "path"}
+
+    rows = rows_of(names, FEATURES, parse)
+    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
 
 def leanings(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from stages.common.base.params import OpenShare, strict
-from stages.split_check.params import SplitCheckParams
 
 
 @strict
@@ -31,9 +31,18 @@ class ThresholdParams:
         return 1 - (1 - self.confidence) / (self.tries * promises)
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class QualityLimits:
+    """Of the section `split_check`, what is too small, dark or blurred; split_check checks the values."""
+
+    small_below: float
+    dark_below: float
+    sharpness_below: float
+
+
 @strict
 class Params:
     """What this stage reads of params.yaml."""
 
     threshold: ThresholdParams
-    split_check: SplitCheckParams  # what is too small, dark or blurred
+    split_check: QualityLimits

@@ -109,6 +109,7 @@ def _at_target(cuts: Cuts, promise: Promise) -> Row:
 def _curve(cuts: Cuts, promise: Promise) -> list[Row]:
     """At most MAX_POINTS cuts, evenly spaced in what they accept; certified: tried for each target of CURVE_TARGETS."""
     total, alpha = cuts.total, promise.alpha
+    share = promise.other_share(cuts)
     shown = np.unique(np.searchsorted(total, np.linspace(1, total[-1], MAX_POINTS)))
     reach = np.array(
         [certify(cuts, replace(promise, target=target, max_false_clean_rate=None)) for target in CURVE_TARGETS]
@@ -116,7 +117,6 @@ def _curve(cuts: Cuts, promise: Promise) -> list[Row]:
     rows: list[Row] = []
     for cut in shown.tolist():
         recall, false_clean = cuts.clean[cut] / cuts.n_clean, cuts.dirty[cut] / cuts.n_dirty
-        share = cuts.n_dirty / len(cuts) if promise.dirty_share is None else promise.dirty_share
         proven = np.flatnonzero(reach >= cut)
         rows.append(
             {

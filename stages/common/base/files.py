@@ -7,11 +7,13 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stages.common.base.errors import StageError
+
+T = TypeVar("T")
 
 
 def write_atomically(contents: Mapping[Path, bytes | memoryview]) -> None:
@@ -76,6 +78,18 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StageError(f"cannot read {path}: {error}; `dvc repro` makes it") from error
+
+
+def read_csv(path: Path, parse: Callable[[dict[str, str]], T]) -> list[T]:
+    """What `parse` makes of each row of a CSV that another stage wrote. Raises StageError naming file and row."""
+    found = list[T]()
+    try:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                found.append(parse(row))
+    except (OSError, KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
+        raise StageError(f"cannot read {path}, row {len(found) + 1}: {error!r}; `dvc repro` makes it") from error
+    return found
 
 
 def sha256(path: Path) -> str:

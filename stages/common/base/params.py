@@ -30,7 +30,6 @@ from stages.common.base.errors import StageError
 T = TypeVar("T")
 
 PARAMS_FILE = Path("params.yaml")
-RENAMED = {"split_check.group_regex": "data.car_regex"}
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -110,9 +109,8 @@ def load(cls: type[T], path: Path = PARAMS_FILE) -> T:
         raise ParamsError(f"{path} must be a mapping with the keys {', '.join(keys(cls))}")
     wanted = {name: content[name] for name in keys(cls) if name in content}
     try:
-        return TypeAdapter(cls).validate_json(
-            json.dumps(wanted, default=str)
-        )  # strict JSON lets objects be dataclasses
+        # Of strict JSON, objects may be dataclasses.
+        return TypeAdapter(cls).validate_json(json.dumps(wanted, default=str))
     except ValidationError as error:
         lines = [_say(problem, [str(key) for key in content]) for problem in error.errors()]
         raise ParamsError("\n".join([f"{path}:", *lines])) from error
@@ -131,5 +129,5 @@ def _say(problem: Any, found: list[str]) -> str:
         close = difflib.get_close_matches(key, found, n=1)
         return f"  {key}: missing" + (f"; is {close[0]} a misspelling of it?" if close else "")
     if problem["type"] == "unexpected_keyword_argument":
-        return f"  {key}: unknown key" + (f"; its name is now {RENAMED[key]}" if key in RENAMED else "")
+        return f"  {key}: unknown key"
     return f"  {key}: {problem['msg']}, found {problem['input']!r}"

@@ -11,9 +11,7 @@ ARTIFACTS, REPORTS = Path("artifacts"), Path("reports")
 
 EXCLUSIONS = ARTIFACTS / "exclusions.csv"  # of split_check: path,reason
 GROUPS = ARTIFACTS / "groups.csv"  # of split_check: path,group,source
-FEATURES = (
-    ARTIFACTS / "features.csv"
-)  # of split_check, of photos in use: path,source and what has nothing to do with dirt
+FEATURES = ARTIFACTS / "features.csv"  # of split_check, of the photos in use: path and what has nothing to do with dirt
 TRAIN_PHOTOS = ARTIFACTS / "train_photos.csv"  # of split_check, the train photos in use: path,group,source,sha256
 BACKBONE = ARTIFACTS / "backbone.safetensors"
 REFERENCE = ARTIFACTS / "reference.safetensors"  # of backbone: the frozen network that tells whether there is a car

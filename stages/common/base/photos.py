@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.verdict.rule import CLASSES, Limits, Measures
 from stages.common.base.errors import StageError
+from stages.common.base.files import read_csv
 from stages.common.base.paths import EXCLUSIONS, GROUPS, PREDICTIONS, TRAIN_PHOTOS
+
+T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
 CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
@@ -71,7 +73,7 @@ def list_photos(root: Path, split: str) -> list[Photo]:
 
 def usable_photos(root: Path, split: str) -> list[Photo]:
     """`list_photos` without those that split_check leaves out. Raises StageError where none of a class is left."""
-    excluded = excluded_paths()
+    excluded = set(read_csv(EXCLUSIONS, lambda row: row["path"]))
     photos = [photo for photo in list_photos(root, split) if photo.name not in excluded]
     for label, class_name in enumerate(CLASSES):
         if not any(photo.label == label for photo in photos):
@@ -82,50 +84,38 @@ def usable_photos(root: Path, split: str) -> list[Photo]:
 def train_photos() -> dict[Photo, Origin]:
     """The train photos that are used, in a fixed order, with the origin of each; what split_check found in val and test
     does not change them. Raises StageError where the list is missing or damaged."""
-    try:
-        with TRAIN_PHOTOS.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {
-            Photo(row["path"], CLASSES.index(row["path"].split("/")[1])): Origin(row["group"], row["source"])
-            for row in rows
-        }
-    except (OSError, KeyError, IndexError, ValueError, csv.Error) as error:
-        raise StageError(f"cannot read {TRAIN_PHOTOS}: {error!r}; run `dvc repro split_check`") from error
 
+    def parse(row: dict[str, str]) -> tuple[Photo, Origin]:
+        label = CLASSES.index(row["path"].split("/")[1])
+        return Photo(row["path"], label), Origin(row["group"], row["source"])
 
-def excluded_paths() -> set[str]:
-    """The names of the photos that split_check leaves out. Raises StageError where its list is missing or damaged."""
-    try:
-        with EXCLUSIONS.open(newline="") as file:
-            _, *rows = csv.reader(file)
-            return {path for path, _ in rows}
-    except (OSError, ValueError, csv.Error) as error:
-        raise StageError(f"cannot read {EXCLUSIONS}: {error}; run `dvc repro split_check`") from error
+    return dict(read_csv(TRAIN_PHOTOS, parse))
 
 
 def read_origins(names: Sequence[str]) -> list[Origin]:
     """The origin of each photo. Raises StageError naming the file, or a photo it lacks."""
-    try:
-        with GROUPS.open(newline="") as file:
-            origin_of = {row["path"]: Origin(row["group"], row["source"]) for row in csv.DictReader(file)}
-        return [origin_of[name] for name in names]
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise StageError(f"{GROUPS} does not tell the groups: {error!r}; run `dvc repro split_check`") from error
+    return rows_of(names, GROUPS, lambda row: Origin(row["group"], row["source"]))
+
+
+def rows_of(names: Sequence[str], path: Path, parse: Callable[[dict[str, str]], T]) -> list[T]:
+    """What `parse` makes of the row of each photo in a CSV. Raises StageError naming the file, or a photo it lacks."""
+    found = dict(read_csv(path, lambda row: (row["path"], parse(row))))
+    if missing := [name for name in names if name not in found]:
+        raise StageError(f"{path} has no row for {missing[0]}; run `dvc repro split_check`")
+    return [found[name] for name in names]
 
 
 def read_predictions(split: str) -> Predictions:
     """The predictions of a split. Raises StageError naming file and row."""
-    path, rows = PREDICTIONS / f"{split}.csv", list[tuple[Any, ...]]()
-    try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                is_clean, p_clean = {"clean": True, "dirty": False}[row["label"]], float(row["p_clean"])
-                if not 0 <= p_clean <= 1:
-                    raise ValueError(f"p_clean is {p_clean}, not in [0, 1]")
-                measures = [float(row[name]) for name in Measures._fields]
-                rows.append((row["path"], is_clean, p_clean, measures, row["group"], row["source"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise StageError(f"{path}, row {len(rows) + 1}: {error!r}; `dvc repro eval` makes it") from error
+
+    def parse(row: dict[str, str]) -> tuple[Any, ...]:
+        is_clean, p_clean = CLASSES.index(row["label"]) == CLEAN, float(row["p_clean"])
+        if not 0 <= p_clean <= 1:
+            raise ValueError(f"p_clean is {p_clean}, not in [0, 1]")
+        return row["path"], is_clean, p_clean, [float(row[x]) for x in Measures._fields], row["group"], row["source"]
+
+    path = PREDICTIONS / f"{split}.csv"
+    rows = read_csv(path, parse)
     if not rows:
         raise StageError(f"{path} holds no predictions; `dvc repro eval` makes it")
     return Predictions(*map(np.array, zip(*rows, strict=True)))
