@@ -36,8 +36,8 @@ from stages.backbone.fit import without_head  # noqa: E402
 from stages.common.base.params import Data, load  # noqa: E402
 from stages.common.base.paths import BACKBONE  # noqa: E402
 from stages.common.base.photos import Origin, list_photos  # noqa: E402
-from stages.common.model import Normalise, create  # noqa: E402
-from stages.common.scoring.loader import loader  # noqa: E402
+from stages.common.network.model import Normalise, create  # noqa: E402
+from stages.common.network.scoring import loader  # noqa: E402
 from stages.train.devices import choose_algorithms  # noqa: E402
 from stages.train.distributed import process_group  # noqa: E402
 from stages.train.params import Params  # noqa: E402

@@ -55,7 +55,7 @@ def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int, *, 
     """Write fp32/ and int8/ of a network with random weights, each a best.onnx, and CHECKED/ with `convert.car_check`,
     which needs artifacts/reference.safetensors (`dvc repro backbone`)."""
     from stages.common.calibration import Calibration
-    from stages.common.model import Checkpoint, create
+    from stages.common.network.model import Checkpoint, create
     from stages.common.pixels.photo_set import PhotoSet
     from stages.convert.__main__ import contents
     from stages.convert.car_check import add_distance

@@ -31,9 +31,9 @@ from sklearn.metrics import roc_auc_score
 from serving.photo.cores import usable_cores
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, Photo, list_photos
-from stages.common.model import Checkpoint, Normalise
+from stages.common.network.model import Checkpoint, Normalise
+from stages.common.network.scoring import score
 from stages.common.pixels.photo_set import PhotoSet
-from stages.common.scoring.score import score
 from stages.train.params import Params
 from stages.train.sampling import hold_out
 

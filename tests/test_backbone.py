@@ -20,7 +20,7 @@ from stages.backbone.params import BackboneParams
 from stages.backbone.sources import Unavailable, from_file, from_hub, from_package
 from stages.common.base.errors import StageError
 from stages.common.base.paths import BACKBONE
-from stages.common.model import Checkpoint, create
+from stages.common.network.model import Checkpoint, create
 from tests.support.workspace import Workspace
 from tools import summary
 

@@ -21,7 +21,7 @@ from serving.model.predictor import Network
 from serving.photo.decode import decode
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
-from stages.common.model import Checkpoint
+from stages.common.network.model import Checkpoint
 from stages.convert import __main__ as convert
 from stages.convert.candidates import compare, judge, placements
 from stages.convert.graph import Logit, to_onnx

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from stages.common.scoring.malloc import keep_freed_memory
+from stages.common.network.scoring import keep_freed_memory
 
 PR_SET_THP_DISABLE = 41  # <linux/prctl.h>
 PAGE = resource.getpagesize()

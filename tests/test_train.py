@@ -28,8 +28,8 @@ from stages.common.base.files import write_bytes
 from stages.common.base.params import Data, load
 from stages.common.base.paths import BACKBONE, CHECKPOINT
 from stages.common.base.photos import CLEAN, DIRTY, Origin, list_photos
-from stages.common.model import Checkpoint, check_image_size, create
-from stages.common.scoring.loader import loader
+from stages.common.network.model import Checkpoint, check_image_size, create
+from stages.common.network.scoring import loader
 from stages.train import augment, devices
 from stages.train.distributed import Ranks, launch, process_count, process_group
 from stages.train.params import AugmentParams, Params

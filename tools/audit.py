@@ -31,9 +31,9 @@ from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_csv
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, SPLITS, Photo, read_origins, usable_photos
-from stages.common.model import Normalise
+from stages.common.network.model import Normalise
+from stages.common.network.scoring import pick_device
 from stages.common.pixels.photo_set import PhotoSet
-from stages.common.scoring.score import pick_device
 from stages.split_check.page import AUDIT, AUDIT_HEADER, BLIND, write_page
 from stages.train.params import Params
 from stages.train.trainer import build

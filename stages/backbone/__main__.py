@@ -24,7 +24,7 @@ from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import BACKBONE, REFERENCE, REPORTS
-from stages.common.model import create
+from stages.common.network.model import create
 
 REPORT = REPORTS / "backbone.json"
 LEAST_SHARE = 0.5  # of the parameters that have to fit for a partial start

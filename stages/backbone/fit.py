@@ -9,7 +9,7 @@ from torch import nn
 
 from stages.backbone.sources import Weights
 from stages.common.base.errors import StageError
-from stages.common.model import classifier_prefixes
+from stages.common.network.model import classifier_prefixes
 
 OPEN = 4.0  # logit of a gate of 0.98
 

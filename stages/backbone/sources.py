@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
-from stages.common.model import create
+from stages.common.network.model import create
 
 Weights = dict[str, Tensor]
 

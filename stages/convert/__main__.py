@@ -25,9 +25,9 @@ from stages.common.base.files import json_bytes, sha256, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import CHECKPOINT, HOLDOUT, NETWORK, REPORTS
 from stages.common.base.photos import CLEAN, DIRTY, Photo, train_photos
-from stages.common.model import Checkpoint, Normalise
+from stages.common.network.model import Checkpoint, Normalise
+from stages.common.network.scoring import pick_device, score
 from stages.common.pixels.photo_set import PhotoSet, batch_size
-from stages.common.scoring.score import pick_device, score
 from stages.convert import candidates
 from stages.convert.cam import add_map
 from stages.convert.candidates import Candidate, Floats

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.common.base.errors import StageError
-from stages.common.model import Checkpoint, Normalise, clean_logit
+from stages.common.network.model import Checkpoint, Normalise, clean_logit
 
 
 class Logit(nn.Module):

@@ -11,8 +11,7 @@ from pathlib import Path
 from serving.explain import Logits, occlusion, overlay
 from serving.photo.decode import decode, open_photo, upright_rgb
 from stages.common.base.paths import REPORTS
-from stages.common.page.template import template
-from stages.common.page.thumbnails import data_uri
+from stages.common.page import data_uri, template
 from stages.common.rates import Outcome
 from stages.export.results import Result
 

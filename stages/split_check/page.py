@@ -25,8 +25,7 @@ from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_bytes
 from stages.common.base.paths import REPORTS
-from stages.common.page.template import template
-from stages.common.page.thumbnails import data_uri
+from stages.common.page import data_uri, template
 from stages.split_check.groups import Group
 from stages.split_check.report import Findings
 

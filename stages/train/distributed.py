@@ -23,7 +23,7 @@ from torch.distributed.run import config_from_args, parse_args
 from serving.photo.cores import usable_cores
 from serving.verdict.errors import UserError
 from stages.common.base.errors import StageError
-from stages.common.scoring.malloc import keep_freed_memory
+from stages.common.network.scoring import keep_freed_memory
 
 T = TypeVar("T")
 

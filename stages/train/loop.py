@@ -22,11 +22,10 @@ from stages.common.base.files import csv_bytes, json_bytes, sha256, write_atomic
 from stages.common.base.params import load
 from stages.common.base.paths import BACKBONE, CHECKPOINT, HOLDOUT, REPORTS, TRAIN_PHOTOS
 from stages.common.base.photos import CLEAN, Origin, Photo, train_photos
-from stages.common.model import Checkpoint
+from stages.common.network.model import Checkpoint
+from stages.common.network.scoring import loader, score
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.pixels.scratch import locked
-from stages.common.scoring.loader import loader
-from stages.common.scoring.score import score
 from stages.train.devices import choose_algorithms, is_portable
 from stages.train.distributed import Ranks, describe, process_group
 from stages.train.keep import ENOUGH, Kept, by_class, can_rank_epochs

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from stages.common.base.errors import StageError
 from stages.common.base.paths import BACKBONE
 from stages.common.base.photos import CLEAN, DIRTY
-from stages.common.model import Normalise, check_image_size, classifier_prefixes, create
+from stages.common.network.model import Normalise, check_image_size, classifier_prefixes, create
 from stages.train import augment
 from stages.train.distributed import Ranks
 from stages.train.params import Params, TrainParams

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import torch
 
-from stages.common.model import Checkpoint, create
+from stages.common.network.model import Checkpoint, create
 from stages.convert.graph import to_onnx
 
 SMALL = "resnet10t"  # quick to export, with the layers that quantisation is about

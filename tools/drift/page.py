@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.page.template import template
+from stages.common.page import template
 from tools.drift.shift import Floats, Scores
 
 WIDTH, HEIGHT = 640, 220  # of a chart's plane, in units of its SVG
