@@ -26,8 +26,8 @@ def keep_freed_memory() -> None:
 
     By itself it takes each block beyond 32 MiB from the system and gives it back when it is freed. Activations are such
     blocks, so each step has the system clear all their pages anew: at 224 pixels, 32 photos in float32, that took a
-    third of tf_efficientnet_lite0's step on 2 cores (benchmarks/results/training.txt). The price is some 15 % more memory
-    at the peak. Other C libraries are left as they are.
+    third of tf_efficientnet_lite0's step on 2 cores (benchmarks/results/training.txt). The price is some 15 % more
+    memory at the peak. Other C libraries are left as they are.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
