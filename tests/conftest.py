@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from hypothesis import settings
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.support.workspace import InProcess, Workspace, write_photos
 
 # A shell makes what it starts in the background deaf to Ctrl-C, and so every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+expect.set_options(timeout=60_000)
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture

@@ -238,7 +238,7 @@ def test_a_full_queue_is_shed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
     with ThreadPoolExecutor(2) as clients:
         answers = [clients.submit(lambda: post(app.test_client(), photo())) for _ in range(2)]
         entered.acquire()
-        wait_until(lambda: not state.of(app).engine.photos.free, 10)
+        wait_until(lambda: not state.of(app).engine.photos.free)
         assert_problem(post(app.test_client(), photo()), 503, "overloaded")
         release.set()
         assert [answer.result().status_code for answer in answers] == [200, 200]
@@ -292,34 +292,36 @@ def test_ready_fails_with_the_model_and_recovers(pair: Pair, monkeypatch: pytest
     assert client.get("/readyz").status_code == 200 and post(client, photo()).status_code == 200
 
 
-def slow_photos(app: Flask, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Make every photo take so long to be decoded, one after the other."""
+def hold_photos(app: Flask, monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Photos are decoded when they are let go, one after the other, or after half a minute."""
     pixels = np.zeros((state.of(app).engine.deployment.predictor.image_size,) * 2 + (3,), np.uint8)
-
-    def decode(*_: object, **__: object) -> np.ndarray:
-        time.sleep(seconds)
-        return pixels
-
-    monkeypatch.setattr("serving.engine.deployment.decode", decode)
+    free = threading.Semaphore(0)
+    monkeypatch.setattr("serving.engine.deployment.decode", lambda *_, **__: free.acquire(timeout=30) and pixels)
+    return free
 
 
 def test_ready_under_full_load(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(pair, WORKERS="1", THREADS="1", QUEUE="10", MAX_PHOTOS="10", MAX_BATCH="1")
-    slow_photos(app, monkeypatch, 0.1)
-    monkeypatch.setattr("serving.engine.engine.CHECK_SECONDS", 0.5)
-    with ThreadPoolExecutor(1) as load:
-        load.submit(lambda: post(app.test_client(), *[photo()] * 10, path="/predict/files"))
-        wait_until(lambda: not state.of(app).engine.photos.free, 10)
-        assert app.test_client().get("/readyz").status_code == 200
+    free = hold_photos(app, monkeypatch)
+    monkeypatch.setattr("serving.engine.engine.CHECK_SECONDS", 20)
+    with ThreadPoolExecutor(2) as clients:
+        load = clients.submit(lambda: post(app.test_client(), *[photo()] * 10, path="/predict/files"))
+        wait_until(lambda: not state.of(app).engine.photos.free)
+        check = clients.submit(lambda: app.test_client().get("/readyz"))
+        wait_until(lambda: len(state.of(app).engine.batcher._raw) == 10)  # one photo of the ten is being decoded
+        free.release(2)
+        assert check.result().status_code == 200 and not load.done()
+        free.release(9)
 
 
 def test_a_request_has_one_deadline_and_leaves_nothing_behind(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(pair, WORKERS="1", THREADS="1", MAX_BATCH="1", REQUEST_SECONDS="0.5")
-    slow_photos(app, monkeypatch, 0.3)
+    free = hold_photos(app, monkeypatch)
     started = time.monotonic()
     assert_problem(post(app.test_client(), *[photo()] * 8, path="/predict/files"), 503, "overloaded")
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < 10
     assert not state.of(app).engine.batcher._raw
+    free.release()
 
 
 def test_a_stuck_process_says_so(pair: Pair) -> None:
@@ -515,13 +517,11 @@ def test_a_photo_for_which_there_is_no_memory_costs_only_its_own_answer(
 
 def test_costly_photos_hold_up_no_others(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait for decoders; a request's ordinary photos, and other requests, do not."""
-    app = make_app(pair, REQUEST_SECONDS="2", STUCK_SECONDS="4")
+    app = make_app(pair, REQUEST_SECONDS="4", STUCK_SECONDS="8")
     decoders = pool.shared(state.of(app).settings.threads, state.of(app).settings.decode_memory)
     monkeypatch.setattr(decoders, "_places", 0)
     with ThreadPoolExecutor(1) as client:
         waiting = client.submit(lambda: post(app.test_client(), photo(kind="PNG"), photo(), path="/predict/files"))
-        time.sleep(0.1)
-        began = time.monotonic()
-        assert post(app.test_client(), photo()).status_code == 200
-        assert time.monotonic() - began < 0.5 and not waiting.done()
+        wait_until(lambda: state.of(app).engine.photos.free < state.of(app).settings.queue)
+        assert post(app.test_client(), photo()).status_code == 200 and not waiting.done()
         assert [answer.get("status", 200) for answer in waiting.result().get_json()] == [503, 200]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,11 +95,13 @@ def test_a_full_disk_harms_no_verdict(
 
 def test_a_slow_disk_holds_a_bounded_amount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auditing, "WAITING_BYTES", 1000)
-    monkeypatch.setattr(Folder, "put", lambda *_: time.sleep(0.2))
+    disk = threading.Event()
+    monkeypatch.setattr(Folder, "put", lambda *_: disk.wait(20))
     auditor = Auditor(1, Folder(tmp_path), 90)
     started = time.monotonic()
     assert all(auditor.mark(b"x" * 400, 0.9, "m") for _ in range(100))
-    assert time.monotonic() - started < 0.2 and auditor._queue.qsize() <= 2
+    assert time.monotonic() - started < 20 and auditor._queue.qsize() <= 2
+    disk.set()
     auditor.flush()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import huggingface_hub
@@ -75,10 +74,8 @@ def test_without_network_auto_takes_what_fits_of_a_packaged_relative(workspace: 
 
 @pytest.mark.usefixtures("no_network")
 def test_too_little_that_fits_is_refused_with_the_remedy() -> None:
-    start = time.monotonic()
     with pytest.raises(StageError, match=r"resnet18.*backbone\.source: file.*backbone\.source: random"):
         find_weights("resnet18", BackboneParams("auto", None, 0))
-    assert time.monotonic() - start < 20
 
 
 class Hub:

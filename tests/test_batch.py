@@ -204,14 +204,18 @@ def test_order_and_calls_at_once_when_batches_take_different_times(
     monkeypatch.setattr(scorer, "usable_cores", lambda: 3)
     monkeypatch.setattr(Predictor, "on_gpu", on_gpu)
     monkeypatch.setenv("MAX_BATCH", "2")
-    running, most, lock = 0, 0, threading.Lock()
-    original = Predictor.scores
+    running, most, lock, meeting = 0, 0, threading.Lock(), threading.Event()
+    original, at_once = Predictor.scores, 1 if on_gpu else 3
 
     def slow(self: Predictor, images: np.ndarray) -> np.ndarray:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+        if threading.current_thread() is not threading.main_thread():  # in which the model is checked before
+            if most == at_once:
+                meeting.set()
+            meeting.wait(10)
         time.sleep(0.02 * float(np.random.default_rng(int(images.sum())).random()))
         with lock:
             running -= 1
@@ -220,7 +224,7 @@ def test_order_and_calls_at_once_when_batches_take_different_times(
     monkeypatch.setattr(Predictor, "scores", slow)
     assert score(folder, out) == 0
     assert_right(rows(out)[1:])
-    assert most == (1 if on_gpu else 3)
+    assert most == at_once
 
 
 def test_ctrl_c_leaves_whole_rows_and_resume_adds_the_rest(folder: Path, tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_ctrl_c_leaves_whole_rows_and_resume_adds_the_rest(folder: Path, tmp_pat
     command = [sys.executable, "-m", "serving.batch", str(folder), "--out", str(out)]
     env = environment(slow, MAX_BATCH="1")
     with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 3, 60)
+        wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 3)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130 and "--resume" in errors and "Traceback" not in errors

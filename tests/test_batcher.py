@@ -152,7 +152,7 @@ def test_the_watchdog_ends_a_process_that_stands_still(
     monkeypatch.setattr(watchdog.os, "kill", lambda pid, number: ended.set() if number == signal.SIGTERM else None)
     before = WORKERS_STUCK._value.get()
     batcher, predictor = Batcher(1, 1, 1), FakePredictor()
-    watchdog.watch(batcher, 0.2)
+    watchdog.watch(batcher, 0.5)
     for future in batcher.submit(predictor, [lambda: time.sleep(0.03) or PIXELS] * 20):
         future.result(10)  # busy for longer than that, but it moves
     assert not ended.is_set()

@@ -148,7 +148,7 @@ def test_a_car_behind_urls(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fetch(fetcher: object, url: str) -> bytes:
         if (name := url[-1]) in "ab":
-            together.wait(10)
+            together.wait(60)
         elif name not in found:
             raise UrlUnfetchable("no answer")
         return found[name]

@@ -83,7 +83,7 @@ def test_a_job_on_s3_that_is_killed_goes_on(
     out, options = Folder(f"{bucket}/out"), ["--shard-size", "2"]
     command = [sys.executable, "-m", "serving.batch", f"{bucket}/in", "--out", out.url, *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: sum(file.name.startswith("part-") for file in out.files()) >= 2, 60)
+        wait_until(lambda: sum(file.name.startswith("part-") for file in out.files()) >= 2)
         process.kill()
     assert out.read(job.SUCCESS) is None
     assert score(f"{bucket}/in", out.url, *options) == 0

@@ -46,20 +46,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture(scope="module")
 def live(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with running(
-        pair, tmp_path_factory.mktemp("front"), WORKERS="1", REQUEST_SECONDS="1", HEALTH_PORT=str(free_port())
+        pair, tmp_path_factory.mktemp("front"), WORKERS="1", REQUEST_SECONDS="3", HEALTH_PORT=str(free_port())
     ) as live:
         yield live
 
 
 def connect(live: Live) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", live.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", live.port), timeout=30)
 
 
 def ask(live: Live, data: bytes) -> bytes:
     """All that comes back until the service closes."""
     with connect(live) as connection:
         connection.sendall(data)
-        answer = read(connection, 10)
+        answer = read(connection, 30)
     assert answer is not None, "the connection stayed open"
     return answer
 
@@ -201,8 +201,10 @@ def test_errors_of_the_protocol_are_problems_too(live: Live) -> None:
         b"GET / HTTP/1.1\r\nHost: x": 408,
         b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + FORM + b"\r\n": 408,
     }
-    for data, status in wrong.items():
-        head, _, body = ask(live, data).partition(b"\r\n\r\n")
+    with ThreadPoolExecutor(len(wrong)) as clients:
+        answers = list(clients.map(lambda data: ask(live, data), wrong))
+    for (data, status), answer in zip(wrong.items(), answers, strict=True):
+        head, _, body = answer.partition(b"\r\n\r\n")
         problem = json.loads(body)
         assert head.startswith(b"HTTP/1.1 %d " % status) and b"application/problem+json" in head, (data, head)
         assert problem["status"] == status and problem["type"].startswith("urn:dirtycar:problem:")
@@ -233,7 +235,7 @@ def test_expect_continue_and_pipelining(live: Live) -> None:
         one.sendall(head + b"\r\n\r\n")
         assert one.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         one.sendall(body + request(photo(0)) + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answer = read(one, 10)
+        answer = read(one, 30)
     assert answer is not None and re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3
     assert answer.index(b"clean") < answer.index(b"dirty")
 
@@ -247,7 +249,7 @@ def test_a_client_that_is_gone_costs_nothing_and_one_that_sends_no_more_is_answe
             reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             reset.close()
             half_closed.shutdown(socket.SHUT_WR)
-            answer = read(half_closed, 10)
+            answer = read(half_closed, 30)
         assert answer is not None and answer[9:12] == {60: b"", len(data) - 9: b"400", len(data): b"200"}[len(sent)]
     assert live.send(photo(255)).ok
 
@@ -265,7 +267,7 @@ def test_announced_bytes_take_no_room(pair: Pair, tmp_path: Path) -> None:
             one.sendall(data)
         began = time.monotonic()
         assert all(live.send(photo(255)).ok for _ in range(3))
-        assert requests.get(live.url + "/healthz", timeout=5).ok and time.monotonic() - began < 2
+        assert requests.get(live.url + "/healthz", timeout=5).ok and time.monotonic() - began < 10  # of 30 a request
         metrics = requests.get(live.url + "/metrics", timeout=5).text
         assert samples(metrics, "dirtycar_clients_cut_off_total", reason="connections") >= 40
         for one in slow:
@@ -288,7 +290,7 @@ def test_a_stopping_server_loses_no_request_of_clients_that_retry_on_refusal(pai
     with running(pair, tmp_path, WORKERS="1") as live, ThreadPoolExecutor(8) as clients:
         for _ in range(8):
             clients.submit(retry_until_refused, live, photo(255), ends, every_time_anew)
-        wait_until(lambda: ends["200"] > 50, 20)
+        wait_until(lambda: ends["200"] > 50)
         os.kill(live.pid, signal.SIGTERM)
     assert set(ends) == {"200"}
 

@@ -106,15 +106,15 @@ def test_a_second_judge_on_a_phone(page: sync_api.Page, browser: sync_api.Browse
 
 
 def test_no_verdict_before_its_photo_is_seen(page: sync_api.Page, tmp_path: Path) -> None:
-    held: list[sync_api.Route] = []
-    page.route("**/photo/**", lambda route: held.append(route))
+    held, shown = list[sync_api.Route](), threading.Event()
+    page.route("**/photo/**", lambda route: route.continue_() if shown.is_set() else held.append(route))
     begin(page, "Ann")
     sync_api.expect(page.locator("#status")).to_have_text("Ann · 0 judged now · 25 left")
     page.keyboard.press("d")
     sync_api.expect(page.locator("[data-verdict=dirty]")).to_be_disabled()
+    shown.set()
     for route in held:
         route.continue_()
-    page.unroute("**/photo/**")
     page.dblclick("[data-verdict=clean]")
     sync_api.expect(page.locator("#status")).to_contain_text("1 judged now")
     assert [row["verdict"] for row in csv.DictReader((tmp_path / "judgements.csv").open())] == ["clean"]

@@ -64,7 +64,7 @@ def nodes(workspace: Workspace, number: str = "2") -> Iterator[tuple[Node, Node]
     environment = {f"PET_{name}": value for name, value in meet.items()}
     pair = Node(workspace.folder, environment), Node(copy, environment)
     pair[0].start("stages.train")
-    wait_until(lambda: _listens(port), 60)  # it hosts the rendezvous
+    wait_until(lambda: _listens(port))  # it hosts the rendezvous
     if number == "2":
         pair[1].start("stages.train")
     try:
@@ -93,7 +93,7 @@ def test_a_node_that_is_killed_joins_again_and_the_bits_are_the_same(trainable: 
     for disturbed in False, True:
         with nodes(trainable) as pair:
             if disturbed:
-                wait_until(lambda: pair[0].states() or pair[1].states(), 120)
+                wait_until(lambda: pair[0].states() or pair[1].states())
                 pair[1].kill()
                 time.sleep(HEARTBEATS)
                 pair[1].start("stages.train")
@@ -111,7 +111,7 @@ def test_a_node_may_join_later(trainable: Workspace) -> None:
     """The other one stands still meanwhile."""
     trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 4, "train.batch_size": 10})
     with nodes(trainable, "1:2") as pair:
-        wait_until(pair[0].states, 120)
+        wait_until(pair[0].states)
         for process in psutil.Process(pair[0].process.pid).children():
             process.suspend()
         pair[1].start("stages.train")

@@ -21,6 +21,7 @@ from serving.photo.decode import decode, decode_here, open_photo
 from serving.photo.errors import BrokenPhoto, DecodersBusy, PhotoError, PhotoTooCostly, PhotoTooLarge, UnsupportedPhoto
 from serving.photo.header import MIB
 from tests.support import photos_hostile as hostile
+from tests.support.live import wait_until
 from tests.support.photos_hostile import encode
 
 ROOT = Path(__file__).parents[1]
@@ -143,10 +144,10 @@ def test_a_decoder_that_does_not_answer_is_ended(
         f"import sys\nif 'serving.photo.decoder' in sys.orig_argv:\n"
         f"    from PIL import ImageFile\n    def load(self):\n        {hang}\n    ImageFile.ImageFile.load = load\n"
     )
-    monkeypatch.setattr("serving.photo.protocol.Order.wall_seconds", wait)
-    monkeypatch.setattr("serving.photo.header.Header.seconds", lambda *_: -0.3)  # so one second of CPU time
     decoders = pool.Pool(1, 100 * MIB)
     with monkeypatch.context() as context:
+        context.setattr("serving.photo.protocol.Order.wall_seconds", wait)
+        context.setattr("serving.photo.header.Header.seconds", lambda *_: -0.3)  # so one second of CPU time
         context.setenv("PYTHONPATH", str(tmp_path))
         with pytest.raises(error):
             ask(decoders)
@@ -184,10 +185,8 @@ def test_decoders_end_with_the_process_that_started_them() -> None:
         "(of_all,) = pool._pools.values(); print(of_all._idle[0]._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    pid, deadline = int(done.stdout), time.monotonic() + 20
-    while Path(f"/proc/{pid}/cmdline").exists() and b"decoder" in Path(f"/proc/{pid}/cmdline").read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    command = Path(f"/proc/{done.stdout.strip()}/cmdline")
+    wait_until(lambda: not command.exists() or b"decoder" not in command.read_bytes())
 
 
 def test_a_forked_process_has_decoders_of_its_own() -> None:

@@ -8,11 +8,12 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ from tests.support.live import (
     wait_until,
 )
 from tests.support.onnx_models import Pair, write_pair
+from tests.support.raw_http import read, request
 
 WORKERS = str(min(2, usable_cores()))
 
@@ -144,12 +146,12 @@ def test_the_openapi_document_keeps_its_promises(live: Live) -> None:
 def test_a_killed_worker_costs_its_own_requests_only(pair: Pair, tmp_path: Path) -> None:
     clients = 6
     with running(pair, tmp_path, WORKERS=WORKERS) as live, Traffic(live, clients) as traffic:
-        wait_until(lambda: traffic.seen[200] > 50, 20)
+        wait_until(lambda: traffic.seen[200] > 50)
         first = live.workers()[0]
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: first not in live.workers() and len(live.workers()) == int(WORKERS), 20)
+        wait_until(lambda: first not in live.workers() and len(live.workers()) == int(WORKERS))
         before = traffic.seen[200]
-        wait_until(lambda: traffic.seen[200] > before + 50, 20)
+        wait_until(lambda: traffic.seen[200] > before + 50)
         in_flight = samples(requests.get(live.url + "/metrics", timeout=10).text, "dirtycar_photos_in_flight")
     assert traffic.seen["lost"] <= clients and set(traffic.seen) <= {200, "lost"}
     assert in_flight <= clients  # what the dead worker had in its hands is not counted for ever
@@ -170,7 +172,7 @@ run()
     with running(pair, tmp_path, command=command, **alone) as live:
         (stuck,) = live.workers()
         assert live.send(b"hang").status_code == 503
-        wait_until(lambda: stuck not in live.workers() and answers(live), 20)
+        wait_until(lambda: stuck not in live.workers() and answers(live))
         assert live.send(photo()).ok
         metrics = requests.get(live.url + "/metrics", timeout=10).text
         assert samples(metrics, "dirtycar_workers_stuck_total") == 1 and samples(metrics, "dirtycar_threads_busy") == 0
@@ -179,11 +181,13 @@ run()
 def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
     """Though a model call takes long, and most requests still wait for theirs."""
     pair = write_pair(tmp_path / "slow", work=20)
-    with running(pair, tmp_path, MAX_BATCH="1") as live, ThreadPoolExecutor(6) as pool:
-        under_way = [pool.submit(live.send, photo(255)) for _ in range(6)]
-        time.sleep(0.3)
+    with running(pair, tmp_path, MAX_BATCH="1") as live, ExitStack() as stack:
+        address = ("127.0.0.1", live.port)
+        clients = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(6)]
+        for client in clients:
+            client.sendall(request(photo(255), b"Connection: close\r\n"))
         os.kill(live.pid, signal.SIGTERM)
-        assert [answer.result().status_code for answer in under_way] == [200] * 6
+        assert [(read(client, 60) or b"")[:12] for client in clients] == [b"HTTP/1.1 200"] * 6
 
 
 def test_reload_under_load(tmp_path: Path) -> None:
@@ -192,27 +196,29 @@ def test_reload_under_load(tmp_path: Path) -> None:
     with running(pair, tmp_path, WORKERS=WORKERS) as live, Traffic(live) as traffic:
         model = lambda: requests.get(live.url + "/model", timeout=10).json()  # noqa: E731
         old = model()["version"]
-        wait_until(lambda: traffic.seen[200] > 30, 20)
+        wait_until(lambda: traffic.seen[200] > 30)
         write_pair(tmp_path / "pair", size=48, t_clean=0.7)
         os.kill(live.pid, signal.SIGHUP)
-        # Each worker follows by itself; so many answers in a row are those of all.
-        wait_until(lambda: all(model()["T_clean"] == 0.7 for _ in range(40)), 30)
+        metrics = lambda: requests.get(live.url + "/metrics", timeout=10).text  # noqa: E731
+        # Each worker follows by itself.
+        wait_until(lambda: samples(metrics(), "dirtycar_reloads_total", result="done") == int(WORKERS))
         new = model()["version"]
         pair.model.write_bytes(pair.model.read_bytes()[:400])
         os.kill(live.pid, signal.SIGHUP)
-        wait_until(lambda: model()["reload_refused"] is not None, 20)
+        wait_until(lambda: model()["reload_refused"] is not None)
         assert model()["version"] == new and "best.onnx" in model()["reload_refused"]
-        os.kill(live.workers()[0], signal.SIGTERM)  # it finishes its requests, and its successor has the good pair
-        wait_until(lambda: len(live.workers()) == int(WORKERS), 20)
+        (first, *_) = live.workers()
+        os.kill(first, signal.SIGTERM)  # it finishes its requests, and its successor has the good pair
+        wait_until(lambda: first not in live.workers() and len(live.workers()) == int(WORKERS))
         before = traffic.seen[200]
-        wait_until(lambda: traffic.seen[200] > before + 50, 20)
+        wait_until(lambda: traffic.seen[200] > before + 50)
     assert set(traffic.seen) == {200} and traffic.models == {old, new}
     lines = [json.loads(line) for line in live.log.read_text().splitlines()]
     assert any(line["level"] == "ERROR" and "reload refused" in line["message"] for line in lines)
 
 
 def test_a_slow_load_holds_up_neither_a_new_worker_nor_the_end(tmp_path: Path) -> None:
-    """While a model is tried that takes some ten seconds; one SIGHUP more asks for nothing twice."""
+    """While a model is tried that takes a minute or more; one SIGHUP more asks for nothing twice."""
     pair = write_pair(tmp_path / "pair")
     with running(pair, tmp_path, WORKERS="1", THREADS="1") as live:
 
@@ -222,31 +228,31 @@ def test_a_slow_load_holds_up_neither_a_new_worker_nor_the_end(tmp_path: Path) -
             return {pid for found in lists for pid in found.read_text().split()} - set(map(str, live.workers()))
 
         (first,) = live.workers()
-        write_pair(tmp_path / "pair", t_clean=0.7, work=200)
+        write_pair(tmp_path / "pair", t_clean=0.7, work=2000)
         for _ in range(3):
             os.kill(live.pid, signal.SIGHUP)
-        wait_until(lambda: len(trials()) == 1, 10)
+        wait_until(lambda: len(trials()) == 1)
         (trial,) = trials()
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: live.workers() not in ([first], []) and answers(live), 20)
+        wait_until(lambda: live.workers() not in ([first], []) and answers(live))
         assert trials() == {trial} and "refused" not in live.log.read_text()
         os.kill(live.pid, signal.SIGTERM)
-        wait_until(lambda: not Path(f"/proc/{trial}").exists(), 5)
+        wait_until(lambda: not Path(f"/proc/{trial}").exists(), 30)
 
 
 def test_a_worker_that_cannot_start_stops_no_other(tmp_path: Path) -> None:
     """Its pair cannot be read now: it is tried again, the other workers serve on, and it comes back."""
     pair = write_pair(tmp_path / "pair")
     with running(pair, tmp_path, WORKERS=WORKERS, TMPDIR=str(tmp_path)) as live:
-        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()), 20)
+        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()))
         model = next(tmp_path.glob("dirtycar-*")) / "current" / "best.onnx"
         model.rename(model.with_suffix(".away"))
         first, *others = live.workers()
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: live.log.read_text().count("cannot start and is tried again") >= 1, 20)
+        wait_until(lambda: live.log.read_text().count("cannot start and is tried again") >= 1)
         assert not others or (set(others) < set(live.workers()) and live.send(photo(255)).ok)
         model.with_suffix(".away").rename(model)
-        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()), 20)
+        wait_until(lambda: answers(live) and serving_workers(live) == set(live.workers()))
 
 
 def serving_workers(live: Live) -> set[int]:
@@ -273,7 +279,7 @@ def test_a_start_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     env = environment(pair, PORT="0") | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, *COMMAND], cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as server:
         try:
-            wait_until(lambda: list(tmp_path.glob("dirtycar-*/model-*")), 30)  # the model is being tried
+            wait_until(lambda: list(tmp_path.glob("dirtycar-*/model-*")))  # the model is being tried
         finally:
             server.terminate()
     assert server.returncode != 0 and not list(tmp_path.glob("dirtycar-*"))

@@ -174,17 +174,17 @@ def test_the_server_refuses_to_start_and_to_reload_what_is_not_signed(pair: Pair
         version = live.send(photo(255)).json()["model"]
         write_pair(pair.model.parent, t_clean=0.5)  # the signature is of the model before
         os.kill(live.pid, signal.SIGHUP)
-        wait_until(lambda: "does not show that" in reasons(live), 20)
+        wait_until(lambda: "does not show that" in reasons(live))
         signature_of(pair.model).unlink()
         os.kill(live.pid, signal.SIGHUP)
-        wait_until(lambda: f"{pair.model}.sig is missing" in reasons(live), 20)
+        wait_until(lambda: f"{pair.model}.sig is missing" in reasons(live))
         assert live.send(photo(255)).json()["model"] == version
         sign(pair.model, tmp_path / "key.pem")
         os.kill(live.pid, signal.SIGHUP)
-        wait_until(lambda: live.send(photo(255)).json()["threshold"] == 0.5, 20)
+        wait_until(lambda: live.send(photo(255)).json()["threshold"] == 0.5)
         (tmp_path / "key.pub").unlink()  # a worker that dies comes back: its copy was checked
         os.kill(live.workers()[0], signal.SIGKILL)
-        wait_until(lambda: live.status(photo(255)) == "200", 30)
+        wait_until(lambda: live.status(photo(255)) == "200")
     write_keys(tmp_path, "key")
     command = [sys.executable, "-m", "gunicorn", "-c", "serving/gunicorn.conf.py", "serving.app:create_app()"]
     started = subprocess.run(

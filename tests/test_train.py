@@ -265,7 +265,7 @@ def test_one_failing_process_neither_hangs_nor_hides_its_error(
     start = time.monotonic()
     with pytest.raises(StageError, match="a training process failed"):
         launch(fail_in_one_process, 2)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300
     assert "the second process fails; mean of the ranks 0.5" in capfd.readouterr().err
 
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 import yaml
 
 from serving.photo.cores import processor
+from tests.support.live import wait_until
 from tests.support.repository import do, environment
 from tools import verify
 
@@ -143,16 +143,13 @@ def test_a_lock_of_other_inputs_and_photos_that_only_the_remote_has(tmp_path: Pa
 def test_stopped_it_stops_its_stages_and_cleans_up(repository: Repository, stop: signal.Signals) -> None:
     runs = len(repository.runs.read_text())
     process = repository.start("hang")
-    deadline = time.monotonic() + 60
-    while len(repository.runs.read_text()) == runs:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+    wait_until(lambda: len(repository.runs.read_text()) > runs or process.poll() is not None)
     assert running(repository)
     process.send_signal(stop)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + stop and "Traceback" not in err
     assert list(repository.scratch.iterdir()) == []
-    assert not running(repository)
+    wait_until(lambda: not running(repository))
 
 
 def lock(best: str, speed: str = "0", code: str = "0") -> dict[str, Any]:

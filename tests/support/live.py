@@ -12,11 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import SystemRandom
 
 import psutil
 import requests
@@ -31,10 +32,12 @@ OURS = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")  # a developer's own settings
 
 
 def free_port() -> int:
-    """A port of this host that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on, below those that the system gives to clients, one of which would take it."""
+    while True:
+        port = SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def running(
         )  # fmt: skip
     live = Live(port, process.pid, log)
     try:
-        wait_until(lambda: process.poll() is not None or answers(live), 60)
+        wait_until(lambda: process.poll() is not None or answers(live))
         assert process.poll() is None, log.read_text()
         yield live
     finally:
@@ -232,8 +235,8 @@ def answers(live: Live) -> bool:
         return False
 
 
-def wait_until(condition: object, seconds: float) -> None:
-    """Poll until `condition()` is true; fails the test after `seconds`."""
+def wait_until(condition: object, seconds: float = 120) -> None:
+    """Poll until `condition()` is true; fails the test after `seconds`, which no machine is too slow for."""
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():

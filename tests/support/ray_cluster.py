@@ -44,7 +44,7 @@ def disturbed(folder: Path, victim: str) -> bool:
             command = [sys.executable, "-m", "serving.batch", str(source), "--out", str(out), "--shard-size", "2"]
             command += ["--ray", cluster.address]
             driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-            wait_until(lambda: len(list(out.glob("part-*"))) >= 2, 120)
+            wait_until(lambda: len(list(out.glob("part-*"))) >= 2)
             _kill(victim, driver, cluster, nodes[0])
             code = driver.wait(180)
             if victim == "driver":

@@ -23,6 +23,7 @@ def environment(folder: Path, **more: str) -> Iterator[None]:
             patch.setenv(f"GIT_{role}_NAME", "a")
             patch.setenv(f"GIT_{role}_EMAIL", "a@b")
         patch.setenv("DVC_NO_ANALYTICS", "1")
+        patch.setenv("CI", "1")  # no process that looks for a new version, and outlives the test
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
         patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))

@@ -39,7 +39,7 @@ def running(folder: Path) -> Iterator[int]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | KEYS, stdout=log, stderr=log)
     try:
-        wait_until(lambda: _listed(ports[0]), 60)
+        wait_until(lambda: _listed(ports[0]))
         yield ports[0]
     finally:
         process.kill()
