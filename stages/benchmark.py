@@ -114,17 +114,6 @@ def as_served(predictor: Predictor, data: Data, photos: list[Photo]) -> dict[str
     return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, scores[:, 0], scores[:, 1:]))}
 
 
-def show(report: dict[str, Any]) -> None:
-    """Print the speeds as a table."""
-    for provider, found in report["speed"].items():
-        print(f"{provider}, first verdict after {found['cold_start_s']:.1f} s, {found['peak_memory_mb']:.0f} MB")
-        print(f"  {'':28}{'p50 ms':>9}{'p95 ms':>9}{'images/s':>10}")
-        for name, row in found.items():
-            if isinstance(row, dict):
-                print(f"  {name:28}{row['p50_ms']:9.1f}{row['p95_ms']:9.1f}{row['images_per_s']:10.1f}")
-    print("as served on test:", report["as_served"])
-
-
 def card(predictor: Predictor, report: dict[str, Any]) -> bytes:
     """The card that the file carries, and the speed measured here."""
     rows = [
@@ -154,7 +143,6 @@ def main() -> None:
     write_atomically({
         MEASURED_HERE: json_bytes(report["speed"]), REPORT: json_bytes(report), MODEL_CARD: card(predictor, report),
     })  # fmt: skip
-    show(report)
 
 
 if __name__ == "__main__":

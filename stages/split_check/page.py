@@ -11,11 +11,13 @@ import csv
 import hashlib
 import itertools
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 from serving.photo.cores import usable_cores
@@ -26,45 +28,13 @@ from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_bytes
 from stages.common.base.paths import REPORTS
 from stages.common.page import data_uri, template
-from stages.split_check.groups import Group
+from stages.split_check.groups import Group, Kind
 from stages.split_check.report import Findings
 
 PAGE, AUDIT = REPORTS / "split_check.html", REPORTS / "label_audit.csv"
 BLIND = REPORTS / "blind_sample.csv"  # beside it: paths of val and test, to be judged without their labels
 AUDIT_HEADER = ("rank", "path", "split", "label", "suggested", "p_label")
 ASSETS = Path(__file__).parent / "assets"
-GROUP_SECTIONS = {
-    "conflict": (
-        "Under both labels",
-        "One photo cannot be clean and dirty. Exclude one of the two, or correct its label.",
-    ),
-    "leak": (
-        "In several splits",
-        "Photos seen in training inflate every score. Exclude all but the copies in one split.",
-    ),
-    "within": ("Near-duplicates within a split", "The threshold counts the copies as one car."),
-    "scene": (
-        "One scene",
-        "One background, different colours: mostly different cars before one camera. They are not grouped.",
-    ),
-}
-_WORST = "Worst first. A person could hardly tell either."
-GALLERY_SECTIONS = {
-    "unreadable": ("Unreadable files", ""),
-    "small": ("Too small", _WORST),
-    "dark": ("Too dark", _WORST),
-    "washed_out": ("Washed out", _WORST),
-    "blurred": ("Blurred", _WORST),
-    "odd": ("Strange files", "They can be read and are used."),
-}
-EVIDENCE = {
-    "bytes": "the same file",
-    "pixels": "the same pixels",
-    "near": "near-duplicates",
-    "edited": "one shot, edited in a part",
-    "id": "one car or session, by the path",
-    "scene": "one background",
-}
 SHOWN_GROUPS, SHOWN_MEMBERS = 40, 6  # of each kind of group, and photos of each group
 SHOWN_SUSPECTS, SHOWN_POOR, SHOWN_NOTES = 100, 16, 40  # the second of each kind of poor quality
 SMALL_SIDE, LARGE_SIDE = 192, 448  # pixels of the longer side: about 5 and 20 KB a photo
@@ -103,8 +73,8 @@ def render(findings: Findings) -> str:
     root = Path(findings.root)
     suspects, moved = read_audit(root)
     sample = read_blind(root)
-    groups = {kind: show_groups(findings.groups, kind) for kind in GROUP_SECTIONS}
-    galleries: dict[str, list[Card]] = {kind: [] for kind in GALLERY_SECTIONS}
+    groups = {kind: show_groups(findings.groups, kind) for kind in get_args(Kind)}
+    galleries = defaultdict[str, list[Card]](list)
     galleries["unreadable"] = [Card(note.name, note.text) for note in findings.unreadable[:SHOWN_NOTES]]
     galleries["odd"] = [Card(note.name, note.text) for note in findings.odd[:SHOWN_NOTES]]
     for one in findings.poor:
@@ -112,20 +82,10 @@ def render(findings: Findings) -> str:
             galleries[one.kind].append(Card(one.name, f"{one.measure:.3g}"))
     cards = [card for found in groups.values() for group in found for card in group.cards]
     cards += [*suspects[:SHOWN_SUSPECTS], *(card for found in galleries.values() for card in found)]
-    counts = {
-        **{id: (title, findings.totals[id]) for id, (title, _) in GROUP_SECTIONS.items()},
-        "suspects": ("Suspected labels", len(suspects)),
-        "blind": ("Blind sample", len(sample)),
-        **{id: (title, findings.totals[id]) for id, (title, _) in GALLERY_SECTIONS.items()},
-        "excluded": ("Left out", findings.totals["excluded"]),
-        "shortcuts": ("Shortcuts", sum(one.warn for one in findings.shortcuts)),
-        "drift": ("Differences", sum(one.warn for one in findings.drift)),
-    }
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return template(ASSETS / "page.html").render(
         findings=findings, classes=sorted(CLASSES), groups=groups, suspects=suspects, shown=suspects[:SHOWN_SUSPECTS],
-        moved=moved, audited=AUDIT.exists(), sample=sample, galleries=galleries, group_sections=GROUP_SECTIONS,
-        gallery_sections=GALLERY_SECTIONS, evidence=EVIDENCE, links=[(id, *count) for id, count in counts.items()],
+        moved=moved, audited=AUDIT.exists(), sample=sample, galleries=galleries,
         excluded=findings.excluded[:SHOWN_NOTES],
         thumbnails=thumbnails(root, (card.path for card in cards)),
         large=thumbnails(root, (card.path for card in sample), LARGE_SIDE), number=itertools.count().__next__,

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 
@@ -38,7 +38,6 @@ COLOURS = 40  # values of each opponent colour that are kept
 _STANDARD_TABLE_MEAN = 57.625
 
 Colour = tuple[float, float, float]
-
 
 SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
@@ -120,32 +119,25 @@ def scan(root: Path, photos: Sequence[Photo]) -> list[ScannedPhoto]:
 def scan_photo(root: Path, photo: Photo) -> ScannedPhoto:
     """Read, hash and decode one photo."""
     first = PurePosixPath(photo.name).parts[0]
-    split = first if first in SPLITS else ""
+    broken = ScannedPhoto(photo, first if first in SPLITS else "", 0, "", None, (), None)
     try:
         size = (root / photo.name).stat().st_size
         if size > MAX_BYTES:
-            return ScannedPhoto(photo, split, size, "", f"{size:,} bytes are too many for a photo", (), None)
+            return replace(broken, bytes=size, problem=f"{size:,} bytes are too many for a photo")
         content = (root / photo.name).read_bytes()
-    except OSError as error:
-        return ScannedPhoto(photo, split, 0, "", str(error.strerror), (), None)
-    except MemoryError:
-        raise _no_memory(root, photo) from None
-    digest = hashlib.sha256(content).hexdigest()
-    warned = _warned[threading.get_ident()]
-    warned.clear()
-    try:
+        broken = replace(broken, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        warned = _warned[threading.get_ident()]
+        warned.clear()
         stats = photo_stats(content)
+    except OSError as error:
+        return replace(broken, problem=error.strerror or str(error))
     except PhotoError as error:
-        return ScannedPhoto(photo, split, len(content), digest, str(error), (), None)
+        return replace(broken, problem=str(error))
     except MemoryError:
-        raise _no_memory(root, photo) from None
-    return ScannedPhoto(
-        photo, split, len(content), digest, None, (*_oddities(photo.name, stats), *sorted(warned)), stats
-    )
-
-
-def _no_memory(root: Path, photo: Photo) -> StageError:
-    return StageError(f"{root / photo.name}: too little memory to decode it; free some, or make the photo smaller")
+        raise StageError(
+            f"{root / photo.name}: too little memory to decode it; free some, or make the photo smaller"
+        ) from None
+    return replace(broken, oddities=(*_oddities(photo.name, stats), *sorted(warned)), stats=stats)
 
 
 def _oddities(name: str, stats: PhotoStats) -> list[str]:

@@ -18,7 +18,6 @@ geometric. The levels of the tests that could wrongly pass add up to 1 - confide
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,27 +30,9 @@ SPARE = 0.05  # share of the level for the later starts: where labels are noisy,
 CUTS_AT_ONCE = 512  # tested together: most sequences end early
 
 
-class CutTest(Protocol):
-    """Can the precision at a cut be taken for >= target? `rank` [C] counts what a cut accepts."""
-
-    @property
-    def cuts(self) -> Cuts: ...
-
-    @property
-    def rank(self) -> Ints: ...
-
-    def first(self, level: float) -> int:
-        """The rank where, with no dirty photo accepted, the p-value just reaches this level."""
-        ...
-
-    def p_value(self, cut: Ints, rank: Ints) -> Floats:
-        """P-values of these cuts, of these ranks (at a start among ties: of the rank that was asked for)."""
-        ...
-
-
 @dataclass(frozen=True)
 class Pooled:
-    """Precision at the share of dirty photos that the validation photos themselves have: a binomial test.
+    """Can the precision at a cut be taken for >= target, at the validation photos' own share of dirty? A binomial test.
 
     The p-value is that of (dirty photos accepted, clean run that follows), ordered by the count, then the run:
     P(D < d) + P(D = d) * target**run. The count alone would waste the part of the level between two of its values.
@@ -62,12 +43,15 @@ class Pooled:
 
     @property
     def rank(self) -> Ints:
+        """What each cut accepts, counted, `[C]`."""
         return self.cuts.total
 
     def first(self, level: float) -> int:
+        """The rank where, with no dirty photo accepted, the p-value just reaches this level."""
         return int(np.ceil(np.log(level) / np.log(self.target)))
 
     def p_value(self, cut: Ints, rank: Ints) -> Floats:
+        """P-values of these cuts, of these ranks (at a start among ties: of the rank that was asked for)."""
         total, dirty = self.rank[cut], self.cuts.dirty[cut]
         fewer, upto = tail(dirty - 1, total, 1 - self.target), tail(dirty, total, 1 - self.target)
         return fewer + (upto - fewer) * self.target ** (self.rank[self.cuts.last_before_next_dirty(cut)] - total)
@@ -75,7 +59,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class AtShare:
-    """Precision at another share of dirty cars: a test of two rates, given the class counts.
+    """As `Pooled`, at another share of dirty cars: a test of two rates, given the class counts.
 
     precision >= target <=> dirty rate <= odds * clean rate, hence `ratio_tail`. The clean run counts as in `Pooled`:
     that d dirty photos rank above the a-th clean one and no more above the b-th has probability
@@ -113,7 +97,7 @@ class AtShare:
         return ratio_tail(clean, self.cuts.n_clean, dirty, self.cuts.n_dirty, self.odds)
 
 
-def most_permissive_cut(test: CutTest, alpha: float) -> int:
+def most_permissive_cut(test: Pooled | AtShare, alpha: float) -> int:
     """Index of the most permissive cut that the tests allow, or -1; wrong with probability <= alpha.
 
     Along a clean run the test only gets easier, so that its first cut stands for all.

@@ -59,7 +59,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 def json_bytes(content: Any, *, digits: int | None = 6) -> bytes:
     """JSON; floats are rounded for people and for diffs, or kept whole where `digits` is None."""
-    content = content if digits is None else _rounded(content, digits)
+    if digits is not None:
+        content = json.loads(json.dumps(content), parse_float=lambda text: round(float(text), digits))
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -85,7 +86,12 @@ def read_csv(path: Path, parse: Callable[[dict[str, str]], T]) -> list[T]:
     found = list[T]()
     try:
         with path.open(newline="") as file:
-            for row in csv.DictReader(file):
+            reader = csv.DictReader(file)
+            if not reader.fieldnames:
+                raise ValueError("it has no header")
+            for row in reader:
+                if None in row:
+                    raise ValueError("it has more cells than the header")
                 found.append(parse(row))
     except (OSError, KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
         raise StageError(f"cannot read {path}, row {len(found) + 1}: {error!r}; `dvc repro` makes it") from error
@@ -104,13 +110,3 @@ def _flush_names(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _rounded(content: Any, digits: int) -> Any:
-    if isinstance(content, float):
-        return round(content, digits)
-    if isinstance(content, dict):
-        return {key: _rounded(value, digits) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_rounded(value, digits) for value in content]
-    return content
