@@ -18,7 +18,7 @@ from serving.fetch.client import Fetcher
 from serving.process import reload, watchdog
 from serving.process.reload import Store
 from serving.settings import Settings
-from serving.web import auth, car, middleware, predict, problems, state
+from serving.web import car, middleware, predict, problems, state
 from serving.web.explain import explain
 from serving.web.page import pages
 from serving.web.schemas import ProblemAnswer
@@ -47,17 +47,17 @@ def create_app(settings: Settings | None = None) -> Flask:
         validation_error_callback=problems.invalid_request,
     )
     app.request_class = middleware.Request
+    app.ensure_sync = lambda func: func  # type: ignore[method-assign]  # none is async; Flask asks at every call
     app.url_map.merge_slashes = False  # no redirect to a host that the client names
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the verdict comes first
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     state.install(app, _start(settings))
     problems.register(app)
     middleware.register(app, settings.trusted_proxies)
-    auth.guard_status(app, settings.status_token)
     app.register_api(predict.files)
     if settings.url_fetch:
         app.register_api(predict.urls)
-    app.register_api(car.cars if settings.url_fetch else car.uploaded_cars)
+    app.register_api(car.cars(fetch=settings.url_fetch))
     if settings.explain:
         app.register_api(explain)
     app.register_api(status)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hmac
 
-from flask import Flask, request
+from flask import request
 
 from serving.web.problems import Kind, Problem
+from serving.web.state import current
 
 STATUS_PATHS = ("/metrics", "/model", "/card", "/docs", "/openapi.json")
 
@@ -20,15 +21,11 @@ def require(token: str | None, scheme: str = "Bearer") -> None:
         raise Problem(Kind.UNAUTHORIZED, "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": scheme})
 
 
-def guard_status(app: Flask, token: str | None) -> None:
+def guard_status() -> None:
     """Ask for the token on STATUS_PATHS."""
-
-    def guard() -> None:
-        path = f"/{request.path.split('/')[1]}"
-        if path in STATUS_PATHS:
-            require(token, "Basic" if path == "/docs" else "Bearer")
-
-    app.before_request(guard)
+    path = f"/{request.path.split('/')[1]}"
+    if path in STATUS_PATHS:
+        require(current().settings.status_token, "Basic" if path == "/docs" else "Bearer")
 
 
 def _sends(token: str) -> bool:

@@ -6,56 +6,45 @@ from collections.abc import Sequence
 from typing import Any
 
 from flask import Response, g, jsonify, request
-from flask_openapi3 import APIBlueprint, validate_request
+from flask_openapi3 import APIBlueprint
 
 from serving.engine.cars import judge
 from serving.engine.engine import Verdict
 from serving.fetch.policy import UrlError
 from serving.process import metrics
 from serving.verdict.rule import UNUSABLE
-from serving.web.predict import FORM, FORM_OVERHEAD, JSON, SECURITY, answer_to, fetched, guard
-from serving.web.problems import as_problem
-from serving.web.schemas import CarAnswer, CarForm, CarUrls, problems
+from serving.web.predict import FORM, FORM_OVERHEAD, JSON, SECURITY, answer_to, fetched, guard, uploaded
+from serving.web.problems import Kind, Problem, as_problem
+from serving.web.schemas import MAX_VIEWS, CarAnswer, CarUrls, body, form, problems
 from serving.web.state import current
 
-_PATH, _SUMMARY = "/predict/car", "One car, in several photos"
 _CAR: dict[Any, Any] = {200: CarAnswer} | problems(400, 401, 413, 415, 503)
-_BODIES = {
-    FORM: {"schema": CarForm.model_json_schema(), "encoding": {"file": {"style": "form", "explode": True}}},
-    JSON: {"schema": CarUrls.model_json_schema()},
-}
-
-# One or the other is registered: they differ in whether URLs are taken, and so described.
-uploaded_cars = APIBlueprint("uploaded_cars", __name__, abp_security=SECURITY)
-cars = APIBlueprint("cars", __name__, abp_security=SECURITY)
 
 
-@uploaded_cars.post(_PATH, summary=_SUMMARY, responses=_CAR)
-@validate_request()  # type: ignore[untyped-decorator]
-def predict_uploaded_car(form: CarForm) -> Response:
-    """One verdict on a car: clean if its dirtiest view is. What is not shown is not judged."""
-    return _judge([part.read() for part in form.file])
+def cars(*, fetch: bool) -> APIBlueprint:
+    """The path; `fetch`: whether URLs are taken."""
+    cars = APIBlueprint("cars", __name__, abp_security=SECURITY)
+    bodies = {FORM: form("Photos of one car, from several sides", minItems=1, maxItems=MAX_VIEWS)}
+    bodies |= {JSON: CarUrls.model_json_schema()} if fetch else {}
+
+    @cars.before_request
+    def _guard() -> None:
+        guard({FORM: current().settings.max_request_bytes} | ({JSON: FORM_OVERHEAD} if fetch else {}))
+
+    summary = "One car, in several photos"
+    cars.post("/predict/car", summary=summary, responses=_CAR, openapi_extensions=body(bodies))(predict_car)
+    return cars
 
 
-@validate_request()  # type: ignore[untyped-decorator]
-def _predict_fetched_car(body: CarUrls) -> Response:
-    with fetched(body.urls) as photos:
-        return _judge(photos)
-
-
-@cars.post(
-    _PATH, summary=_SUMMARY, responses=_CAR, openapi_extensions={"requestBody": {"content": _BODIES, "required": True}}
-)
 def predict_car() -> Response:
     """One verdict on a car: clean if its dirtiest view is. What is not shown, or not fetched, is not judged."""
-    return _predict_fetched_car() if request.mimetype == JSON else predict_uploaded_car()  # type: ignore[no-any-return]
-
-
-@uploaded_cars.before_request
-@cars.before_request
-def _guard() -> None:
-    settings = current().settings
-    guard({FORM: settings.max_request_bytes} | ({JSON: FORM_OVERHEAD} if settings.url_fetch else {}))
+    if request.mimetype == JSON:
+        with fetched(CarUrls.model_validate(request.get_json()).urls) as photos:
+            return _judge(photos)
+    views = uploaded()
+    if len(views) > MAX_VIEWS:
+        raise Problem(Kind.BAD_REQUEST, f"file: {len(views)} photos; at most {MAX_VIEWS} of a car")
+    return _judge(views)
 
 
 def _judge(photos: Sequence[bytes | UrlError]) -> Response:

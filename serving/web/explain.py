@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from serving.engine.deployment import Deployment
 from serving.explain import GRID, occlusion, overlay
 from serving.photo.decode import open_photo, upright_rgb
-from serving.web.predict import FORM, FORM_OVERHEAD, SECURITY, guard
+from serving.web.predict import FORM, FORM_OVERHEAD, PHOTO, SECURITY, guard, uploaded
 from serving.web.problems import Kind, Problem
-from serving.web.schemas import ExplainQuery, Explanation, PhotoForm, problems
+from serving.web.schemas import ExplainQuery, Explanation, problems
 from serving.web.state import current
 
 SIDE = 640  # pixels of the overlay's longer side
@@ -38,13 +38,13 @@ def _guard() -> None:
     guard({FORM: min(settings.max_bytes + FORM_OVERHEAD, settings.max_request_bytes)})
 
 
-@explain.post("/explain/file", summary="Where a verdict comes from", responses=_RESPONSES)
-def explain_file(form: PhotoForm, query: ExplainQuery) -> Response:
+@explain.post("/explain/file", summary="Where a verdict comes from", responses=_RESPONSES, openapi_extensions=PHOTO)
+def explain_file(query: ExplainQuery) -> Response:
     """What each part of a photo adds to the logit of clean, as numbers and as a picture over the photo."""
     settings, deployment = current().settings, current().engine.deployment
     if query.method == "cam" and not deployment.predictor.gives_map:
         raise Problem(Kind.BAD_REQUEST, f"{deployment.version} has no map of its own; method=occlusion explains it")
-    photo = form.file.read()
+    photo = uploaded()[0]
     if not _place.acquire(blocking=False):
         raise Problem(Kind.OVERLOADED, "another photo is being explained", reason="explanations")
     try:

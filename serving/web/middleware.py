@@ -14,7 +14,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from serving.process import metrics
 from serving.process.logs import request_id
-from serving.web.form import FormParser
 
 log = logging.getLogger("serving.request")
 
@@ -28,9 +27,7 @@ _HEADERS = {
 
 
 class Request(flask.Request):
-    """A request with its form's files in memory."""
-
-    form_data_parser_class = FormParser
+    """A request whose body is the front's."""
 
     @cached_property
     def stream(self) -> IO[bytes]:

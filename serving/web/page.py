@@ -9,6 +9,7 @@ from flask import Blueprint, Response, current_app, jsonify, make_response, send
 
 from serving.model.predictor import CARD
 from serving.web import state
+from serving.web.auth import guard_status
 from serving.web.middleware import CSP
 from serving.web.problems import Kind, Problem
 
@@ -17,6 +18,7 @@ SWAGGER = str(files("flask_openapi3_swagger") / "templates" / "swagger")
 _PAGE = (Path(__file__).parent / "static/index.html").read_text()
 
 pages = Blueprint("pages", __name__)
+pages.before_request(guard_status)
 
 
 @pages.get("/")

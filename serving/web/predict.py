@@ -16,8 +16,9 @@ from serving.photo.errors import PhotoError
 from serving.process import metrics
 from serving.verdict.rule import CLEAN, UNUSABLE
 from serving.web import auth
+from serving.web.form import read_photos
 from serving.web.problems import Kind, Problem, as_problem
-from serving.web.schemas import Answers, PhotoAnswer, PhotoForm, PhotosForm, UrlBody, problems
+from serving.web.schemas import Answers, PhotoAnswer, UrlBody, body, form, problems
 from serving.web.state import current
 
 FORM, JSON = "multipart/form-data", "application/json"
@@ -29,24 +30,26 @@ _ONE: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 503)
 _MANY: dict[Any, Any] = {200: Answers} | problems(400, 401, 413, 415, 503)
 _FETCHED: dict[Any, Any] = {200: PhotoAnswer} | problems(400, 401, 413, 415, 422, 503)
 
+PHOTO = body({FORM: form("A photo: JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF")})
+_PHOTOS = body({FORM: form("Photos, in the order of their answers", minItems=1)})
+
 files = APIBlueprint("files", __name__, abp_security=SECURITY)
 urls = APIBlueprint("urls", __name__, abp_security=SECURITY)
 
 
-@files.post("/predict/file", summary="One photo", responses=_ONE)
-def predict_file(form: PhotoForm) -> Response:
+@files.post("/predict/file", summary="One photo", responses=_ONE, openapi_extensions=PHOTO)
+def predict_file() -> Response:
     """The verdict on one uploaded photo."""
-    return _one(form.file.read())
+    return _one(uploaded()[0])
 
 
-@files.post("/predict/files", summary="Several photos", responses=_MANY)
-def predict_files(form: PhotosForm) -> Response:
+@files.post("/predict/files", summary="Several photos", responses=_MANY, openapi_extensions=_PHOTOS)
+def predict_files() -> Response:
     """A list in the order of the photos; a bad one has a problem in its place, and the rest are answered."""
-    limit = current().settings.max_photos
-    if len(form.file) > limit:
-        raise Problem(Kind.TOO_MANY_PHOTOS, f"{len(form.file)} photos; at most {limit} are taken at once")
-    photos = [part.read() for part in form.file]
-    results = current().engine.predict(photos)
+    photos, state = uploaded(), current()
+    if len(photos) > (limit := state.settings.max_photos):
+        raise Problem(Kind.TOO_MANY_PHOTOS, f"{len(photos)} photos; at most {limit} are taken at once")
+    results = state.engine.predict(photos)
     g.verdicts = [as_problem(r).kind.name if isinstance(r, PhotoError) else r.label for r in results]
     return jsonify(
         [
@@ -63,6 +66,11 @@ def predict_url(body: UrlBody) -> Response:
         if isinstance(photo, UrlError):
             raise photo
         return _one(photo)
+
+
+def uploaded() -> list[bytes]:
+    """The photos of a form, one or more. Raises Problem."""
+    return read_photos(request.stream, request.mimetype_params.get("boundary", ""))
 
 
 @contextmanager

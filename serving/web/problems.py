@@ -134,6 +134,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(Problem, Problem.response)
     for known in _KINDS:
         app.register_error_handler(known, lambda error: as_problem(error).response())
+    app.register_error_handler(ValidationError, invalid_request)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _internal_problem)
 

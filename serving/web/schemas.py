@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from flask_openapi3 import FileStorage
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
-from werkzeug import datastructures as werkzeug
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from serving.web.problems import MIMETYPE, Kind, Problem
 
@@ -19,39 +16,18 @@ def _with_example(example: dict[str, object]) -> ConfigDict:
     return cast(ConfigDict, {"openapi_extra": {"example": example}})  # flask-openapi3's own key
 
 
-def _is_file(value: object) -> object:
-    if not isinstance(value, werkzeug.FileStorage):  # a field without a file name arrives as text
-        raise ValueError("send the photo as a file, with a file name")
-    return value
+def form(description: str, **several: int) -> dict[str, Any]:
+    """The OpenAPI schema of a form with a photo in its part `file`, or with `several`: an array's keywords."""
+    file: dict[str, Any] = {"type": "string", "format": "binary"}
+    if several:
+        file = {"type": "array", "items": file} | several
+    return {"type": "object", "properties": {"file": file | {"description": description}}, "required": ["file"]}
 
 
-File = Annotated[FileStorage, BeforeValidator(_is_file)]
-
-
-@cache
-def _schema(form: type[BaseModel]) -> dict[str, Any]:
-    return BaseModel.model_json_schema.__func__(form)  # type: ignore[attr-defined, no-any-return]
-
-
-class Form(BaseModel):
-    """A form. flask-openapi3 asks for its schema at every request, and making it takes 0.2 ms."""
-
-    @classmethod
-    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As pydantic's, which is asked once."""
-        return super().model_json_schema(*args, **kwargs) if args or kwargs else _schema(cls)
-
-
-class PhotoForm(Form):
-    """One photo as multipart/form-data."""
-
-    file: File = Field(description="A photo: JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF")
-
-
-class PhotosForm(Form):
-    """Several photos as multipart/form-data, each a part named `file`."""
-
-    file: list[File] = Field(description="Photos, in the order of their answers", min_length=1)
+def body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What OpenAPI says of a path's body, by content type."""
+    content = {kind: {"schema": schema} for kind, schema in schemas.items()}
+    return {"requestBody": {"content": content, "required": True}}
 
 
 class UrlBody(BaseModel):
@@ -109,12 +85,6 @@ class UnusableAnswer(BaseModel):
         description="The first that applies; too_small: by its pixels; no_car: not the exterior of a car"
     )
     model: str = Field(description="The model that answered")
-
-
-class CarForm(Form):
-    """The photos of one car as multipart/form-data, each a part named `file`."""
-
-    file: list[File] = Field(description="Photos of one car, from several sides", min_length=1, max_length=MAX_VIEWS)
 
 
 class CarUrls(BaseModel):

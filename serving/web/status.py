@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from serving.process import metrics as prometheus
 from serving.verdict.rule import Limits
+from serving.web.auth import guard_status
 from serving.web.problems import Kind, Problem
 from serving.web.schemas import Health, ModelAnswer, problems
 from serving.web.state import current
@@ -22,6 +23,7 @@ _TEXT = {"description": "Prometheus text", "content": {"text/plain": {"schema": 
 _METRICS: dict[Any, Any] = {200: _TEXT} | problems(401)
 
 status = APIBlueprint("status", __name__)
+status.before_request(guard_status)
 
 
 @status.get("/healthz", summary="The process lives", responses=_READY)
