@@ -6,8 +6,6 @@ Folders of 1600 x 1200 JPEGs, random weights (speed does not depend on them). Ev
 processes of their own, on the folder and on no photo at all, so that the rates are without start-up. Medians are shown.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

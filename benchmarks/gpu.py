@@ -8,8 +8,6 @@ always at hand, with and without torch.compile and deterministic algorithms; inf
 measured matrix throughput it reaches. Photos are noise: nothing here says how well a network does.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """What the speed comparisons share: photos as phones take them, models as the export stage makes them, a stopwatch."""
 
-from __future__ import annotations
-
 import io
 import json
 import time

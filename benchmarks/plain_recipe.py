@@ -6,8 +6,6 @@ Same photos, backbone, batch, optimiser, schedule, sampling of classes and epoch
 held-out photos after each epoch, keeps the best, and prints one line of JSON.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import resource

@@ -10,8 +10,6 @@ exported decision that is judged. The plain recipe is plain_recipe.py. A run tha
 --try, only the table is printed. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import hashlib

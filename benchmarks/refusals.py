@@ -8,8 +8,6 @@ split at random, half for the gallery, a quarter for the limit, a quarter to tes
 those of the convert stage in fp32 (needs artifacts/reference.safetensors), so no picture of another thing has any part.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import re

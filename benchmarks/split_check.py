@@ -6,8 +6,6 @@ Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`, and the s
 a folder of photos, none a copy of another, to the search for false pairs: `python -m samples.draw FOLDER --seed 99`.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import multiprocessing

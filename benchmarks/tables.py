@@ -1,7 +1,5 @@
 """Tables that are printed line by line, and kept."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -10,8 +10,6 @@ oracle's that knows the distribution. Draws without a certified T count as recal
 several experiments, T_clean and T_low together, and how often "N more dirty photos" is right.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import time

@@ -1,7 +1,5 @@
 """Other ways to choose T on validation photos, which ours is compared with."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

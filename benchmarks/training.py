@@ -6,8 +6,6 @@ The photos are the drawn sample ones, blown up to 1600 x 1200 JPEGs of a phone's
 photos. What a GPU does beside its limits: gpu.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

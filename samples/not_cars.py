@@ -4,8 +4,6 @@ What drivers send by mistake: an empty street, a wall, a garage, the ground, a d
 measure `unusable: no_car` (benchmarks/refusals.py) and are no part of the sample.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Times are of this machine at this moment: compare them within one report, not across machines.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import re
 import time

@@ -5,8 +5,6 @@ random sample of all, and in val or test would bias the certificate and the resu
 near-duplicate, is in val or test is left out, as are photos that are there already, and copies under both labels.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import tempfile

@@ -7,8 +7,6 @@ Correcting doubted labels alone makes val and test agree with the model, so that
 labels that a model shares are never doubted. So the list comes with a random, blind sample of val and test.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace

@@ -6,8 +6,6 @@ train/dirty/0007.jpg) and action: clean, dirty or exclude, which moves to remove
 interrupted. Contents are never touched, since DVC may share them with its cache.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import filecmp

@@ -10,8 +10,6 @@ copy of the model in git; samples/remote holds the same bytes, so that they are 
 has a URL, the artifact can be artifacts/best.onnx itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -1,7 +1,5 @@
 """Commands of git and DVC."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`make sign KEY=key.pem`: artifacts/best.onnx.sig, by which the service with VERIFY_KEY=pub.pem knows the model."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`python -m tools.summary`: what `make repro` ends with, from the reports."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from stages.common.base.errors import run_stage

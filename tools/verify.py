@@ -11,8 +11,6 @@ Exit code:
   2  it could not be verified: a stage failed, the photos cannot be had, this is no DVC repository
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

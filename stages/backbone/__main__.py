@@ -8,8 +8,6 @@
   auto     package, else hub, else partial: those tensors of a packaged network that fit by name and shape
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Weights fitted to a network by name and shape."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from timm.models._efficientnet_blocks import SqueezeExcite

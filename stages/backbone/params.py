@@ -1,7 +1,5 @@
 """What the backbone stage reads of params.yaml."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from stages.common.base.params import ModelName, NonNegative, strict

@@ -1,7 +1,5 @@
 """Where pretrained weights come from: a pip package, the hub, a file; or none."""
 
-from __future__ import annotations
-
 import time
 from importlib.util import find_spec
 from pathlib import Path

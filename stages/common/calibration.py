@@ -6,8 +6,6 @@ cuts before and after it, and the threshold's promise, which hangs on ranks alon
 fitted on the same photos.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the verdicts on a set of photos came to, for every stage that reports it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`python -m stages.eval`: network.onnx and the val and test photos -> predictions, calibration, metrics, plots."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Does the network lean on what has nothing to do with dirt? split_check asks it of the photos, this of the scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

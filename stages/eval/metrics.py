@@ -1,7 +1,5 @@
 """How good are the scores: metrics with bootstrap intervals. Arrays `[N]`: labels, raw logits, calibrated p_clean."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

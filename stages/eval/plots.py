@@ -1,7 +1,5 @@
 """The tables that `dvc plots` draws, small CSVs under reports/eval."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`python -m stages.export`: network.onnx, its calibration and its decision -> best.onnx, which changes no verdict."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 best.onnx carries it. The benchmark stage adds the speed, and writes reports/model_card.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 It holds photos and is therefore in DVC, not in git.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

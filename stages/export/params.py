@@ -1,7 +1,5 @@
 """What the export stage reads of params.yaml."""
 
-from __future__ import annotations
-
 from stages.common.base.params import Data, strict
 
 

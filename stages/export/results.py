@@ -1,7 +1,5 @@
 """The verdicts on the test photos, one by one: for the page of mistakes and the model card."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

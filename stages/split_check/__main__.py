@@ -4,8 +4,6 @@ reports/split_check.json is the gate: counts and rounded figures, and `data_vers
 place and content. The same photos give the same file, so nothing after it reruns.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from stages.common.base.errors import StageError, run_stage

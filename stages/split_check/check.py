@@ -1,7 +1,5 @@
 """Everything that is checked: a pure function of the scanned photos and of the params."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Do the splits hold the same mix of classes and of sources?"""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the stages after read of the photos: which train, car and source of each, trivial features, their version."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """What the dirty cars in val can prove at best, said before anything is trained."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 

@@ -4,8 +4,6 @@ One file that needs no other and no network: thumbnails lie inside it. It shows 
 quickly whatever the number of photos. It holds photos and is therefore not in git.
 """
 
-from __future__ import annotations
-
 import base64
 import csv
 import hashlib

@@ -8,8 +8,6 @@ What may be left out, and from where:
 Test is what results are compared on: only unreadable files are left out of it, and what stays is reported.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

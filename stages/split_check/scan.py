@@ -3,8 +3,6 @@
 About 2.5 KB are kept of a photo: memory grows by 2.5 GB for a million of them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 import warnings

@@ -1,7 +1,5 @@
 """Can the classes be told apart by what has nothing to do with dirt? A model would learn that instead."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

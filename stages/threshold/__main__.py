@@ -1,7 +1,5 @@
 """`python -m stages.threshold`: the predictions on val -> threshold.json; on test, how it turned out. No torch."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path

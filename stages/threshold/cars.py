@@ -1,7 +1,5 @@
 """The thresholds of cars that are seen in several photos: a car scores what its dirtiest view scores."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ What happens to a photo is drawn from (seed, epoch, its position in the epoch), 
 changes nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -8,8 +8,6 @@ kernels that all x86-64 processors with AVX2 have, and a fixed number of threads
 the same: an emulated Haswell trained other bits. torch is imported late: it asks for the processor when it is imported.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

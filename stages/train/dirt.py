@@ -4,8 +4,6 @@ One photo with and without dirt has one camera, one background and one car: what
 a network cannot learn the source of a photo instead, as it can where clean and dirty photos have different sources.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -1,7 +1,5 @@
 """One training process per device, started by torchrun's own launcher."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """Which epoch's weights are kept."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What the train stage reads of params.yaml."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

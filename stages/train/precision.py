@@ -1,7 +1,5 @@
 """Mixed precision: which numbers autocast computes in."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

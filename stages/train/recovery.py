@@ -4,8 +4,6 @@ It lies in the scratch folder under a hash of all that decides the result, so no
 deletes a stage's outputs when it starts, hence not among them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

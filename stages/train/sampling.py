@@ -4,8 +4,6 @@ The order of an epoch is drawn for all processes at once and then dealt out, so 
 workers changes which photos meet in a batch.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The network and everything that changes it in a step: augmentation, loss, optimiser, schedule, moving average."""
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 from typing import Any

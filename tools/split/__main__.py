@@ -5,8 +5,6 @@ prints the plan and writes it to artifacts/split_plan.csv; with `--copy` it copi
 be new or empty, and is complete or not there at all.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -1,7 +1,5 @@
 """Copying photos into a new folder that is there whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

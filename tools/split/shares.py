@@ -1,7 +1,5 @@
 """Which split each group of photos goes to: whole groups, each class in the shares asked for, every split alike."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Sequence

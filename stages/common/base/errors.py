@@ -1,7 +1,5 @@
 """Errors a user can mend, and how a stage says them: one message, exit code 1, no traceback."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable

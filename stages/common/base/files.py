@@ -1,7 +1,5 @@
 """Writing what a stage produces: whole or not at all, and the same bytes for the same content."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -13,8 +13,6 @@ is one module, in that module:
 of the stage there are the names of these fields, which tests/test_pipeline.py checks.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

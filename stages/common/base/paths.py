@@ -3,8 +3,6 @@
 Named here is what one stage writes and another reads; an output that no stage reads is named where it is written.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 ARTIFACTS, REPORTS = Path("artifacts"), Path("reports")

@@ -1,7 +1,5 @@
 """Photos through a network on a device: their loader, the memory of a CPU, their scores."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Pages that need no other file and no network: templates with their common look, common.css, and small pictures."""
 
-from __future__ import annotations
-
 import base64
 import io
 from pathlib import Path

@@ -10,8 +10,6 @@ evicted while another run reads it lives on until that run ends. No row is evict
 gone: other runs read rows where they lie, and may ask for them again. Deleting the folder starts over.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Which content the files of a data folder have, without reading them again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -7,8 +7,6 @@ bit, and `data.cache_gb` bounds what is kept: the photos beyond it are decoded a
 They are kept at exactly the size the network sees, as the service makes them: augmentation resamples them once.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """A folder for what may be deleted at any time: decoded pixels, the state of unfinished training. Not in git or DVC."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator

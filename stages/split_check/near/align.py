@@ -1,7 +1,5 @@
 """Laying one thumbnail over another, and saying how well it fits. All arrays are stacks: `[P, S, S]`, float32."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

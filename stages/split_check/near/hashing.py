@@ -10,8 +10,6 @@ two hashes at a distance of at most r differ in few bits of some chunk, by the p
 and each way to change few of its bits, look up who has exactly that chunk, and compare whole hashes with those only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations

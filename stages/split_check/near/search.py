@@ -5,8 +5,6 @@ and in colour. A fixed camera makes all its photos alike, so that pairs grow wit
 photos with too many neighbours, are left out before any pair is formed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
