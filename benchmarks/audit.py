@@ -1,6 +1,6 @@
 """Does the audit's alarm keep its 5 %, and how soon does it come? How good is drift's estimate without judgements?
 
-    python -m benchmarks.audit [--runs 2000] [--looks 100000] [--out FILE]
+    python -m benchmarks.audit [--runs 2000] [--looks 100000]
 
 Beside it: a binomial test at a fixed number of judgements, which may look once, and the same test looked at after every
 judgement, as people do. Medians are of judgements from the break on; a run without an alarm counts as infinite. Drift:
@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.tables import show
 from tests.support.populations import normal
 from tools.audit_promise.betting import FRACTIONS, Alarm, gains
 from tools.drift import shift
@@ -181,9 +179,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--looks", type=int, default=100_000)
-    parser.add_argument("--out", type=Path, help="also write the table here")
     arguments = parser.parse_args()
-    show(itertools.chain(report(arguments.runs, arguments.looks), drift(arguments.runs)), arguments.out)
+    for line in itertools.chain(report(arguments.runs, arguments.looks), drift(arguments.runs)):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

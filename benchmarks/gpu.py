@@ -1,6 +1,6 @@
 """What a CUDA card makes of training and inference. Begins no compilation after BUDGET seconds; skipped without a GPU.
 
-    python benchmarks/gpu.py [--batch 96] [--size 256] [--out benchmarks/results/gpu.json]
+    python benchmarks/gpu.py [--batch 96] [--size 256]
 
 For resnet50, efficientnet_b0 and convnext_tiny with random weights (speed does not depend on them), in bfloat16: the
 train stage's own steps on photos that come through its cache and loader, beside the same steps on one batch that is
@@ -9,7 +9,6 @@ measured matrix throughput it reaches. Photos are noise: nothing here says how w
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -229,12 +228,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--cpu", action="store_true", help="try the code out without a GPU; the figures mean nothing")
-    parser.add_argument("--out", type=Path, help="a JSON of the figures")
     args = parser.parse_args()
     if not torch.cuda.is_available() and not args.cpu:
         print("skipped: torch finds no CUDA device here")
         return
-    out = args.out and args.out.resolve()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with tempfile.TemporaryDirectory() as name:
         os.environ["DIRTYCAR_SCRATCH"] = str(Path(name, "scratch"))
@@ -242,8 +239,6 @@ def main() -> None:
         found = measure(args, torch.device("cpu" if args.cpu else "cuda"), Path(name))
         os.chdir(ROOT)
     show(found)
-    if out:
-        out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does the audit find wrong labels? Labels of the photos are flipped at random, and the first 50 it lists are checked.
 
-    python -m benchmarks.label_audit [--share 0.05] [--seeds 10] [--out FILE]
+    python -m benchmarks.label_audit [--share 0.05] [--seeds 10]
 
 Reads the photos, params.yaml and what split_check wrote. The features do not depend on the labels, so they are computed
 once; everything after them is what `make audit` runs. Beside it a head that weighs the classes, as is usual for
@@ -20,7 +20,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.tables import show
 from serving.photo.cores import usable_cores
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_origins, usable_photos
@@ -69,7 +68,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=0.05, help="of the labels that are made wrong")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     params = load(Params)
     photos = [photo for split in SPLITS for photo in usable_photos(Path(params.data.root), split)]
@@ -94,7 +92,7 @@ def main() -> None:
         run("As `make audit` does it, few dirty photos", out_of_fold, few),
         run("Both classes weigh the same, few dirty photos", weighted_out_of_fold, few),
     ]
-    show(text, args.out)
+    print("\n".join(text))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The split check beside imagededup's PHash: what is found and what wrongly; and the cost of matching 71,000 photos.
 
-    python -m benchmarks.split_check [--copies 300] [--more FOLDER] [--out FILE]
+    python -m benchmarks.split_check [--copies 300] [--more FOLDER]
 
 Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`, and the sample photos in data_cars. --more adds
 a folder of photos, none a copy of another, to the search for false pairs: `python -m samples.draw FOLDER --seed 99`.
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.tables import show
 from samples.camera import take
 from samples.draw import render
 from serving.photo.cores import usable_cores
@@ -202,10 +201,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=300)
     parser.add_argument("--more", type=Path, help="a folder of JPEGs, each of another car")
-    parser.add_argument("--out", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)  # imagededup's
-    show(report(arguments), arguments.out)
+    for line in report(arguments):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

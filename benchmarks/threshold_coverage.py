@@ -1,6 +1,6 @@
 """Does the threshold keep its promise, and what does the promise cost? Simulated, where the truth is known.
 
-    python -m benchmarks.threshold_coverage [--draws 2000] [--seconds 900] [--further] [--out FILE]
+    python -m benchmarks.threshold_coverage [--draws 2000] [--seconds 900] [--further]
 
 Needs `pip install -r benchmarks/requirements.txt -c constraints.txt`.
 
@@ -15,11 +15,9 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.tables import show
 from benchmarks.threshold_methods import empirical, fixed_sequence, holm, mapie
 from tests.support.populations import (
     BOTH,
@@ -121,13 +119,13 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=900, help="no further scenario is started after so many")
     parser.add_argument("--further", action="store_true", help="only the tables after the comparison of methods")
-    parser.add_argument("--out", type=Path, help="also write the table here")
     arguments = parser.parse_args()
     tables = [further(arguments.draws)]
     if not arguments.further:
         mapie("bonferroni_holm")  # whether it is missing is to be known now, not in 15 minutes
         tables.insert(0, report(arguments.draws, arguments.seconds))
-    show(itertools.chain.from_iterable(tables), arguments.out)
+    for text in itertools.chain.from_iterable(tables):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

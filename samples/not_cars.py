@@ -1,13 +1,10 @@
-"""Draws pictures of no car, from (seed, index): `python -m samples.not_cars OUT [--count N] [--seed N]`.
+"""Draws pictures of no car, from (seed, index).
 
 What drivers send by mistake: an empty street, a wall, a garage, the ground, a dashboard, the inside of a pocket. They
 measure `unusable: no_car` (benchmarks/refusals.py) and are no part of the sample.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -123,22 +120,3 @@ def draw_not_car(seed: int, index: int) -> tuple[str, bytes]:
     size, light = choose_size(scene), choose_light(scene)
     camera = choose_camera(scene, size, (4.4, 1.8, 1.55))
     return kind, take(sensor, SCENES[kind](scene, camera, light), size)
-
-
-def main() -> None:
-    """Write the pictures as KIND_NNNN.jpg."""
-    parser = argparse.ArgumentParser(description="Draw pictures of no car (synthetic).")
-    parser.add_argument("out", type=Path, help="a new folder, or an empty one")
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=7)
-    arguments = parser.parse_args()
-    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
-        sys.exit(f"{arguments.out} exists and is not empty: move it away, or name another folder")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for index in range(arguments.count):
-        kind, photo = draw_not_car(arguments.seed, index)
-        (arguments.out / f"{kind}_{index:04d}.jpg").write_bytes(photo)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 
 from samples.draw import SEED, draw_photo, draw_set, main, render
 from samples.not_cars import SCENES, draw_not_car
-from samples.not_cars import main as draw_not_cars
 from samples.views import CARS, COUNTS, VIEWS, Shot, plan
 from stages.common.base.params import load
 from stages.split_check.groups import id_of
@@ -78,15 +77,10 @@ def test_the_default_regex_tells_the_cars_of_the_sample_and_of_nobody_else() -> 
     assert not any(id_of(f"train/clean/{name}", regex) for name in others)
 
 
-def test_pictures_of_no_car(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_no_car() -> None:
     drawn = [draw_not_car(3, index) for index in range(len(SCENES))]
     assert [kind for kind, _ in drawn] == list(SCENES) and len({photo for _, photo in drawn}) == len(SCENES)
     assert drawn[1] == draw_not_car(3, 1)
-    monkeypatch.setattr("sys.argv", ["not_cars", str(tmp_path / "new"), "--count", "2", "--seed", "3"])
-    draw_not_cars()
-    assert contents(tmp_path / "new") == {f"{drawn[i][0]}_000{i}.jpg": drawn[i][1] for i in range(2)}
-    with pytest.raises(SystemExit, match="not empty"):
-        draw_not_cars()
 
 
 @pytest.mark.parametrize("index", range(4))
