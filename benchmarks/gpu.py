@@ -95,7 +95,6 @@ def matrix_throughput(clock: Clock, size: int) -> float:
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """`count` noisy JPEGs of either class."""
     rng = np.random.default_rng(0)
     for label in ("clean", "dirty"):
         (folder / "train" / label).mkdir(parents=True)

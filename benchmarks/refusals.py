@@ -65,7 +65,6 @@ def refuse_drawn(count: int) -> None:
 
 
 def main() -> None:
-    """Print the shares refused."""
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", type=Path, nargs="?")

@@ -37,15 +37,11 @@ BATCHES = (1, 8, 32)
 
 @strict
 class BenchmarkParams:
-    """The section `benchmark`."""
-
     seconds: Annotated[float, Field(gt=0)]
 
 
 @strict
 class Params:
-    """What this stage reads of params.yaml."""
-
     data: Data
     benchmark: BenchmarkParams
 

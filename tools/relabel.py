@@ -27,8 +27,6 @@ COLUMNS, ACTIONS = ("path", "action"), (*sorted(CLASSES), EXCLUDE)
 
 @strict
 class Params:
-    """What this command reads of params.yaml."""
-
     data: Data
 
 

@@ -8,7 +8,6 @@ from stages.common.base.paths import REPORTS
 
 
 def rows() -> list[tuple[str, str]]:
-    """(figure, value) pairs."""
     names = ("eval", "threshold", "export", "benchmark", "backbone")
     evaluated, threshold, export, benchmark, backbone = (read_json(REPORTS / f"{name}.json") for name in names)
     auc, test = evaluated["test"]["roc_auc"], threshold["test"]

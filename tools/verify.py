@@ -78,7 +78,6 @@ def reproduce(target: Path, env: dict[str, str]) -> Lock:
 
 
 def locked(target: Path) -> Lock:
-    """The stages of dvc.lock."""
     lock: Lock = yaml.safe_load((target / "dvc.lock").read_text())["stages"]
     return lock
 

@@ -7,8 +7,6 @@ from stages.common.base.params import ModelName, NonNegative, strict
 
 @strict
 class BackboneParams:
-    """The section `backbone`."""
-
     source: Literal["auto", "package", "hub", "file", "random"]
     file: str | None
     seed: NonNegative
@@ -16,7 +14,5 @@ class BackboneParams:
 
 @strict
 class Params:
-    """What this stage reads of params.yaml."""
-
     model: ModelName
     backbone: BackboneParams

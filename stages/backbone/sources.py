@@ -105,6 +105,5 @@ def from_file(file: str | None) -> Weights:
 
 
 def random_weights(name: str, seed: int) -> Weights:
-    """A seeded random initialisation."""
     torch.manual_seed(seed)
     return dict(create(name).state_dict())

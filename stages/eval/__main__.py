@@ -40,12 +40,10 @@ class Scored:
 
     @property
     def is_clean(self) -> Bools:
-        """The labels, `[N]`."""
         return np.array([photo.label == CLEAN for photo in self.photos])
 
     @property
     def groups(self) -> list[str]:
-        """The cars or sessions, `[N]`."""
         return [origin.group for origin in self.origins]
 
 

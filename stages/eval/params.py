@@ -9,8 +9,6 @@ from stages.common.base.params import Data, NonNegative, strict
 
 @strict
 class EvalParams:
-    """The section `eval`."""
-
     bootstrap: Annotated[int, Field(ge=20)]
     bins: Annotated[int, Field(ge=2)]
     seed: NonNegative
@@ -18,7 +16,5 @@ class EvalParams:
 
 @strict
 class Params:
-    """What this stage reads of params.yaml."""
-
     data: Data
     eval: EvalParams

@@ -14,7 +14,5 @@ class ExportParams:
 
 @strict
 class Params:
-    """What this stage reads of params.yaml."""
-
     data: Data
     export: ExportParams

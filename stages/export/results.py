@@ -12,8 +12,6 @@ from stages.common.rates import Outcome, outcome, verdicts
 
 @dataclass(frozen=True)
 class Result:
-    """One photo of test."""
-
     path: str
     label: str
     p_clean: float

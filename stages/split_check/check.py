@@ -55,7 +55,6 @@ def find_links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_re
 def _links(
     scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_regex: str | None
 ) -> tuple[list[Link], list[str]]:
-    """All links, and the hubs."""
     near = near_links(scanned, params.hash_radius, params.similarity)
     return exact_links(scanned) + near.links + id_links(scanned, car_regex), near.hubs
 

@@ -48,12 +48,10 @@ class Card:
 
     @property
     def label(self) -> str:
-        """The class it stands under."""
         return next((part for part in self.path.split("/")[:2] if part in CLASSES), "")
 
     @property
     def other(self) -> str:
-        """The other class."""
         return next(name for name in CLASSES if name != self.label)
 
 
@@ -95,7 +93,6 @@ def render(findings: Findings) -> str:
 
 
 def show_groups(groups: Iterable[Group], kind: str) -> list[GroupCards]:
-    """The first groups of a kind."""
     found = [group.cut(SHOWN_MEMBERS) for group in groups if group.kind == kind][:SHOWN_GROUPS]
     return [GroupCards(group.how, [Card(name) for name in group.names], group.more) for group in found]
 

@@ -11,8 +11,6 @@ Policy = Literal["fail", "drop", "warn"]
 
 @strict
 class SplitCheckParams:
-    """The section `split_check`."""
-
     on_unreadable: Policy
     on_leak: Policy
     on_conflict: Policy
@@ -29,7 +27,5 @@ class SplitCheckParams:
 
 @strict
 class Params:
-    """What this stage reads of params.yaml."""
-
     data: Data
     split_check: SplitCheckParams

@@ -36,8 +36,6 @@ MAX_GROUPS, MAX_MEMBERS, MAX_NOTES, WORST = 1000, 50, 500, 50
 
 
 def report(checked: Checked) -> dict[str, Any]:
-    """The content of the file."""
-
     def by_kind(*hows: str) -> dict[str, int]:
         count = Counter(group.kind for group in checked.groups if group.how in hows)
         return {kind: count[kind] for kind in ("conflict", "leak", "within")}

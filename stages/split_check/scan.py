@@ -115,7 +115,6 @@ def scan(root: Path, photos: Sequence[Photo]) -> list[ScannedPhoto]:
 
 
 def scan_photo(root: Path, photo: Photo) -> ScannedPhoto:
-    """Read, hash and decode one photo."""
     first = PurePosixPath(photo.name).parts[0]
     broken = ScannedPhoto(photo, first if first in SPLITS else "", 0, "", None, (), None)
     try:

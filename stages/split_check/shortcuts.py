@@ -62,8 +62,6 @@ def _thinned(photos: list[ScannedPhoto]) -> list[ScannedPhoto]:
 
 
 def _features(photos: Sequence[ScannedPhoto], source_regex: str | None) -> dict[str, Floats]:
-    """The trivial features, `[N, F]` each."""
-
     def column(*of: float | None) -> list[float]:
         return [np.nan if value is None else float(value) for value in of]
 

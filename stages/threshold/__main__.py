@@ -118,7 +118,6 @@ def describe(rule: Rule, refusal: Refusal, decisions: list[Decision], params: Th
 
 
 def main() -> None:
-    """Choose on val, report on test."""
     every = load(Params)
     params = every.threshold
     val, test = (read_predictions(split) for split in ("val", "test"))

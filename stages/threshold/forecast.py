@@ -23,8 +23,6 @@ MAX_SETS, MIN_SETS, SCORES = 100, 10, 400_000  # sets per step of the search, an
 
 
 class Forecast(NamedTuple):
-    """What it takes."""
-
     more_dirty: int  # units, with clean ones in proportion
     recall: float  # of clean, to be expected with them
 

@@ -10,8 +10,6 @@ from stages.common.base.params import OpenShare, strict
 
 @strict
 class ThresholdParams:
-    """The section `threshold`."""
-
     target_precision_clean: OpenShare
     target_precision_dirty: OpenShare | None
     confidence: OpenShare
@@ -40,7 +38,5 @@ class QualityLimits:
 
 @strict
 class Params:
-    """What this stage reads of params.yaml."""
-
     threshold: ThresholdParams
     split_check: QualityLimits

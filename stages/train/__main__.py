@@ -7,7 +7,6 @@ from stages.train.params import Params
 
 
 def main() -> None:
-    """Train on every device asked for."""
     params = load(Params)
     limit_kernels(params.train)
     from stages.train.distributed import launch, process_count  # with torch, hence only now

@@ -41,7 +41,6 @@ class Ranks:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 

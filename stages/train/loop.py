@@ -106,7 +106,6 @@ class Progress:
         return mean
 
     def next_epoch(self, metrics: dict[str, float]) -> None:
-        """This epoch is over."""
         self.history.append(metrics)
         self.epoch, self.step, self.losses = self.epoch + 1, 0, []
 

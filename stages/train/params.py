@@ -40,8 +40,6 @@ class AugmentParams:
 
 @strict
 class TrainParams:
-    """The section `train`."""
-
     seed: NonNegative
     epochs: Positive
     batch_size: Positive
@@ -80,8 +78,6 @@ class TrainParams:
 
 @strict
 class Params:
-    """What this stage reads of params.yaml."""
-
     data: Data
     img_size: ImageSize
     model: ModelName

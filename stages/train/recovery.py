@@ -71,7 +71,6 @@ class RecoveryStore:
         return None
 
     def due(self) -> bool:
-        """Whether it is time to save."""
         return self.folder is not None and time.monotonic() - self.saved >= self.every
 
     def save(self, state: dict[str, Any]) -> None:

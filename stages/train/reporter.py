@@ -37,7 +37,6 @@ class Reporter:
         self.live = Live(str(LIVE_DIR), report=None, save_dvc_exp=False, dvcyaml=None) if ranks.first else None
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch is over."""
         if self.live is None:
             return
         for name, value in metrics.items():
@@ -48,7 +47,6 @@ class Reporter:
         self.bar.write(f"epoch {epoch + 1}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
     def close(self) -> None:
-        """The run is over."""
         for part in (self.bar, self.writer):
             if part is not None:
                 part.close()

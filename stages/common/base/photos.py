@@ -52,7 +52,6 @@ class Predictions(NamedTuple):
         return np.array([limits.reason(Measures(*row)) is None for row in self.measures.tolist()])
 
     def within(self, limits: Limits) -> Predictions:
-        """The photos that are not refused."""
         kept = self.usable(limits)
         return self._replace(**{name: values[kept] for name, values in self._asdict().items()})
 

@@ -41,7 +41,6 @@ def blurred(images: NDArray[np.uint8]) -> Floats:
 
 
 def as_they_lie(first: Floats, second: Floats) -> Likeness:
-    """Compare without moving anything."""
     return _likeness(first, second, np.ones_like(first))
 
 
