@@ -170,7 +170,7 @@ def manifest_rows(folder: Path) -> None:
     scorer, out = Unscored(), Folder(str(folder / "out"))
     held = rss()
     started = time.perf_counter()
-    shards = job.start(out, scorer.deployment, find([str(listed)]), {"shard_size": 10_000}, job.Share())
+    shards = job.start(out, scorer.deployment, find([str(listed)]), {"shard_size": 10_000}, 0, 1)
     job.score_shard(out, scorer, next(iter(shards)))
     first = time.perf_counter() - started
     while shards.listing is not None and shards.listing.is_alive():

@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False  # no redirect to a host that the client names
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the verdict comes first
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
-    state.install(app, _start(settings))
+    app.extensions[state.KEY] = _start(settings)
     problems.register(app)
     middleware.register(app, settings.trusted_proxies)
     app.register_api(predict.files)

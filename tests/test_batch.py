@@ -122,6 +122,18 @@ def test_resume_gives_the_same_file_without_scoring_again(
     assert sum(scored) - warm_up - checked == 30 - kept
 
 
+def test_resume_between_two_rows_of_one_path(folder: Path, tmp_path: Path, out: Path) -> None:
+    first, second = folder / "0" / "00.jpg", folder / "2" / "29.jpg"
+    (tmp_path / "list.txt").write_text("\n".join(map(str, (first, second, first, second, first))))
+    assert score(tmp_path / "list.txt", out) == 0
+    whole = out.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for kept in range(len(lines) + 1):
+        out.write_bytes(b"".join(lines[:kept]))
+        assert score(tmp_path / "list.txt", out, "--resume") == 0
+        assert out.read_bytes() == whole
+
+
 def test_resume_after_something_else_is_refused(
     folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

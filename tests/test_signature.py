@@ -16,6 +16,7 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from serving.batch import __main__ as batch
 from serving.engine import deployment
 from serving.engine.deployment import load
 from serving.model.predictor import ModelError, Predictor
@@ -80,6 +81,21 @@ def test_a_planted_byte_anywhere_refuses_it(pair: Pair, tmp_path: Path) -> None:
         assert "does not show that" in refusal(pair, tmp_path / "key.pub")
     pair.model.write_bytes(content + b"\0")
     assert "Hash mismatch" in refusal(pair, tmp_path / "key.pub")
+
+
+def test_batch_scoring_holds_it_against_its_signature_too(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "car.jpg").write_bytes(photo())
+    monkeypatch.setenv("MODEL_PATH", str(pair.model))
+    monkeypatch.setenv("VERIFY_KEY", str(tmp_path / "key.pub"))
+    command = [str(tmp_path / "car.jpg"), "--out", str(tmp_path / "out.csv")]
+    assert batch.main(command) == 0
+    content = bytearray(pair.model.read_bytes())
+    content[-1] ^= 1
+    pair.model.write_bytes(content)
+    assert batch.main([*command, "--resume"]) == 2
+    assert "does not show that" in capsys.readouterr().err
 
 
 def test_another_key_and_what_is_no_key_or_signature_refuse_it(pair: Pair, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ HOSTILE = [f"http://{host}/" for host in HOSTILE_HOSTS.split()] + [
 
 @pytest.fixture(scope="module")
 def fetcher() -> Fetcher:
-    return Fetcher.create(FetchPolicy(), seconds=5, max_bytes=1000, max_redirects=3, at_once=2)
+    return Fetcher.from_settings(Settings(url_seconds=5, url_max_bytes=1000, url_concurrency=2))
 
 
 @pytest.mark.parametrize("url", HOSTILE)

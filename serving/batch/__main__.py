@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from serving.batch.arguments import PROGRAM, parse
 from serving.batch.folder import Folder
 from serving.batch.photos import Photo
 from serving.batch.results import writing
-from serving.batch.sources import URLS, chosen, find
+from serving.batch.sources import URLS, find, sample
 from serving.near_misses import near_misses
 from serving.verdict.errors import UserError
 
@@ -32,24 +33,20 @@ FILE_SHARD = 250  # photos in a part of a job that becomes a file: nobody waits 
 def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     """Score the sources into a file, or onto the screen. Returns how many rows have each label, and `error`."""
     out = Path(args.out) if args.out else None
-    listed = list(_listed(args, args.out))
-    done: list[Row] = []
-    if out and args.resume:
-        done = resume.written(out, scorer.deployment.rule)
-        resume.check_model(scorer, done, {photo.path: photo for photo in listed}, out)
-    known = {row.path: row for row in done}
-    left = [photo for photo in listed if photo.path not in known]
-    counts = Counter(row.label or "error" for row in done)
-    results = [(photo, known[photo.path]) for photo in listed if photo.path in known]
+    before = resume.written(out, scorer.deployment.rule) if out and args.resume else []
+    results, left = resume.matched(before, _listed(args, args.out))
+    if out:
+        resume.check_model(scorer, results, out)
+    counts = Counter(row.label or "error" for row in before)
     with (
-        writing(out, scorer.deployment, done) if out else nullcontext(lambda row: print(words(row, scorer))) as write,
+        writing(out, scorer.deployment, before) if out else nullcontext(lambda row: print(words(row, scorer))) as write,
         closing(scorer.rows(left, remote=any(photo.location.startswith(URLS) for photo in left))) as rows,
-        tqdm(total=len(done) + len(left), initial=len(done), unit="photo", disable=None if out else True) as progress,
+        tqdm(total=len(before) + len(left), initial=len(before), unit="photo", disable=None if out else True) as bar,
     ):
         for photo, row in zip(left, rows, strict=True):
             write(row)
             counts[row.label or "error"] += 1
-            progress.update()
+            bar.update()
             if args.sheet or args.car_regex:
                 results.append((photo, row))
     if args.sheet:
@@ -62,7 +59,7 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
 
 def _listed(args: argparse.Namespace, skip: str | None) -> Iterable[Photo]:
     found = find(args.source, column=args.column, skip=skip, every=args.every)
-    return chosen(found, args.limit, args.sample, args.seed)
+    return islice(found if args.sample is None else sample(found, args.sample, args.seed), args.limit)
 
 
 def words(row: Row, scorer: Scorer) -> str:
@@ -81,7 +78,7 @@ def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     ]
     options = {name: getattr(args, name) for name in OPTIONS}
     listed = _listed(args, folder.url)
-    shards = job.start(folder, scorer.deployment, listed, options, job.Share(args.shard, args.shard_of))
+    shards = job.start(folder, scorer.deployment, listed, options, args.shard, args.shard_of)
     with tqdm(unit="photo", disable=None, initial=status.read(folder).counts.total()) as progress:
 
         def tick(photos: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib
 import logging
 import os
@@ -33,26 +35,22 @@ _ROOT = Path(__file__).parents[2]
 class Model(NamedTuple):
     """Everything a node needs, so that it needs no file of ours."""
 
-    sha256: str
     content: bytes
     threshold: bytes | None
     settings: Settings
     workers: int
 
 
-_scorers: dict[str, Scorer] = {}  # of this process, by sha256
-
-
+@functools.lru_cache(1)
 def _scorer(model: Model) -> Scorer:
-    if model.sha256 not in _scorers:
-        with tempfile.TemporaryDirectory() as folder:
-            path, threshold = Path(folder) / "best.onnx", Path(folder) / "threshold.json"
-            path.write_bytes(model.content)
-            threshold.write_bytes(model.threshold or b"")
-            loaded = deployment.load(model.settings, path, threshold if model.threshold else None)
-        auditor = start_auditor(model.settings, patient=True)
-        _scorers[model.sha256] = Scorer(loaded, model.settings, Reader(model.settings), model.workers, auditor)
-    return _scorers[model.sha256]
+    """Of this process. Whoever sent the model has held it against its signature."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, threshold = Path(folder) / "best.onnx", Path(folder) / "threshold.json"
+        path.write_bytes(model.content)
+        threshold.write_bytes(model.threshold or b"")
+        loaded = deployment.load(model.settings, path, threshold if model.threshold else None, verified=True)
+    auditor = start_auditor(model.settings, patient=True)
+    return Scorer(loaded, model.settings, Reader(model.settings), model.workers, auditor)
 
 
 def _score(model: Model, url: str, shard: int) -> int:
@@ -103,9 +101,12 @@ def run(
         gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         each = max(1, cpus // gpus) if gpus else 1
         task = ray.remote(num_cpus=each, num_gpus=1 if gpus else 0, max_retries=DEATHS)(_score)
-        settings, predictor = scorer.settings, scorer.deployment.predictor
+        settings = scorer.settings
+        content = settings.model_path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != scorer.deployment.predictor.sha256:
+            raise UserError(f"{settings.model_path} changed after it was loaded")
         threshold = settings.threshold_path.read_bytes() if settings.threshold_path else None
-        model = ray.put(Model(predictor.sha256, settings.model_path.read_bytes(), threshold, settings, each))
+        model = ray.put(Model(content, threshold, settings, each))
         running: dict[Any, int] = {}
 
         def collect(most: int) -> None:

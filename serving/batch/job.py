@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -41,14 +40,6 @@ Tick = Callable[[int], object]
 
 class JobError(UserError):
     """A job that cannot be gone on with, or a shard that cannot be finished now."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """The shards that are this run's: those whose number is `index` modulo `of`."""
-
-    index: int = 0
-    of: int = 1
 
 
 def claim(folder: Folder, deployment: Deployment, options: dict[str, Any]) -> None:
@@ -98,10 +89,11 @@ def _part(rows: list[Row], ids: list[int], deployment: Deployment) -> bytes:
 
 
 class Shards:
-    """The shards of a job that are left to do, as they are listed, in random order: runs at once meet rarely."""
+    """The shards of a job that are left to do, of every `of` the one at `index`, as they are listed. In random order:
+    runs at once meet rarely."""
 
-    def __init__(self, folder: Folder, share: Share, listing: Listing | None) -> None:
-        self._folder, self._share, self.listing = folder, share, listing
+    def __init__(self, folder: Folder, listing: Listing | None, index: int, of: int) -> None:
+        self._folder, self.listing, self._index, self._of = folder, listing, index, of
         self._given: set[int] = set()
         self.totals: manifest.Totals | None = None  # once all sources are listed
 
@@ -128,7 +120,7 @@ class Shards:
             if self.totals
             else [int(found.name.split(".")[0]) for found in self._folder.files(manifest.SEGMENTS)]
         )
-        mine = (n for n in listed if n % self._share.of == self._share.index and n not in self._given)
+        mine = (n for n in listed if n % self._of == self._index and n not in self._given)
         return [n for n in mine if part(n) not in done]
 
     def _some(self, left: list[int]) -> Iterator[int]:
@@ -142,17 +134,17 @@ class Shards:
 
 
 def start(
-    folder: Folder, deployment: Deployment, photos: Iterable[Photo], options: dict[str, Any], share: Share
+    folder: Folder, deployment: Deployment, photos: Iterable[Photo], options: dict[str, Any], index: int, of: int
 ) -> Shards:
-    """Claim the folder and have the sources listed by the first share's run, unless they are. Raises JobError."""
+    """Claim the folder and have the sources listed by the first of `of` runs, unless they are. Raises JobError."""
     listing, left = None, iter(photos)
-    if share.index == 0 and manifest.totals(folder) is None:
+    if index == 0 and manifest.totals(folder) is None:
         first = list(islice(left, 1))  # a source that does not exist claims no folder
         listing = Listing(folder, chain(first, left), options["shard_size"])
     claim(folder, deployment, options)
     if listing is not None:
         listing.start()
-    return Shards(folder, share, listing)
+    return Shards(folder, listing, index, of)
 
 
 def run_here(folder: Folder, scorer: Scorer, shards: Iterable[int], tick: Tick) -> list[int]:

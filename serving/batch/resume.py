@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from serving.batch.photos import Photo
@@ -60,11 +61,25 @@ def _row(path: str, label: str, p_clean: str, threshold: str, error: str) -> Row
     return Row(path, label, float(p_clean) if p_clean else None, float(threshold) if threshold else None, error)
 
 
-def check_model(scorer: Scorer, done: Sequence[Row], listed: Mapping[str, Photo], out: Path) -> None:
+def matched(rows: Iterable[Row], photos: Iterable[Photo]) -> tuple[list[tuple[Photo, Row]], list[Photo]]:
+    """The photos that have a row already, and those that have none; one that is listed twice has two rows."""
+    found: dict[str, deque[Row]] = defaultdict(deque)
+    for row in rows:
+        found[row.path].append(row)
+    done, left = list[tuple[Photo, Row]](), list[Photo]()
+    for photo in photos:
+        if found[photo.path]:
+            done.append((photo, found[photo.path].popleft()))
+        else:
+            left.append(photo)
+    return done, left
+
+
+def check_model(scorer: Scorer, done: Sequence[tuple[Photo, Row]], out: Path) -> None:
     """Score a few photos of an earlier run again. Raises ResumeError where this model says something else of one."""
-    verdicts = [row for row in done if row.p_clean is not None and row.path in listed]
+    verdicts = [(photo, row) for photo, row in done if row.p_clean is not None]
     some = [verdicts[i * len(verdicts) // CHECKED] for i in range(CHECKED)] if verdicts else []
-    for before, now in zip(some, scorer.rows([listed[row.path] for row in some]), strict=True):
+    for (_, before), now in zip(some, scorer.rows([photo for photo, _ in some]), strict=True):
         if now.p_clean is not None and abs(now.p_clean - (before.p_clean or 0)) > SAME:
             raise ResumeError(
                 f"{out} has p_clean={before.p_clean} for {before.path}, now it is {now.p_clean}: another model wrote "

@@ -9,7 +9,6 @@ import os
 import random
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -42,7 +41,7 @@ def find(
             yield Photo(source, source)
 
 
-def sample(found: Iterable[Photo], number: int, seed: int = 0) -> list[Photo]:
+def sample(found: Iterable[Photo], number: int, seed: int) -> list[Photo]:
     """So many of the photos, drawn uniformly by reservoir sampling (Vitter 1985), in their order."""
     draw, kept = random.Random(seed), list[tuple[int, Photo]]()
     for place, photo in enumerate(found):
@@ -51,11 +50,6 @@ def sample(found: Iterable[Photo], number: int, seed: int = 0) -> list[Photo]:
         elif (at := draw.randrange(place + 1)) < number:
             kept[at] = place, photo
     return [photo for _, photo in sorted(kept)]
-
-
-def chosen(found: Iterable[Photo], limit: int | None, number: int | None, seed: int) -> Iterable[Photo]:
-    """What --sample, then --limit leave."""
-    return islice(found if number is None else sample(found, number, seed), limit)
 
 
 def _source(source: str, column: str | None, skip: str, every: float, *, alone: bool) -> Iterator[Photo]:

@@ -47,17 +47,10 @@ class Fetcher:
     tls: ssl.SSLContext
 
     @classmethod
-    def create(
-        cls, policy: FetchPolicy, *, seconds: float, max_bytes: int, max_redirects: int, at_once: int
-    ) -> Fetcher:
-        """A fetcher, for so many fetches at once, that trusts the system's certificate authorities and Mozilla's."""
+    def from_settings(cls, settings: Settings) -> Fetcher:
+        """What the URL_* settings describe; it trusts the system's certificate authorities and Mozilla's."""
         tls = ssl.create_default_context()
         tls.load_verify_locations(certifi.where())
-        return cls(policy, seconds, max_bytes, max_redirects, Resolver(at_once), tls)
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Fetcher:
-        """The fetcher that the URL_* settings describe."""
         policy = FetchPolicy(
             settings.url_ports,
             settings.url_allow_hosts,
@@ -65,13 +58,8 @@ class Fetcher:
             settings.url_allow_networks,
             settings.url_deny_networks,
         )
-        return cls.create(
-            policy,
-            seconds=settings.url_seconds,
-            max_bytes=settings.url_max_bytes,
-            max_redirects=settings.url_max_redirects,
-            at_once=settings.url_concurrency,
-        )
+        resolver = Resolver(settings.url_concurrency)
+        return cls(policy, settings.url_seconds, settings.url_max_bytes, settings.url_max_redirects, resolver, tls)
 
     def fetch(self, url: str) -> bytes:
         """The body behind a URL. Raises UrlRefused, UrlUnfetchable or UrlTooLarge."""

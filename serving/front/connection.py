@@ -45,7 +45,7 @@ class Connection:
         self.body_limit: int | None = None  # None: it is answered without its body
         self.exchange: tuple[Any, dict[str, Any]] | None = None  # gunicorn's response and WSGI environment
         self.paused = False  # not read, for want of room
-        self.watched = 0  # the event that the loop waits for, as epoll has it
+        self.watched = 0  # the event that the loop waits for
         self.requests = self.answers = 0
         self.began = 0.0  # when the first byte of a request came, by the monotonic clock
         self.held = 0  # bytes it has of the budget

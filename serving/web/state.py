@@ -14,7 +14,7 @@ from serving.fetch.client import Fetcher
 from serving.process.reload import Store
 from serving.settings import Settings
 
-_KEY = "dirtycar"
+KEY = "dirtycar"  # of an app's extensions
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,6 @@ class AppState:
     auditor: Auditor | None  # None where no photos are drawn for people to judge
 
 
-def install(app: Flask, state: AppState) -> None:
-    """Give an app its state."""
-    app.extensions[_KEY] = state
-
-
 def current() -> AppState:
     """The state of the app that is handling this request."""
     return of(current_app)
@@ -42,6 +37,6 @@ def current() -> AppState:
 
 def of(app: Flask) -> AppState:
     """The state of an app."""
-    state = app.extensions[_KEY]
+    state = app.extensions[KEY]
     assert isinstance(state, AppState)
     return state

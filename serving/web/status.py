@@ -51,12 +51,9 @@ def model() -> Response:
     predictor, metadata = deployment.predictor, deployment.predictor.metadata
     distance = deployment.rule.limits.max_distance
     answer = ModelAnswer(
-        model=metadata.model,
+        **asdict(metadata) | {"image_size": predictor.image_size},
         version=deployment.version,
-        precision=metadata.precision,
         provider=predictor.provider,
-        image_size=predictor.image_size,
-        resize=metadata.resize,
         T_clean=deployment.rule.t_clean,
         T_low=deployment.rule.t_low,
         refuses=deployment.rule.limits != Limits(),
@@ -68,9 +65,7 @@ def model() -> Response:
         threshold_path=str(settings.threshold_path) if settings.threshold_path else None,
         model_sha256=predictor.sha256,
         threshold_sha256=predictor.threshold.sha256,
-        data_version=metadata.data_version,
         trained_on_drawings=metadata.trained_on_drawings,
-        checkpoint_sha256=metadata.checkpoint_sha256,
         git_commit=settings.git_commit,
         reload_refused=state.store.refused if state.store else None,
     )
