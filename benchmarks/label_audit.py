@@ -3,42 +3,25 @@
     python -m benchmarks.label_audit [--share 0.05] [--seeds 10]
 
 Reads the photos, params.yaml and what split_check wrote. The features do not depend on the labels, so they are computed
-once; everything after them is what `make audit` runs. Beside it a head that weighs the classes, as is usual for
-lopsided data; and both where few photos are dirty, as in a fleet (every eighth dirty photo of the sample is kept).
+once; everything after them is what `make audit` runs. Also where few photos are dirty, as in a fleet (every eighth
+dirty photo of the sample is kept).
 """
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from serving.photo.cores import usable_cores
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_origins, usable_photos
 from stages.train.params import Params
-from tools.audit import FOLDS, REGULARISATION, Features, Labels, Probabilities, features, out_of_fold, rank_suspects
+from tools.audit import Features, Labels, features, out_of_fold, rank_suspects
 
 FIRST = 50
-Judge = Callable[[Features, Labels, NDArray[np.str_]], Probabilities]
-
-
-def weighted_out_of_fold(features: Features, labels: Labels, groups: NDArray[np.str_]) -> Probabilities:
-    """The alternative: as `out_of_fold`, with both classes weighing the same."""
-    cars = np.unique(groups, return_inverse=True)[1]
-    found = np.empty((len(labels), 2))
-    for fit, held in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(features, labels, cars):
-        head = LogisticRegression(C=REGULARISATION, max_iter=1000, class_weight="balanced")
-        fitted = make_pipeline(StandardScaler(), head).fit(features[fit], labels[fit])
-        found[held] = fitted.predict_proba(features[held])
-    return found
 
 
 def flip(labels: Labels, share: float, seed: int) -> NDArray[np.bool_]:
@@ -48,13 +31,13 @@ def flip(labels: Labels, share: float, seed: int) -> NDArray[np.bool_]:
     return wrong
 
 
-def measure(judge: Judge, features: Features, truth: Labels, groups: NDArray[np.str_], share: float, seeds: int) -> str:
+def measure(features: Features, truth: Labels, groups: NDArray[np.str_], share: float, seeds: int) -> str:
     """A line per seed, and their mean."""
     lines, precisions = [], []
     for seed in range(seeds):
         wrong = flip(truth, share, seed)
         labels = np.where(wrong, 1 - truth, truth)
-        probabilities = judge(features, labels, groups)
+        probabilities = out_of_fold(features, labels, groups)
         listed = rank_suspects(labels, probabilities)
         precision, recall = wrong[listed[:FIRST]].mean(), wrong[listed].sum() / wrong.sum()
         auc = roc_auc_score(truth == CLEAN, probabilities[:, CLEAN])
@@ -78,19 +61,17 @@ def main() -> None:
     seconds = time.perf_counter() - start
     every, few = np.arange(len(truth)), np.flatnonzero((truth == CLEAN) | (np.cumsum(truth == DIRTY) % 8 == 0))
 
-    def run(title: str, judge: Judge, kept: NDArray[np.int64]) -> str:
+    def run(title: str, kept: NDArray[np.int64]) -> str:
         head = f"{title}: {len(kept)} photos, {(truth[kept] == DIRTY).mean():.1%} dirty"
-        return f"{head}\n{measure(judge, found[kept], truth[kept], groups[kept], args.share, args.seeds)}"
+        return f"{head}\n{measure(found[kept], truth[kept], groups[kept], args.share, args.seeds)}"
 
     text = [
         f"{params.model}; {args.share:.0%} of all labels flipped",
         f"features: {len(photos) / seconds:.1f} photos/s on {usable_cores()} cores",
         f"first {FIRST}: share of wrong labels among the first {FIRST} listed; found: share of the wrong labels listed",
         "at all; AUC: out of fold, the head fitted on the wrong labels, against the true ones\n",
-        run("As `make audit` does it", out_of_fold, every),
-        run("Both classes weigh the same in the head", weighted_out_of_fold, every),
-        run("As `make audit` does it, few dirty photos", out_of_fold, few),
-        run("Both classes weigh the same, few dirty photos", weighted_out_of_fold, few),
+        run("As `make audit` does it", every),
+        run("As `make audit` does it, few dirty photos", few),
     ]
     print("\n".join(text))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.verdict.errors import UserError
 from tests.support.repository import do, environment
 from tools import release
 
@@ -82,11 +83,11 @@ def test_a_stage_is_assigned_to_a_certified_version_only(
     assert commits[0] == commits[1]
     repository.make("second", certified=False)
     repository.do("git tag -a dirty-car@v1.3.0 -m by_hand")
-    with pytest.raises(release.ReleaseError, match=r"v1\.3\.0 is not certified"):
+    with pytest.raises(UserError, match=r"v1\.3\.0 is not certified"):
         release.promote(repository.root, "1.3.0", "prod")
-    with pytest.raises(release.ReleaseError, match=r"v9\.0\.0 is not released"):
+    with pytest.raises(UserError, match=r"v9\.0\.0 is not released"):
         release.promote(repository.root, "9.0.0", "prod")
-    with pytest.raises(release.ReleaseError, match="HEAD is not certified"):
+    with pytest.raises(UserError, match="HEAD is not certified"):
         release.release(repository.root, "1.4.0")
     monkeypatch.chdir(repository.root)
     assert release.main(["1.2.0", "--stage", "Prod!"]) == 1
@@ -97,16 +98,16 @@ def test_a_stage_is_assigned_to_a_certified_version_only(
 def test_what_is_not_committed_or_not_current_is_not_released(repository: Repository) -> None:
     repository.make("third", certified=True)
     objects, tags = repository.do("git ls-files samples/remote"), repository.do("git tag")
-    with pytest.raises(release.ReleaseError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         release.release(repository.root, "1.2.0")
     for version in ("v1", "1.2", "01.2.3", "1.2.3-rc"):
-        with pytest.raises(release.ReleaseError, match=f"VERSION={version}"):
+        with pytest.raises(UserError, match=f"VERSION={version}"):
             release.release(repository.root, version)
     script = repository.root / "export.py"
     script.write_text(script.read_text() + "# changed")
-    with pytest.raises(release.ReleaseError, match=r"not clean.*\n.*export\.py"):
+    with pytest.raises(UserError, match=r"not clean.*\n.*export\.py"):
         release.release(repository.root, "2.0.0")
     repository.do("git commit -qam changed")
-    with pytest.raises(release.ReleaseError, match="not current: export"):
+    with pytest.raises(UserError, match="not current: export"):
         release.release(repository.root, "2.0.0")
     assert (repository.do("git ls-files samples/remote"), repository.do("git tag")) == (objects, tags)

@@ -76,8 +76,8 @@ def out_of_fold(features: Features, labels: Labels, groups: NDArray[np.str_]) ->
     """The probability of each class for each photo, `[N, 2]`, from a linear head that saw none of its group.
 
     The classes are not weighted: confident learning wants the probability that a photo *carries* a label, and a
-    weighted head calls too many clean photos dirty (benchmarks/label_audit.py has both). Raises StageError where a
-    class has fewer groups than there are folds.
+    weighted head calls too many clean photos dirty (benchmarks/results/label_audit.txt has both). Raises StageError
+    where a class has fewer groups than there are folds.
     """
     cars = np.unique(groups, return_inverse=True)[1]
     for label, name in enumerate(CLASSES):

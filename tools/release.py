@@ -32,45 +32,41 @@ _VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}")
 _STAGE = re.compile(r"[a-z][a-z0-9-]*[a-z0-9]")
 
 
-class ReleaseError(UserError):
-    """It cannot be released or promoted; the message says why."""
-
-
 def tag_of(version: str) -> str:
-    """The tag of a version. Raises ReleaseError unless it is three numbers, as 1.2.0."""
+    """The tag of a version. Raises UserError unless it is three numbers, as 1.2.0."""
     if not _VERSION.fullmatch(version):
-        raise ReleaseError(f"VERSION={version} is not three numbers, as in 1.2.0")
+        raise UserError(f"VERSION={version} is not three numbers, as in 1.2.0")
     return f"{NAME}@v{version}"
 
 
 def check_certified(root: Path, revision: str) -> None:
-    """Raises ReleaseError unless the report of a revision, which is in git, says that its threshold is certified."""
+    """Raises UserError unless the report of a revision, which is in git, says that its threshold is certified."""
     try:
         certified = json.loads(ask(["git", "show", f"{revision}:{REPORT}"], root))["certified"]
     except (CommandError, KeyError, TypeError, ValueError) as error:
-        raise ReleaseError(f"cannot read {REPORT} of {revision}: {error}") from error
+        raise UserError(f"cannot read {REPORT} of {revision}: {error}") from error
     if certified is not True:
-        raise ReleaseError(f"the model of {revision} is not certified; its {REPORT} says what it would take")
+        raise UserError(f"the model of {revision} is not certified; its {REPORT} says what it would take")
 
 
 def check_committed(root: Path) -> None:
-    """Raises ReleaseError for changes that are not committed, and where a stage would run: HEAD is then not what made
+    """Raises UserError for changes that are not committed, and where a stage would run: HEAD is then not what made
     the model."""
     if changes := ask(["git", "status", "--porcelain"], root):
-        raise ReleaseError(f"the tree is not clean; commit or remove:\n{changes}")
+        raise UserError(f"the tree is not clean; commit or remove:\n{changes}")
     if stale := re.findall(r"Running stage '(.+)'", ask([*DVC, "repro", "--dry", "--allow-missing"], root)):
-        raise ReleaseError(f"dvc.lock is not current: {', '.join(stale)}; `dvc repro`, commit dvc.lock and reports/")
+        raise UserError(f"dvc.lock is not current: {', '.join(stale)}; `dvc repro`, commit dvc.lock and reports/")
 
 
 def release(root: Path, version: str) -> str:
     """Publish HEAD's model and threshold, and tag the commit that holds them; the tag.
 
-    Raises ReleaseError for a version that exists, a tree that is not clean, a lock file that is not current or a model
+    Raises UserError for a version that exists, a tree that is not clean, a lock file that is not current or a model
     that is not certified; CommandError where git or DVC fails.
     """
     tag = tag_of(version)
     if ask(["git", "tag", "--list", tag], root):
-        raise ReleaseError(f"{tag} exists already; a released version never changes")
+        raise UserError(f"{tag} exists already; a released version never changes")
     check_committed(root)
     check_certified(root, "HEAD")
     ask([*DVC, "push", MODEL, THRESHOLD], root)
@@ -95,12 +91,12 @@ def stored(root: Path) -> list[str]:
 
 
 def promote(root: Path, version: str, stage: str) -> str:
-    """Assign a stage, such as prod, to a released version; the tag. Raises ReleaseError where that is not certified."""
+    """Assign a stage, such as prod, to a released version; the tag. Raises UserError where that is not certified."""
     tag = tag_of(version)
     if not _STAGE.fullmatch(stage):
-        raise ReleaseError(f"STAGE={stage} is no name of small letters and digits, as prod")
+        raise UserError(f"STAGE={stage} is no name of small letters and digits, as prod")
     if not ask(["git", "tag", "--list", tag], root):
-        raise ReleaseError(f"{tag} is not released; `git fetch --tags` gets what others released")
+        raise UserError(f"{tag} is not released; `git fetch --tags` gets what others released")
     check_certified(root, tag)
     message = f"{NAME} {version} to {stage}"
     return str(gto.assign(root, NAME, stage, version=f"v{version}", message=message).tag)

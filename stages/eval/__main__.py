@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 
 from serving.model.predictor import Network
@@ -18,15 +17,12 @@ from stages.common.base.photos import CLEAN, Origin, Photo, read_origins, usable
 from stages.common.calibration import cross_fitted, fit
 from stages.common.pixels.photo_set import PhotoSet
 from stages.eval.leaning import Leaning, auc_within_sources, leanings, read_features
-from stages.eval.metrics import confusion, point_metrics, with_intervals
+from stages.eval.metrics import Bools, Floats, confusion, point_metrics, with_intervals
 from stages.eval.params import EvalParams, Params
 from stages.eval.plots import plots
 
 REPORT, PLOTS = REPORTS / "eval.json", REPORTS / "eval"
 FOLDS = 5
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

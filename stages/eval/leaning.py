@@ -11,11 +11,9 @@ from sklearn.metrics import roc_auc_score
 from serving.verdict.rule import CLASSES
 from stages.common.base.paths import FEATURES
 from stages.common.base.photos import rows_of
+from stages.eval.metrics import Bools, Floats
 
 LEANS = 0.3  # of a rank correlation's 95 % interval, the end that is nearer to 0: above it a feature is warned of
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

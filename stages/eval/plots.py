@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from serving.verdict.rule import CLASSES
 from stages.common.base.files import csv_bytes
-from stages.eval.metrics import reliability
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from stages.eval.metrics import Bools, Floats, reliability
 
 POINTS = 200  # of a curve: no screen shows more
 

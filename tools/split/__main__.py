@@ -31,10 +31,13 @@ LISTED = 50  # files named in a message
 
 
 def read_shares(text: str) -> Shares:
-    """Shares such as 70/15/15, as parts of 1. Raises ValueError unless they are positive numbers and one per split."""
-    parts = tuple(float(part) for part in text.split("/"))
+    """Shares such as 70/15/15, as parts of 1."""
+    try:
+        parts = tuple(float(part) for part in text.split("/"))
+    except ValueError:
+        parts = ()
     if len(parts) != len(SPLITS) or not all(0 < part < math.inf for part in parts):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not three positive numbers, as in 70/15/15")
     return tuple(part / sum(parts) for part in parts)
 
 
@@ -106,15 +109,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.split", description=__doc__)
     parser.add_argument("source", type=Path, metavar="FROM", help="the folder that holds clean and dirty")
     parser.add_argument("--to", type=Path, help="where --copy puts the photos (default: data.root of params.yaml)")
-    parser.add_argument("--shares", default="70/15/15", help="of train, val and test")
+    parser.add_argument("--shares", type=read_shares, default="70/15/15", help="of train, val and test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     parser.add_argument("--copy", action="store_true", help="copy the photos, after the plan")
     args = parser.parse_args(arguments)
-    try:
-        shares = read_shares(args.shares)
-    except ValueError:
-        parser.error(f"SHARES: {args.shares!r} is not three positive numbers, as in 70/15/15")
     params = load(Params)
     target = args.to or Path(params.data.root)
     photos = find_photos(args.source)
@@ -125,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     links = find_links(scanned, params.split_check, params.data.car_regex)
     warn_of_conflicts(groups_of(scanned, links))
     groups = components([one.name for one in scanned], links)
-    split_of = assign(groups, {one.name: CLASSES[one.photo.label] for one in scanned}, shares, args.seed)
+    split_of = assign(groups, {one.name: CLASSES[one.photo.label] for one in scanned}, args.shares, args.seed)
     group_of = {name: members[0] for members in groups for name in members}
     print(table(split_of, group_of))
     print(outlook((split_of[one.name], group_of[one.name]) for one in scanned if one.photo.label == DIRTY))

@@ -45,9 +45,9 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     write_atomically({path: content})
 
 
-def write_json(path: Path, content: Any, *, digits: int | None = 6) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Write `json_bytes` to a file. Raises StageError naming it."""
-    write_bytes(path, json_bytes(content, digits=digits))
+    write_bytes(path, json_bytes(content))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

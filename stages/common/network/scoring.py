@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, get_worker_info
-from tqdm import tqdm
 
 from serving.photo.cores import usable_cores
 from stages.common.base.errors import StageError
@@ -79,13 +78,11 @@ def score(
     *,
     batch_size: int,
     num_workers: int,
-    title: str = "",
     precision: torch.dtype = torch.float32,
 ) -> NDArray[np.float64]:
     """The logit of clean against dirty for every photo, `[N]`, in their order, on the device the model is on.
 
     `precision`: of autocast; float32 is off (on a GPU torch makes convolutions TF32 unless `pick_device` chose it).
-    `title` shows a progress bar.
     """
     device = next(model.parameters()).device
     batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]
@@ -93,7 +90,7 @@ def score(
     logits = [torch.empty(0, dtype=torch.float64)]
     model.eval()
     with torch.inference_mode():
-        for images, _ in tqdm(loaded, desc=title, unit="batch", disable=None if title else True):
+        for images, _ in loaded:
             batch = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, precision, enabled=precision is not torch.float32):
                 outputs = model(batch)
