@@ -58,9 +58,9 @@ def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
 def fetched(url: str, into: Path) -> Path:
     """The parts of a job, on the disk."""
     into.mkdir()
-    for file in Folder(url).files():
-        if file.name.startswith("part-"):
-            (into / file.name).write_bytes(Folder(url).read(file.name) or b"")
+    for name in Folder(url).files():
+        if name.startswith("part-"):
+            (into / name).write_bytes(Folder(url).read(name) or b"")
     return into
 
 
@@ -83,7 +83,7 @@ def test_a_job_on_s3_that_is_killed_goes_on(
     out, options = Folder(f"{bucket}/out"), ["--shard-size", "2"]
     command = [sys.executable, "-m", "serving.batch", f"{bucket}/in", "--out", out.url, *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: sum(file.name.startswith("part-") for file in out.files()) >= 2)
+        wait_until(lambda: sum(name.startswith("part-") for name in out.files()) >= 2)
         process.kill()
     assert out.read(job.SUCCESS) is None
     assert score(f"{bucket}/in", out.url, *options) == 0

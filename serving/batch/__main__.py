@@ -63,7 +63,6 @@ def _listed(args: argparse.Namespace, skip: str | None) -> Iterable[Photo]:
 
 
 def words(row: Row, scorer: Scorer) -> str:
-    """A row as a sentence."""
     if row.p_clean is None or row.threshold is None:
         return f"{row.path}: no verdict, {row.error}"
     certified = "certified" if scorer.deployment.certified else "not certified"
@@ -102,11 +101,12 @@ def run_into_file(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     out = Path(args.out)
     hidden = out.with_name(f".{out.name}.job")
     counts = run_job(scorer, argparse.Namespace(**vars(args) | {"out": str(hidden), "shard_size": FILE_SHARD}))
-    if (hidden / job.SUCCESS).exists():
-        with writing(out, scorer.deployment) as write:
-            for _, row in status.results(Folder(str(hidden))):
-                write(row)
-        shutil.rmtree(hidden)
+    if not (hidden / job.SUCCESS).exists():
+        raise UserError(f"{out} is not written, for parts of it are missing; the same command goes on")
+    with writing(out, scorer.deployment) as write:
+        for _, row in status.results(Folder(str(hidden))):
+            write(row)
+    shutil.rmtree(hidden)
     return counts
 
 

@@ -30,18 +30,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("source", nargs="*", metavar="SOURCE")
     add("--out", help=f"a file {', '.join(ENDINGS)}, or the folder or prefix of a job")
-    add(
-        "--resume",
-        action="store_true",
-        help="keep the rows that a CSV holds and add the missing ones; a job always does",
-    )
+    add("--resume", action="store_true", help="keep the rows of a CSV and add the missing ones; a job always does")
     add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
-    add(
-        "--car-regex",
-        type=_regex,
-        metavar="REGEX",
-        help="captures the car from a path: verdicts on cars in OUT.cars.csv",
-    )
+    add("--car-regex", type=_regex, metavar="REGEX", help="captures the car from a path: verdicts in OUT.cars.csv")
     add("--column", help="the column of a list that has the paths or URLs")
     add("--every", type=_seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
     add("--sample", type=_positive, metavar="N", help="score N photos, drawn at random")
@@ -54,21 +45,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--ray", nargs="?", const=EMBEDDED, metavar="ADDRESS", help="score on a Ray cluster, or one of its own")
     add("--status", action="store_true", help="tell how far the job in --out is")
     args = parser.parse_args(arguments)
-    args.job = args.out is not None and not args.out.endswith(ENDINGS)
-    if args.status != (not args.source):
-        parser.error("name a SOURCE, or --status alone with --out")
-    if args.status and not args.job:
-        parser.error("--status tells of a job: name its folder as --out")
-    if args.car_regex and (args.job or not args.out or args.ray):
-        parser.error("--car-regex goes with a file as --out, without --ray")
-    if not args.job and args.out and args.out.startswith(URLS):
-        parser.error(f"--out {args.out}: a single file is written to a disk; name a prefix for a job")
-    if args.ray and not args.out:
-        parser.error("--ray needs --out")
-    if args.resume and not args.job and not (args.out or "").endswith(".csv"):
-        parser.error("--resume goes on with a CSV or a job")
-    if not 0 <= args.shard < args.shard_of or (args.shard_of > 1 and not args.job):
-        parser.error("--shard must be from 0 to --shard-of - 1, and --out a job's folder")
+    out = args.out or ""
+    args.job = bool(out) and not out.endswith(ENDINGS)
+    wrong = {
+        "name a SOURCE, or --status alone with --out": args.status == bool(args.source),
+        "--status tells of a job: name its folder as --out": args.status and not args.job,
+        "--car-regex goes with a file as --out, without --ray": args.car_regex
+        and (args.job or not args.out or args.ray),
+        "--out: a single file is written to a disk; name a prefix for a job": not args.job and out.startswith(URLS),
+        "--ray needs --out": args.ray and not args.out,
+        "--resume goes on with a CSV or a job": args.resume and not args.job and not out.endswith(".csv"),
+        "--shard must be from 0 to --shard-of - 1": not 0 <= args.shard < args.shard_of,
+        "--shard-of needs a job's folder as --out": args.shard_of > 1 and not args.job,
+    }
+    for message, applies in wrong.items():
+        if applies:
+            parser.error(message)
     return args
 
 

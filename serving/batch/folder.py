@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from serving.batch.photos import STORES, ReadError, extra, reading, split
@@ -21,13 +20,6 @@ class FolderError(UserError):
     """A folder of a job that cannot be listed, read or written."""
 
 
-class Found(NamedTuple):
-    """A file's name, and when it was written, in seconds since 1970."""
-
-    name: str
-    modified: float
-
-
 class Folder:
     """`url`: a local path, file:// or the prefix of an object store."""
 
@@ -38,7 +30,6 @@ class Folder:
         )
 
     def at(self, name: str) -> str:
-        """The location of a file."""
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
@@ -72,18 +63,20 @@ class Folder:
                 return False
             return True
 
-    def files(self, below: str = "") -> list[Found]:
-        """The files directly in the folder, or in a folder below it. Raises FolderError."""
+    def files(self, below: str = "") -> dict[str, float]:
+        """The files directly in the folder or in one below it, by name: when each was written, in seconds since 1970.
+
+        Raises FolderError."""
         with _failing(f"cannot list {self.at(below)}"):
             if not self.remote:
                 try:
                     entries = list(os.scandir(self.at(below)))
                 except FileNotFoundError:
-                    return []
-                return [Found(entry.name, entry.stat().st_mtime) for entry in entries if not unfinished(entry.name)]
+                    return {}
+                return {entry.name: entry.stat().st_mtime for entry in entries if not unfinished(entry.name)}
             place, key = split(self.at(below))
             listed = extra("obstore").list_with_delimiter(place, key.rstrip("/") or None)["objects"]
-            return [Found(meta["path"].rpartition("/")[2], meta["last_modified"].timestamp()) for meta in listed]
+            return {meta["path"].rpartition("/")[2]: meta["last_modified"].timestamp() for meta in listed}
 
     def clean(self) -> None:
         """Remove what writers that were killed left: nothing in an object store."""

@@ -84,7 +84,6 @@ def _answer(line: Connection, size: int, pixels: int, time: str | None) -> bytes
 
 
 def main() -> None:
-    """Serve until the line is closed."""
     os.nice(5)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     line = Connection(int(sys.argv[1]))

@@ -76,7 +76,6 @@ def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda 
 
 
 def part(shard: int) -> str:
-    """The file with a shard's rows."""
     return f"part-{shard:06}.parquet"
 
 
@@ -114,12 +113,8 @@ class Shards:
                 time.sleep(WAIT)
 
     def _left(self) -> list[int]:
-        done = {found.name for found in self._folder.files()}
-        listed = (
-            range(self.totals.shards)
-            if self.totals
-            else [int(found.name.split(".")[0]) for found in self._folder.files(manifest.SEGMENTS)]
-        )
+        done = self._folder.files()
+        listed: Iterable[int] = range(self.totals.shards) if self.totals else manifest.segments(self._folder)
         mine = (n for n in listed if n % self._of == self._index and n not in self._given)
         return [n for n in mine if part(n) not in done]
 

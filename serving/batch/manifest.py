@@ -32,12 +32,15 @@ def totals(folder: Folder) -> Totals | None:
 
 
 def segment(shard: int) -> str:
-    """The file that lists a shard's photos."""
     return f"{SEGMENTS}/{shard:06}.parquet"
 
 
+def segments(folder: Folder) -> list[int]:
+    """The shards that are listed so far."""
+    return [int(name.partition(".")[0]) for name in folder.files(SEGMENTS)]
+
+
 def read_segment(folder: Folder, shard: int) -> tuple[list[int], list[Photo]]:
-    """The ids and photos of a shard."""
     content = folder.read(segment(shard))
     if content is None:
         raise SourceError(f"{folder.at(segment(shard))} is missing")

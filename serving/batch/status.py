@@ -31,7 +31,6 @@ class Status(NamedTuple):
     left: float | None
 
     def words(self) -> str:
-        """As a line for people."""
         scored = self.counts.total()
         of = f"{self.photos:,}" if self.photos is not None else "a number still being listed"
         rate = f"{self.per_second:.1f} photos/s" if self.per_second else "no rate yet"
@@ -44,15 +43,15 @@ def read(folder: Folder) -> Status:
     if read_json(folder, JOB) is None:
         raise JobError(f"{folder.at(JOB)} is missing: this is no job's folder")
     totals = manifest.totals(folder)
-    parts = sorted((f for f in folder.files() if f.name.startswith("part-")), key=lambda found: found.modified)
+    parts = sorted((modified, name) for name, modified in folder.files().items() if name.startswith("part-"))
     with ThreadPoolExecutor(READERS) as pool:
-        counted = list(pool.map(lambda found: _counts(folder, found.name), parts))
+        counted = list(pool.map(lambda part: _counts(folder, part[1]), parts))
     counts = sum(counted, Counter[str]())
     recent = counted[-RECENT:]
-    elapsed = parts[-1].modified - parts[-len(recent)].modified if parts else 0
+    elapsed = parts[-1][0] - parts[-len(recent)][0] if parts else 0
     rate = sum(part.total() for part in recent[1:]) / elapsed if elapsed > 0 else None
     left = (totals.photos - counts.total()) / rate if totals and rate else None
-    shards = totals.shards if totals else len(folder.files(manifest.SEGMENTS))
+    shards = totals.shards if totals else len(manifest.segments(folder))
     return Status(totals.photos if totals else None, shards, len(parts), counts, rate, left)
 
 
@@ -66,7 +65,6 @@ def finish(folder: Folder) -> Counter[str]:
 
 
 def describe(counts: Counter[str]) -> str:
-    """Counts by label in words."""
     return ", ".join(f"{number:,} {label}" for label, number in sorted(counts.items())) or "none"
 
 
@@ -78,7 +76,7 @@ def _counts(folder: Folder, name: str) -> Counter[str]:
 
 def results(folder: Folder) -> Iterator[tuple[Photo, Row]]:
     """The photos of a job with their rows, in order; shards without a part are left out."""
-    done = {found.name for found in folder.files()}
+    done = folder.files()
     totals = manifest.totals(folder)
     for shard in range(totals.shards if totals else 0):
         if part(shard) in done:

@@ -35,7 +35,6 @@ _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 
 
 def is_frame(location: str) -> bool:
-    """Whether a location is a time in a video."""
     return location.rpartition(FRAGMENT)[0].lower().endswith(VIDEOS)
 
 
@@ -118,7 +117,6 @@ class _Decoder:
             )  # fmt: skip
 
     def alive(self) -> bool:
-        """Whether it can be asked."""
         return self._process.poll() is None
 
     def ask(self, file: BinaryIO, moment: str | None, pixels: int) -> bytes:
@@ -139,7 +137,6 @@ class _Decoder:
         raise ReadError("unreadable", f"a frame of the video was not found in {SECONDS:.0f} s")
 
     def end(self) -> None:
-        """End it, whatever it does."""
         self._line.close()
         self._process.kill()
         self._process.wait()

@@ -103,7 +103,6 @@ class Batcher:
                     job.result.set_exception(Stuck())
 
     def close(self) -> None:
-        """Finish what is queued and stop the threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()

@@ -26,6 +26,5 @@ class Budget:
             return True
 
     def give(self, amount: int) -> None:
-        """Give back what was taken."""
         with self._lock:
             self._free += amount

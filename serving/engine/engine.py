@@ -80,7 +80,6 @@ class Engine:
             return self._failure
 
     def close(self) -> None:
-        """Finish what is queued."""
         self.batcher.close()
 
     def _check(self) -> Exception | None:

@@ -39,7 +39,6 @@ class RoundRobin(Generic[T]):
         return item
 
     def remove(self, which: Callable[[T], bool]) -> None:
-        """Let go of some items."""
         left = (deque(item for item in request if not which(item)) for request in self._requests)
         self._requests = deque(request for request in left if request)
         self._count = sum(map(len, self._requests))

@@ -48,7 +48,6 @@ class Body(io.BufferedIOBase):
 
     @property
     def complete(self) -> bool:
-        """Whether all of it has arrived."""
         return not self._left
 
     def feed(self, data: bytes | bytearray) -> bytearray:
@@ -67,7 +66,6 @@ class Body(io.BufferedIOBase):
         return rest
 
     def readable(self) -> bool:
-        """As files that can be read say."""
         return True
 
     def read(self, size: int | None = -1) -> bytes:
@@ -94,7 +92,6 @@ class ChunkedBody(Body):
 
     @property
     def complete(self) -> bool:
-        """Whether the last chunk and the trailers have arrived."""
         return self._ended
 
     def feed(self, data: bytes | bytearray) -> bytearray:

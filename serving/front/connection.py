@@ -55,16 +55,13 @@ class Connection:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole request is here."""
         return self.body is not None and self.body.complete
 
     def enter(self, state: State) -> None:
-        """Begin to wait for something."""
         self.state = state
         self.restart()
 
     def forget_request(self) -> None:
-        """Let go of the request, its body too: it has its answer."""
         self.request = self.body = self.body_limit = self.exchange = None
 
     def restart(self) -> None:
@@ -73,7 +70,6 @@ class Connection:
         self.moved = 0  # bytes since `since`
 
     def moves(self, count: int) -> None:
-        """Note that bytes came or went."""
         self.progress = time.monotonic()
         if self.state is State.HEAD and not self.moved:
             self.since = self.progress  # a head is timed from its first byte
@@ -132,7 +128,6 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Let go of everything."""
         self.state = State.CLOSED
         self.outbox.clear()
         self.sock.close()

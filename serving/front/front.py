@@ -73,7 +73,6 @@ class Front:
         return not self._listeners and not self._connections
 
     def close(self) -> None:
-        """Let go of everything."""
         self._handler.close()
         for connection in list(self._connections):
             self._close(connection)

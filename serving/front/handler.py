@@ -51,7 +51,6 @@ class Handler:
         self._limits: dict[tuple[str | None, ...], int] = {}
 
     def close(self) -> None:
-        """Begin nothing more."""
         for threads in (self._photos, self._pages, self._status):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -102,7 +101,6 @@ class Handler:
         connection.outbox.sendall(raw_response(kind, detail))
 
     def _exchange(self, connection: Connection) -> tuple[Any, dict[str, Any]]:
-        """gunicorn's response and WSGI environment of a request."""
         if connection.exchange is None:
             connection.exchange = wsgi.create(
                 connection.request, connection.outbox, connection.client, connection.server, self._cfg

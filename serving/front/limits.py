@@ -83,7 +83,6 @@ class Connections(set[Connection]):
         return excess
 
     def leave(self, connection: Connection) -> None:
-        """Forget one."""
         self.remove(connection)
         self._addresses[connection.address] -= 1
         if not self._addresses[connection.address]:
@@ -120,13 +119,11 @@ class Room:
         return bool(self._paused)
 
     def hold(self, connection: Connection, count: int) -> None:
-        """Count so many bytes as a connection's, in place of what it had."""
         if count != connection.held:
             self._budget.take(count - connection.held, beyond=True)
             connection.held = count
 
     def allows(self, connection: Connection) -> bool:
-        """Whether a connection may be read."""
         return connection.state is not State.BODY or self._budget.free > 0 or connection is self._favoured
 
     def pause(self, connection: Connection) -> None:

@@ -30,7 +30,6 @@ class Outbox:
         return sum(len(part) for part in self._parts if isinstance(part, bytearray))
 
     def sendall(self, data: bytes) -> None:
-        """Add bytes."""
         if self._parts and isinstance(self._parts[-1], bytearray):
             self._parts[-1] += data
         else:
@@ -58,7 +57,6 @@ class Outbox:
                     self._drop()
 
     def clear(self) -> None:
-        """Forget the rest."""
         while self._parts:
             self._drop()
 

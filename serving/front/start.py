@@ -20,6 +20,7 @@ _PROBES, _PROBE_BYTES = 64, 1024 * 1024  # connections at HEALTH_PORT, and what 
 
 def start(cfg: Any, app: Flask, listeners: Sequence[socket.socket], alive: Callable[[], bool]) -> Front:
     """A front for the listeners of a worker but HEALTH_PORT's, which has another in a thread of its own."""
+    vars(cfg).update({name: setting.get() for name, setting in cfg.settings.items()})  # else looked up at each use
     shared = state.of(app)
     settings = shared.settings
     inside = [one for one in listeners if one.getsockname()[1] == settings.health_port]

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import stat
-import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +21,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 def request_id(offered: str | None) -> str:
     """The client's own X-Request-ID where it is harmless in a log and a header, else a new one."""
-    return offered if offered is not None and _REQUEST_ID.fullmatch(offered) else uuid.uuid4().hex
+    return offered if offered is not None and _REQUEST_ID.fullmatch(offered) else os.urandom(16).hex()
 
 
 class JsonFormatter(logging.Formatter):

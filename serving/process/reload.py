@@ -97,7 +97,6 @@ class Store:
                 shutil.rmtree(past)
 
     def stop(self) -> None:
-        """End the trial under way, if there is one."""
         if self._trial is not None:
             self._trial.kill()
 

@@ -18,7 +18,6 @@ MAX_SIGNATURE_BYTES = 1 << 20
 
 
 def signature_of(model: Path) -> Path:
-    """Where the signature of a model lies."""
     return model.with_name(model.name + ".sig")
 
 

@@ -78,7 +78,6 @@ class Problem(Exception):
         self.headers = ({"Retry-After": RETRY_AFTER} if kind.status == 503 else {}) | (headers or {})
 
     def body(self) -> dict[str, str | int]:
-        """The members of the problem+json document."""
         kind = self.kind
         return {"type": kind.type, "title": kind.title, "status": kind.status, "detail": self.detail}
 

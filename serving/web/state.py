@@ -31,12 +31,10 @@ class AppState:
 
 
 def current() -> AppState:
-    """The state of the app that is handling this request."""
     return of(current_app)
 
 
 def of(app: Flask) -> AppState:
-    """The state of an app."""
     state = app.extensions[KEY]
     assert isinstance(state, AppState)
     return state
