@@ -12,9 +12,10 @@ import pytest
 
 from serving.batch import __main__ as batch
 from serving.batch import job, manifest
-from serving.batch.folder import Folder, FolderError
+from serving.batch.folder import Folder
 from serving.batch.photos import Photo, ReadError
 from serving.batch.reader import Reader
+from serving.verdict.errors import UserError
 from tests.support.jobs import each_once, score
 from tests.support.live import photo
 from tests.support.onnx_models import write_pair
@@ -137,7 +138,7 @@ def test_a_shard_that_fails_thrice_is_reported_and_the_rest_finished(
 def test_a_folder_that_cannot_be_written_is_named(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out.write_text("a file")
     assert score(source, out) == 2 and str(out) in capsys.readouterr().err
-    with pytest.raises(FolderError):
+    with pytest.raises(UserError):
         Folder(str(out)).files()
 
 

@@ -16,10 +16,6 @@ from serving.whole import unfinished, whole
 STALE = 3600.0  # seconds; no file takes so long to be written
 
 
-class FolderError(UserError):
-    """A folder of a job that cannot be listed, read or written."""
-
-
 class Folder:
     """`url`: a local path, file:// or the prefix of an object store."""
 
@@ -33,7 +29,7 @@ class Folder:
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes, None where it is missing. Raises FolderError."""
+        """A file's bytes, None where it is missing. Raises UserError."""
         with _failing(f"cannot read {self.at(name)}"):
             try:
                 if not self.remote:
@@ -44,7 +40,7 @@ class Folder:
                 return None
 
     def write(self, name: str, content: bytes) -> bool:
-        """Write a file, whole; False where it exists already, which leaves it as it is. Raises FolderError."""
+        """Write a file, whole; False where it exists already, which leaves it as it is. Raises UserError."""
         with _failing(f"cannot write {self.at(name)}"):
             if self.remote:
                 place, key = split(self.at(name))
@@ -66,7 +62,7 @@ class Folder:
     def files(self, below: str = "") -> dict[str, float]:
         """The files directly in the folder or in one below it, by name: when each was written, in seconds since 1970.
 
-        Raises FolderError."""
+        Raises UserError."""
         with _failing(f"cannot list {self.at(below)}"):
             if not self.remote:
                 try:
@@ -94,4 +90,4 @@ def _failing(what: str) -> Iterator[None]:
         with reading():
             yield
     except ReadError as error:
-        raise FolderError(f"{what}: {error.kind}: {error}") from None
+        raise UserError(f"{what}: {error.kind}: {error}") from None

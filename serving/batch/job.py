@@ -38,12 +38,8 @@ WAIT = 0.5  # seconds between looks for newly listed shards
 Tick = Callable[[int], object]
 
 
-class JobError(UserError):
-    """A job that cannot be gone on with, or a shard that cannot be finished now."""
-
-
 def claim(folder: Folder, deployment: Deployment, options: dict[str, Any]) -> None:
-    """Write _job.json, or go on with the same job. Raises JobError for another one."""
+    """Write _job.json, or go on with the same job. Raises UserError for another one."""
     rule = deployment.rule
     job = {
         "model": deployment.predictor.sha256,
@@ -54,11 +50,11 @@ def claim(folder: Folder, deployment: Deployment, options: dict[str, Any]) -> No
         return
     before = read_json(folder, JOB) or {}
     if changed := [f"{key} was {before.get(key)}, now it is {job[key]}" for key in job if before.get(key) != job[key]]:
-        raise JobError(f"{folder.at(JOB)} is another job's: {'; '.join(changed)}")
+        raise UserError(f"{folder.at(JOB)} is another job's: {'; '.join(changed)}")
 
 
 def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda _: None) -> None:
-    """Score a shard into its part. Raises JobError where photos are unavailable just now, and FolderError."""
+    """Score a shard into its part. Raises UserError where photos are unavailable just now."""
     ids, photos = manifest.read_segment(folder, shard)
     rows: list[Row] = []
     remote = any(photo.location.startswith(URLS) for photo in photos)
@@ -66,7 +62,7 @@ def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda 
         with closing(scorer.rows(photos, remote=remote)) as scored:
             for row in scored:
                 if row.error.startswith(UNAVAILABLE):
-                    raise JobError(f"{row.path}: {row.error}")
+                    raise UserError(f"{row.path}: {row.error}")
                 rows.append(row)
                 tick(1)
         folder.write(part(shard), _part(rows, ids, scorer.deployment))
@@ -131,7 +127,7 @@ class Shards:
 def start(
     folder: Folder, deployment: Deployment, photos: Iterable[Photo], options: dict[str, Any], index: int, of: int
 ) -> Shards:
-    """Claim the folder and have the sources listed by the first of `of` runs, unless they are. Raises JobError."""
+    """Claim the folder and have the sources listed by the first of `of` runs, unless they are. Raises UserError."""
     listing, left = None, iter(photos)
     if index == 0 and manifest.totals(folder) is None:
         first = list(islice(left, 1))  # a source that does not exist claims no folder
@@ -166,9 +162,9 @@ def tried(folder: Folder, scorer: Scorer, shard: int, tick: Tick) -> None:
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
-    """A file of a job, None where it is missing. Raises JobError."""
+    """A file of a job, None where it is missing. Raises UserError."""
     content = folder.read(name)
     try:
         return None if content is None else dict(json.loads(content))
     except ValueError as error:
-        raise JobError(f"{folder.at(name)} is not one of ours: {error}") from None
+        raise UserError(f"{folder.at(name)} is not one of ours: {error}") from None

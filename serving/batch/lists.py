@@ -15,12 +15,8 @@ LISTS = (".txt", ".csv", ".parquet")
 COLUMNS = ("path", "url", "location")  # of a list, unless --column names another
 
 
-class SourceError(UserError):
-    """A source that names nothing, or a list that cannot be read."""
-
-
 def listed(name: str, column: str | None = None) -> Iterator[Photo]:
-    """The photos of a list. Raises SourceError."""
+    """The photos of a list. Raises UserError."""
     for entry in _entries(name, column):
         yield Photo(entry, unquote(urlsplit(entry).path) if entry.startswith("file://") else entry)
 
@@ -28,7 +24,7 @@ def listed(name: str, column: str | None = None) -> Iterator[Photo]:
 def _entries(name: str, column: str | None = None) -> Iterator[str]:
     """The paths and URLs of a list: a text file's lines, or a column of a CSV or Parquet file.
 
-    Columns `bucket` and `key`, of an S3 inventory, make one too. Raises SourceError.
+    Columns `bucket` and `key`, of an S3 inventory, make one too. Raises UserError.
     """
     try:
         with open_file(name) as file, reading():
@@ -48,9 +44,9 @@ def _entries(name: str, column: str | None = None) -> Iterator[str]:
             places = [header.index(name) for name in _columns(name, header, column)]
             yield from (_joined([*row, *[""] * len(header)], *places) for row in rows if row)
     except ReadError as error:
-        raise SourceError(f"{name}: {error.kind}: {error}") from None
+        raise UserError(f"{name}: {error.kind}: {error}") from None
     except (csv.Error, ValueError) as error:
-        raise error if isinstance(error, UserError) else SourceError(f"{name} cannot be read: {error}") from None
+        raise error if isinstance(error, UserError) else UserError(f"{name} cannot be read: {error}") from None
 
 
 def _columns(name: str, header: Sequence[str], column: str | None) -> list[str]:
@@ -59,7 +55,7 @@ def _columns(name: str, header: Sequence[str], column: str | None) -> list[str]:
     for wanted in COLUMNS if column is None else (column,):
         if wanted in header:
             return [wanted]
-    raise SourceError(f"{name} has no column {column or ' or '.join(COLUMNS)}, only {', '.join(header)}; see --column")
+    raise UserError(f"{name} has no column {column or ' or '.join(COLUMNS)}, only {', '.join(header)}; see --column")
 
 
 def _joined(row: Sequence[object], *places: int) -> str:

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from serving.batch.folder import Folder
-from serving.batch.lists import SourceError
 from serving.batch.photos import Photo, extra
 from serving.batch.sources import URLS
+from serving.verdict.errors import UserError
 
 SEGMENTS, TOTALS = "manifest", "_manifest.json"
 
@@ -43,7 +43,7 @@ def segments(folder: Folder) -> list[int]:
 def read_segment(folder: Folder, shard: int) -> tuple[list[int], list[Photo]]:
     content = folder.read(segment(shard))
     if content is None:
-        raise SourceError(f"{folder.at(segment(shard))} is missing")
+        raise UserError(f"{folder.at(segment(shard))} is missing")
     columns = extra("pyarrow.parquet").read_table(io.BytesIO(content)).to_pydict()
     parts = zip(columns["path"], columns["location"], columns["offset"], columns["size"], strict=True)
     return columns["id"], [Photo(os.fsdecode(path), os.fsdecode(place or path), *rest) for path, place, *rest in parts]
@@ -52,13 +52,13 @@ def read_segment(folder: Folder, shard: int) -> tuple[list[int], list[Photo]]:
 def write(folder: Folder, photos: Iterable[Photo], size: int) -> Totals:
     """List the photos into segments of `size`. Segments of a listing that was interrupted must be the same again.
 
-    Raises SourceError where a source has changed since, for its photos would be scored twice or never.
+    Raises UserError where a source has changed since, for its photos would be scored twice or never.
     """
     left, count, shard = iter(photos), 0, 0
     while listed := list(islice(left, size)):
         content = _segment(listed, count)
         if not folder.write(segment(shard), content) and read_segment(folder, shard)[1] != _spelled(listed):
-            raise SourceError(
+            raise UserError(
                 f"the sources have changed since {folder.at(segment(shard))} was listed, which was interrupted; "
                 "choose another --out, or delete this one"
             )

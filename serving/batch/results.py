@@ -22,10 +22,6 @@ GROUP = 10_000  # rows in a row group of Parquet
 Write = Callable[[Row], object]
 
 
-class WriteError(UserError):
-    """A file of results that cannot be written, or not to its end."""
-
-
 def table(rows: Sequence[Row], ids: Sequence[int], deployment: Deployment) -> Any:
     """Rows as an Arrow table. Paths that are not UTF-8 have their other bytes escaped."""
     pa = extra("pyarrow")
@@ -49,7 +45,7 @@ def table(rows: Sequence[Row], ids: Sequence[int], deployment: Deployment) -> An
 
 @contextmanager
 def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Generator[Write, None, None]:
-    """Gives the function that writes a row; a CSV begins with what is `done`. Raises WriteError."""
+    """Gives the function that writes a row; a CSV begins with what is `done`. Raises UserError."""
     try:
         if out.suffix == ".csv":
             with _csv(out, done) as write:
@@ -59,7 +55,7 @@ def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Gene
             yield write
     except OSError as error:  # of reading a photo, its row tells
         left = "; what it holds stays, --resume adds the rest" if out.suffix == ".csv" else ""
-        raise WriteError(f"cannot write {out}: {error.strerror}{left}") from error
+        raise UserError(f"cannot write {out}: {error.strerror}{left}") from error
 
 
 @contextmanager

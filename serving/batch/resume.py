@@ -17,10 +17,6 @@ CHECKED = 3  # rows whose photos are scored again before a CSV is gone on with
 SAME = 1e-3  # p_clean of one model and photo on two machines differ by less
 
 
-class ResumeError(UserError):
-    """The CSV to go on with is not one of ours, or comes from another model or threshold."""
-
-
 def to_csv(row: Row) -> list[str]:
     """A row as the CSV has it: numbers with six decimals."""
     return [f"{value:.6f}" if isinstance(value, float) else value or "" for value in row]
@@ -36,7 +32,7 @@ def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
 def written(out: Path, rule: Rule) -> list[Row]:
     """The whole rows of a CSV that an earlier run left; a last one that was cut short is not among them.
 
-    Raises ResumeError unless they were written by this program with this rule.
+    Raises UserError unless they were written by this program with this rule.
     """
     if not out.exists():
         return []
@@ -46,14 +42,14 @@ def written(out: Path, rule: Rule) -> list[Row]:
         header, *lines = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
         rows = [_row(*line) for line in lines if len(line) == len(Row._fields)]
     except (csv.Error, ValueError) as error:
-        raise ResumeError(f"{out} was not written by this program: {error}") from None
+        raise UserError(f"{out} was not written by this program: {error}") from None
     if content and header != list(Row._fields):
-        raise ResumeError(f"{out} does not begin with {','.join(Row._fields)}")
+        raise UserError(f"{out} does not begin with {','.join(Row._fields)}")
     for row in rows:
         if row.threshold is not None and f"{row.threshold:.6f}" != f"{rule.t_clean:.6f}":
-            raise ResumeError(f"{out} was written with threshold {row.threshold:.6f}, now it is {rule.t_clean:.6f}")
+            raise UserError(f"{out} was written with threshold {row.threshold:.6f}, now it is {rule.t_clean:.6f}")
         if row.p_clean is not None and row.label not in {rule.decide(row.p_clean + last) for last in (-1e-6, 0, 1e-6)}:
-            raise ResumeError(f"{out} calls p_clean={row.p_clean} {row.label}; with the T_low of now it is not")
+            raise UserError(f"{out} calls p_clean={row.p_clean} {row.label}; with the T_low of now it is not")
     return rows
 
 
@@ -76,12 +72,12 @@ def matched(rows: Iterable[Row], photos: Iterable[Photo]) -> tuple[list[tuple[Ph
 
 
 def check_model(scorer: Scorer, done: Sequence[tuple[Photo, Row]], out: Path) -> None:
-    """Score a few photos of an earlier run again. Raises ResumeError where this model says something else of one."""
+    """Score a few photos of an earlier run again. Raises UserError where this model says something else of one."""
     verdicts = [(photo, row) for photo, row in done if row.p_clean is not None]
     some = [verdicts[i * len(verdicts) // CHECKED] for i in range(CHECKED)] if verdicts else []
     for (_, before), now in zip(some, scorer.rows([photo for photo, _ in some]), strict=True):
         if now.p_clean is not None and abs(now.p_clean - (before.p_clean or 0)) > SAME:
-            raise ResumeError(
+            raise UserError(
                 f"{out} has p_clean={before.p_clean} for {before.path}, now it is {now.p_clean}: another model wrote "
                 f"it, or the photo has changed"
             )

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from serving.batch.lists import LISTS, SourceError, listed
+from serving.batch.lists import LISTS, listed
 from serving.batch.photos import STORES, Photo, ReadError, extra, open_file, reading, split
 from serving.batch.video import VIDEOS, frames
+from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def find(
 
     Of a video a frame is taken `every` so many seconds.
 
-    A photo is named as its source spells it; those of one folder alone, relative to the folder. Raises SourceError.
+    A photo is named as its source spells it; those of one folder alone, relative to the folder. Raises UserError.
     """
     for source in sources:
         if source.startswith("file://"):
@@ -68,7 +69,7 @@ def _source(source: str, column: str | None, skip: str, every: float, *, alone: 
 
 
 def _matches(source: str) -> Iterator[tuple[str, int | None]]:
-    """Files and objects by name, with the size of what was listed below a prefix. Raises SourceError for none."""
+    """Files and objects by name, with the size of what was listed below a prefix. Raises UserError for none."""
     if source.startswith(STORES):
         found = _objects(source)
     elif os.path.lexists(source):
@@ -78,7 +79,7 @@ def _matches(source: str) -> Iterator[tuple[str, int | None]]:
         found = ((path, None) for path in paths if not os.path.isdir(path))
     first = next(found, None)
     if first is None:
-        raise SourceError(f"{source}: no such file, folder or object")
+        raise UserError(f"{source}: no such file, folder or object")
     yield first
     yield from found
 
@@ -112,7 +113,7 @@ def _objects(url: str) -> Iterator[tuple[str, int | None]]:
                         yield url[: len(url) - len(key)] + name, meta["size"]
     except ReadError as error:
         if error.kind != "forbidden" or not named or found:
-            raise SourceError(f"{url} cannot be listed: {error.kind}: {error}") from None
+            raise UserError(f"{url} cannot be listed: {error.kind}: {error}") from None
     if named and not found:
         yield url, None
 

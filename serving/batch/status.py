@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from serving.batch import manifest
 from serving.batch.folder import Folder
-from serving.batch.job import JOB, SUCCESS, JobError, part, read_json
+from serving.batch.job import JOB, SUCCESS, part, read_json
 from serving.batch.photos import Photo, extra, open_file
 from serving.batch.scorer import Row
+from serving.verdict.errors import UserError
 
 FOOTER = 64 * 1024  # bytes read at once of a part whose totals are wanted
 READERS = 32  # of footers
@@ -39,9 +40,9 @@ class Status(NamedTuple):
 
 
 def read(folder: Folder) -> Status:
-    """How far a job is, by what lies in its folder; the rate is that of the last 20 parts. Raises JobError."""
+    """How far a job is, by what lies in its folder; the rate is that of the last 20 parts. Raises UserError."""
     if read_json(folder, JOB) is None:
-        raise JobError(f"{folder.at(JOB)} is missing: this is no job's folder")
+        raise UserError(f"{folder.at(JOB)} is missing: this is no job's folder")
     totals = manifest.totals(folder)
     parts = sorted((modified, name) for name, modified in folder.files().items() if name.startswith("part-"))
     with ThreadPoolExecutor(READERS) as pool:
