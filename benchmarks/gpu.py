@@ -10,7 +10,6 @@ measured matrix throughput it reaches. Photos are noise: nothing here says how w
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from torch.utils.benchmark import Timer  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from stages.backbone.fit import without_head  # noqa: E402
@@ -60,38 +60,16 @@ print("DDP", loaded - start, time.perf_counter() - loaded, flush=True)
 """
 
 
-class Clock:
-    """Times of work on a device, which goes on after the call that began it."""
-
-    def __init__(self, device: torch.device, seconds: float) -> None:
-        self.device, self.seconds = device, seconds
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def per_call(self, work: Callable[[], object]) -> float:
-        """Seconds of one call, the median of three blocks that take `seconds` together; once before to warm up."""
-        work()
-        self.wait()
-        start = time.perf_counter()
-        work()
-        self.wait()
-        calls = max(1, round(self.seconds / 3 / (time.perf_counter() - start)))
-        blocks = []
-        for _ in range(3):
-            start = time.perf_counter()
-            for _ in range(calls):
-                work()
-            self.wait()
-            blocks.append((time.perf_counter() - start) / calls)
-        return statistics.median(blocks)
+def seconds_of(work: Callable[[], object], seconds: float) -> float:
+    """Seconds of one call, the median of blocks that take `seconds` together, warmed up and waited for."""
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=seconds).median
 
 
-def matrix_throughput(clock: Clock, size: int) -> float:
+def matrix_throughput(device: torch.device, size: int, seconds: float) -> float:
     """bfloat16 FLOP/s of a square matrix product."""
-    a, b = (torch.randn(size, size, device=clock.device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * size**3 / clock.per_call(lambda: a @ b)
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / seconds_of(lambda: a @ b, seconds)
 
 
 def write_photos(folder: Path, count: int) -> None:
@@ -104,10 +82,11 @@ def write_photos(folder: Path, count: int) -> None:
             photo.save(folder / "train" / label / f"{number:05}.jpg", quality=85)
 
 
-def train_rates(params: Params, clock: Clock) -> dict[str, float]:
+def train_rates(params: Params, seconds: float) -> dict[str, float]:
     """Images/s of the train stage's steps on photos and on one batch, seconds to the first step, peak memory."""
-    choose_algorithms(params.train, gpu=torch.cuda.is_available())
-    if clock.device.type == "cuda":
+    gpu = torch.cuda.is_available()
+    choose_algorithms(params.train, gpu=gpu)
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
     with process_group() as ranks:
         photos = Positioned(params.data, list_photos(Path(params.data.root), "train"), params.img_size)
@@ -117,16 +96,17 @@ def train_rates(params: Params, clock: Clock) -> dict[str, float]:
         fixed = next(iter(loaded))
         start = time.perf_counter()
         trainer.step(*fixed, 0, 0)
-        clock.wait()
+        if gpu:
+            torch.cuda.synchronize()
         first = time.perf_counter() - start
 
         def epoch() -> None:
             for step, batch in enumerate(loaded):
                 trainer.step(*batch, 0, step)
 
-        real = clock.per_call(epoch) / len(batches)
-        synthetic = clock.per_call(lambda: trainer.step(*fixed, 0, 0))
-        peak = torch.cuda.max_memory_allocated() / 2**30 if clock.device.type == "cuda" else 0.0
+        real = seconds_of(epoch, seconds) / len(batches)
+        synthetic = seconds_of(lambda: trainer.step(*fixed, 0, 0), seconds)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else 0.0
     size = params.train.batch_size
     return {
         "photos_per_s": size / real, "one_batch_per_s": size / synthetic, "share": synthetic / real,
@@ -134,21 +114,23 @@ def train_rates(params: Params, clock: Clock) -> dict[str, float]:
     }  # fmt: skip
 
 
-def inference_rate(name: str, size: int, batch: int, clock: Clock, peak: float) -> dict[str, float]:
+def inference_rate(
+    name: str, size: int, batch: int, device: torch.device, seconds: float, peak: float
+) -> dict[str, float]:
     """Images/s from uint8 pixels on the device to outputs in bfloat16, and the share of the matrix throughput."""
-    model = create(name).to(clock.device, memory_format=torch.channels_last).eval()
-    normalise = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).to(clock.device)
-    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=clock.device)
+    model = create(name).to(device, memory_format=torch.channels_last).eval()
+    normalise = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).to(device)
+    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
 
     def run() -> torch.Tensor:
         return model(normalise(images).contiguous(memory_format=torch.channels_last))
 
-    with torch.inference_mode(), torch.autocast(clock.device.type, torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
         with FlopCounterMode(display=False) as counter:
             run()
-        seconds = clock.per_call(run)
+        took = seconds_of(run, seconds)
     flops = counter.get_total_flops()
-    return {"images_per_s": batch / seconds, "gflop_per_image": flops / batch / 1e9, "share": flops / seconds / peak}
+    return {"images_per_s": batch / took, "gflop_per_image": flops / batch / 1e9, "share": flops / took / peak}
 
 
 def ddp_start() -> list[float]:
@@ -164,17 +146,17 @@ def ddp_start() -> list[float]:
 
 def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
     """All of it; training has its files in `folder`, the current one."""
-    begun, clock = time.monotonic(), Clock(device, args.seconds)
+    begun = time.monotonic()
     base = load(Params, ROOT / "params.yaml")
     write_photos(folder / "photos", args.batch * args.steps // 2)
-    peak = matrix_throughput(clock, args.matrix)
+    peak = matrix_throughput(device, args.matrix, args.seconds)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     found: dict[str, Any] = {
         "device": name, "torch": torch.__version__, "size": args.size, "batch": args.batch,
         "matrix_tflops_bf16": peak / 1e12, "ddp_import_s_start_s": ddp_start(), "train": {}, "inference": {},
     }  # fmt: skip
     for model in args.models:
-        found["inference"][model] = inference_rate(model, args.size, args.batch, clock, peak)
+        found["inference"][model] = inference_rate(model, args.size, args.batch, device, args.seconds, peak)
         print(f"{time.monotonic() - begun:4.0f} s  {model} inference", file=sys.stderr, flush=True)
     variants = {"deterministic": (True, False), "fastest": (False, False), "compiled": (False, True)}
     for variant, (deterministic, compile_) in variants.items():
@@ -192,7 +174,7 @@ def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dic
             data = Data(str(folder / "photos"), "disk", 10.0)
             runtime = replace(base.runtime, num_workers=args.workers)
             params = replace(base, model=model, img_size=args.size, data=data, train=train, runtime=runtime)
-            found["train"][f"{model} {variant}"] = train_rates(params, clock)
+            found["train"][f"{model} {variant}"] = train_rates(params, args.seconds)
             torch.compiler.reset()
             print(f"{time.monotonic() - begun:4.0f} s  {model} {variant}", file=sys.stderr, flush=True)
     return found
