@@ -142,6 +142,18 @@ def test_a_folder_that_cannot_be_written_is_named(source: Path, out: Path, capsy
         Folder(str(out)).files()
 
 
+@pytest.mark.parametrize("name", ["_job.json", "_manifest.json", "manifest/000000.parquet", "part-000000.parquet"])
+def test_a_damaged_file_of_a_job_is_named(
+    source: Path, out: Path, name: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert score(source, out, "--shard-size", "8") == 0
+    (out / name).write_bytes(b"")
+    if name.startswith("manifest"):
+        (out / "part-000000.parquet").unlink()
+    assert score(source, out, "--shard-size", "8") in (1, 2)
+    assert f"{out / name} is damaged" in capsys.readouterr().err + caplog.text
+
+
 def test_a_source_that_does_not_exist_claims_no_folder(source: Path, out: Path) -> None:
     assert score(source.with_name("typo"), out) == 2 and not out.exists()
     empty = source.with_name("empty")

@@ -34,13 +34,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
     add("--car-regex", type=_regex, metavar="REGEX", help="captures the car from a path: verdicts in OUT.cars.csv")
     add("--column", help="the column of a list that has the paths or URLs")
-    add("--every", type=_seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
-    add("--sample", type=_positive, metavar="N", help="score N photos, drawn at random")
+    add("--every", type=seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
+    add("--sample", type=count, metavar="N", help="score N photos, drawn at random")
     add("--seed", type=int, default=0, help="of --sample")
-    add("--limit", type=_positive, metavar="N", help="score the first N photos")
-    add("--workers", type=_positive, metavar="N", help="cores to use, by default all")
-    add("--shard-size", type=_positive, default=10_000, metavar="N", help="photos in a part of a job")
-    add("--shard-of", type=_positive, default=1, metavar="N", help="runs that share a job; this is number --shard")
+    add("--limit", type=count, metavar="N", help="score the first N photos")
+    add("--workers", type=count, metavar="N", help="cores to use, by default all")
+    add("--shard-size", type=count, default=10_000, metavar="N", help="photos in a part of a job")
+    add("--shard-of", type=count, default=1, metavar="N", help="runs that share a job; this is number --shard")
     add("--shard", type=int, default=0, metavar="I", help="0 to N - 1; run 0 lists the sources")
     add("--ray", nargs="?", const=EMBEDDED, metavar="ADDRESS", help="score on a Ray cluster, or one of its own")
     add("--status", action="store_true", help="tell how far the job in --out is")
@@ -73,13 +73,13 @@ def _regex(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} needs a group in brackets around the car's id")
 
 
-def _positive(text: str) -> int:
+def count(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError
     return number
 
 
-def _seconds(text: str) -> float:
-    if not 0.001 <= (seconds := float(text.removesuffix("s"))) < 1e6:
+def seconds(text: str) -> float:
+    if not 0.001 <= (number := float(text.removesuffix("s"))) < 1e6:
         raise ValueError
-    return seconds
+    return number

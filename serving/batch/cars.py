@@ -22,7 +22,7 @@ def write(out: Path, rows: Iterable[Row], regex: str, deployment: Deployment, mi
     cars: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         found = re.search(regex, row.path)
-        cars[found[1] if found else row.path].append(row)
+        cars[(found and found[1]) or row.path].append(row)
     lines: list[tuple[object, ...]] = [COLUMNS]
     for car, views in sorted(cars.items()):
         usable = [row.p_clean for row in views if row.p_clean is not None]

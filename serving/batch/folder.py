@@ -85,6 +85,17 @@ class Folder:
 
 
 @contextmanager
+def parsing(location: str) -> Iterator[None]:
+    """Turn what JSON and Parquet raise of a damaged file into UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"{location} is damaged, or not one of ours: {error}") from None
+
+
+@contextmanager
 def _failing(what: str) -> Iterator[None]:
     try:
         with reading():

@@ -18,7 +18,7 @@ from itertools import chain, islice
 from typing import Any
 
 from serving.batch import manifest
-from serving.batch.folder import Folder
+from serving.batch.folder import Folder, parsing
 from serving.batch.manifest import Listing
 from serving.batch.photos import UNAVAILABLE, Photo, extra
 from serving.batch.results import table
@@ -48,9 +48,16 @@ def claim(folder: Folder, deployment: Deployment, options: dict[str, Any]) -> No
     }
     if folder.write(JOB, json.dumps(job, indent=1).encode()):
         return
-    before = read_json(folder, JOB) or {}
+    before = read(folder) or {}
     if changed := [f"{key} was {before.get(key)}, now it is {job[key]}" for key in job if before.get(key) != job[key]]:
         raise UserError(f"{folder.at(JOB)} is another job's: {'; '.join(changed)}")
+
+
+def read(folder: Folder) -> dict[str, Any] | None:
+    """What _job.json says, None where it is missing. Raises UserError."""
+    with parsing(folder.at(JOB)):
+        content = folder.read(JOB)
+        return None if content is None else dict(json.loads(content))
 
 
 def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda _: None) -> None:
@@ -159,12 +166,3 @@ def tried(folder: Folder, scorer: Scorer, shard: int, tick: Tick) -> None:
             log.warning("shard %d failed, to be tried again: %s", shard, error or type(error).__name__)
             time.sleep(PAUSE * 4 ** (attempt - 1))
     return score_shard(folder, scorer, shard, tick)
-
-
-def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
-    """A file of a job, None where it is missing. Raises UserError."""
-    content = folder.read(name)
-    try:
-        return None if content is None else dict(json.loads(content))
-    except ValueError as error:
-        raise UserError(f"{folder.at(name)} is not one of ours: {error}") from None

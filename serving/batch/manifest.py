@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
-from serving.batch.folder import Folder
+from serving.batch.folder import Folder, parsing
 from serving.batch.photos import Photo, extra
 from serving.batch.sources import URLS
 from serving.verdict.errors import UserError
@@ -28,7 +28,8 @@ class Totals(NamedTuple):
 def totals(folder: Folder) -> Totals | None:
     """None until all sources are listed."""
     content = folder.read(TOTALS)
-    return None if content is None else Totals(**json.loads(content))
+    with parsing(folder.at(TOTALS)):
+        return None if content is None else Totals(**json.loads(content))
 
 
 def segment(shard: int) -> str:
@@ -44,7 +45,8 @@ def read_segment(folder: Folder, shard: int) -> tuple[list[int], list[Photo]]:
     content = folder.read(segment(shard))
     if content is None:
         raise UserError(f"{folder.at(segment(shard))} is missing")
-    columns = extra("pyarrow.parquet").read_table(io.BytesIO(content)).to_pydict()
+    with parsing(folder.at(segment(shard))):
+        columns = extra("pyarrow.parquet").read_table(io.BytesIO(content)).to_pydict()
     parts = zip(columns["path"], columns["location"], columns["offset"], columns["size"], strict=True)
     return columns["id"], [Photo(os.fsdecode(path), os.fsdecode(place or path), *rest) for path, place, *rest in parts]
 

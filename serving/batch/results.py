@@ -54,7 +54,7 @@ def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Gene
         with whole(out) as file, (_jsonl if out.suffix == ".jsonl" else _parquet)(file, deployment) as write:
             yield write
     except OSError as error:  # of reading a photo, its row tells
-        left = "; what it holds stays, --resume adds the rest" if out.suffix == ".csv" else ""
+        left = "; what it holds stays, --resume adds the rest" if out.suffix == ".csv" and out.is_file() else ""
         raise UserError(f"cannot write {out}: {error.strerror}{left}") from error
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from serving.batch import manifest
-from serving.batch.folder import Folder
-from serving.batch.job import JOB, SUCCESS, part, read_json
+from serving.batch import job, manifest
+from serving.batch.folder import Folder, parsing
+from serving.batch.job import JOB, SUCCESS, part
 from serving.batch.photos import Photo, extra, open_file
 from serving.batch.scorer import Row
 from serving.verdict.errors import UserError
@@ -41,7 +41,7 @@ class Status(NamedTuple):
 
 def read(folder: Folder) -> Status:
     """How far a job is, by what lies in its folder; the rate is that of the last 20 parts. Raises UserError."""
-    if read_json(folder, JOB) is None:
+    if job.read(folder) is None:
         raise UserError(f"{folder.at(JOB)} is missing: this is no job's folder")
     totals = manifest.totals(folder)
     parts = sorted((modified, name) for name, modified in folder.files().items() if name.startswith("part-"))
@@ -70,7 +70,7 @@ def describe(counts: Counter[str]) -> str:
 
 
 def _counts(folder: Folder, name: str) -> Counter[str]:
-    with open_file(folder.at(name), FOOTER) as file:
+    with open_file(folder.at(name), FOOTER) as file, parsing(folder.at(name)):
         found = extra("pyarrow.parquet").ParquetFile(file).schema_arrow.metadata
         return Counter(json.loads(found[b"counts"]))
 
@@ -83,6 +83,7 @@ def results(folder: Folder) -> Iterator[tuple[Photo, Row]]:
         if part(shard) in done:
             photos = manifest.read_segment(folder, shard)[1]
             content = io.BytesIO(folder.read(part(shard)) or b"")
-            rows = extra("pyarrow.parquet").read_table(content, columns=list(Row._fields[1:])).to_pylist()
+            with parsing(folder.at(part(shard))):
+                rows = extra("pyarrow.parquet").read_table(content, columns=list(Row._fields[1:])).to_pylist()
             for photo, row in zip(photos, rows, strict=True):
                 yield photo, Row(photo.path, row["label"] or "", row["p_clean"], row["threshold"], row["error"] or "")
