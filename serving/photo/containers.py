@@ -12,6 +12,7 @@ from serving.photo.errors import BrokenPhoto, PhotoTooCostly, UnsupportedPhoto
 PNG_CHUNKS = 20_000  # a file of 25 MB in chunks of 8 KB has 3,000
 GIF_BLOCKS = 20_000  # before the first frame
 HEIF_BOXES = 5_000  # of HEIF or AVIF: 48 megapixels in tiles of 512 have 200
+HEIF_BLOCK = 64  # pixels a side of the largest coding block of HEVC
 TIFF_ENTRIES = 1000
 TIFF_NUMBERS = 100_000  # in all entries together: Pillow makes a Python object of each
 TIFF_PIECES = 20_000  # strips or tiles: Pillow decodes each by itself
@@ -122,15 +123,21 @@ def read_bmp(data: bytes) -> Layout:
 
 
 def read_heif(data: bytes) -> Layout:
-    """The largest image that a HEIF or AVIF declares: the primary one, or what it is made of."""
+    """The largest image that a HEIF or AVIF declares: the primary one, or what it is made of. It is stored in whole
+    blocks of up to HEIF_BLOCK pixels a side; a `clap` tells what is shown of it."""
     start, end = 0, len(data)
     for path, skip in ((b"meta", 0), (b"iprp", 4), (b"ipco", 0)):  # meta begins with its version
         found = ((begin, stop) for kind, begin, stop in _boxes(data, start + skip, end) if kind == path)
         start, end = next(found, (end, end))
-    sizes = [unpack(">II", data, begin + 4) for kind, begin, _ in _boxes(data, start, end) if kind == b"ispe"]
+    properties = list(_boxes(data, start, end))
+    sizes = [unpack(">II", data, begin + 4) for kind, begin, _ in properties if kind == b"ispe"]
     if not sizes:
         raise BrokenPhoto("the HEIF or AVIF declares no size of its image")
-    return Layout(*max(sizes, key=_area))
+    stored = max(sizes, key=_area)
+    clips = [unpack(">IIII", data, begin) for kind, begin, _ in properties if kind == b"clap"]  # two fractions each
+    shown = [(width // max(over, 1), height // max(under, 1)) for width, over, height, under in clips]
+    fits = (clip for clip in shown if all(0 <= a - b < HEIF_BLOCK for a, b in zip(stored, clip, strict=True)))
+    return Layout(*next(fits, stored), decoded=_area(stored))
 
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
