@@ -10,15 +10,14 @@ the probability of ImageNet's vehicles: benchmarks/results/cars.txt.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import timm
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,7 +30,6 @@ NAME = "tf_efficientnet_lite0"
 SIDE = 112  # pixels that the features need at least; of larger photos, blocks of pixels are averaged
 NEIGHBOURS = 10
 GALLERY = 1024  # train photos in the file at most: 256 lose one of a hundred refusals
-_FEATURES, _PREFIX = "features", "car_check/"
 
 Quantise = Callable[[onnx.ModelProto], onnx.ModelProto]
 
@@ -58,47 +56,34 @@ def _averaging(stem: Tensor, side: int) -> nn.Module:
     return nn.Sequential(nn.ZeroPad2d((0, side, 0, side)), layer)  # as TensorFlow pads an even side
 
 
+class Distance(nn.Module):
+    """Features `[N, 320]` -> their distance from the gallery's, `[N]`."""
+
+    def __init__(self, known: NDArray[np.float32]) -> None:
+        """`known`: features of the gallery `[G, 320]`, kept in 16 bits."""
+        super().__init__()
+        self.known = nn.Buffer(F.normalize(torch.from_numpy(known)).T.half())
+
+    def forward(self, features: Tensor) -> Tensor:
+        unit = features / features.norm(dim=1, keepdim=True).clamp(min=1e-6)  # F.normalize exports six nodes more
+        nearest = (unit @ self.known.float()).topk(min(NEIGHBOURS, self.known.shape[1])).values
+        distance: Tensor = 1 - nearest.mean(1)
+        return distance
+
+
 def add_distance(network: onnx.ModelProto, gallery: PhotoSet, quantise: Quantise) -> onnx.ModelProto:
     """The network with its second output. `gallery`: train photos of cars; `quantise`: into the network's precision."""
     example = torch.zeros(2, gallery.size, gallery.size, 3, dtype=torch.uint8)
-    features = quantise(export(Features(gallery.size).eval(), example, _FEATURES))
+    features = quantise(export(Features(gallery.size).eval(), example, "image", "features"))
     session = ort.InferenceSession(features.SerializeToString(), providers=["CPUExecutionProvider"])
-    known = gallery.outputs(lambda images: session.run([_FEATURES], {"image": images})[0])
-    joined = _joined(network, features)
-    _append_distance(joined.graph, known / np.linalg.norm(known, axis=1, keepdims=True))
-    onnx.checker.check_model(joined, full_check=True)
-    return joined
-
-
-def _joined(network: onnx.ModelProto, features: onnx.ModelProto) -> onnx.ModelProto:
-    """Both in one graph, on one input; the features are no output."""
+    known = gallery.outputs(lambda images: session.run(["features"], {"image": images})[0])
+    distance = export(Distance(known.astype(np.float32)), torch.zeros(2, known.shape[1]), "features", DISTANCE)
     joined = onnx.ModelProto()
     joined.CopyFrom(network)
-    other = onnx.compose.add_prefix(features, _PREFIX, rename_inputs=False)
-    for part in ("node", "initializer", "value_info"):
-        getattr(joined.graph, part).extend(getattr(other.graph, part))
+    for prefix, part in (("car_check/", features), (f"{DISTANCE}/", distance)):
+        named = onnx.compose.add_prefix(part, prefix, rename_inputs=False, rename_outputs=False)
+        for field in ("node", "initializer", "value_info"):
+            getattr(joined.graph, field).extend(getattr(named.graph, field))
+    joined.graph.output.extend(distance.graph.output)
+    onnx.checker.check_model(joined, full_check=True)
     return joined
-
-
-def _append_distance(graph: onnx.GraphProto, known: NDArray[np.float64]) -> None:
-    """`known`: unit vectors `[G, 320]`, kept in 16 bits."""
-    constants = {
-        "gallery_16": known.T.astype(np.float16), "one": np.float32(1), "tiny": np.float32(1e-6), "axis": np.array([1]),
-        "count": np.array([min(NEIGHBOURS, len(known))]),
-    }  # fmt: skip
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), f"{DISTANCE}/{k}") for k, v in constants.items())
-
-    def add(operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-        names = [[f"{DISTANCE}/{x}" if x != _PREFIX + _FEATURES else x for x in part] for part in (inputs, outputs)]
-        graph.node.append(helper.make_node(operator, inputs=names[0], outputs=names[1], name=names[1][0], **attributes))
-
-    features = _PREFIX + _FEATURES
-    add("ReduceL2", [features, "axis"], ["length"], keepdims=1)
-    add("Max", ["length", "tiny"], ["positive"])
-    add("Div", [features, "positive"], ["unit"])
-    add("Cast", ["gallery_16"], ["gallery"], to=TensorProto.FLOAT)
-    add("MatMul", ["unit", "gallery"], ["similarity"])
-    add("TopK", ["similarity", "count"], ["nearest", "places"], axis=1)
-    add("ReduceMean", ["nearest", "axis"], ["mean"], keepdims=0)
-    graph.node.append(helper.make_node("Sub", [f"{DISTANCE}/one", f"{DISTANCE}/mean"], [DISTANCE], DISTANCE))
-    graph.output.append(helper.make_tensor_value_info(DISTANCE, TensorProto.FLOAT, ["N"]))

@@ -29,19 +29,19 @@ def to_onnx(checkpoint: Checkpoint) -> onnx.ModelProto:
     """Export in float32 with a free batch size. Raises StageError for a network ONNX cannot express."""
     example = torch.zeros(2, checkpoint.img_size, checkpoint.img_size, 3, dtype=torch.uint8)
     try:
-        return export(Logit(checkpoint).eval(), example, "logit")
+        return export(Logit(checkpoint).eval(), example, "image", "logit")
     except Exception as error:  # the exporter wraps anything
         raise StageError(f"{checkpoint.model} cannot be exported to ONNX: {error}") from error
 
 
-def export(network: nn.Module, example: Tensor, output: str) -> onnx.ModelProto:
-    """A module from `image` to `output`, for any number of images; what the exporter raises is its own."""
+def export(network: nn.Module, example: Tensor, source: str, output: str) -> onnx.ModelProto:
+    """A module from `source`, such as `example`, to `output`, for any N; what the exporter raises is its own."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         program = torch.onnx.export(
-            network, (example,), input_names=["image"], output_names=[output], dynamo=True, verbose=False,
-            dynamic_shapes={"image": {0: torch.export.Dim("N")}},
+            network, (example,), input_names=[source], output_names=[output], dynamo=True, verbose=False,
+            dynamic_shapes={source: {0: torch.export.Dim("N")}},
         )  # fmt: skip
     assert program is not None  # only without dynamo
     model: onnx.ModelProto = program.model_proto

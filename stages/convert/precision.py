@@ -16,7 +16,6 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from serving.verdict.errors import UserError
 from stages.convert.graph import outside_layers
-from stages.convert.stem import on_pixel_blocks
 
 Images = NDArray[np.uint8]
 
@@ -63,8 +62,7 @@ def to_int8(model: onnx.ModelProto, photos: Sequence[Images]) -> onnx.ModelProto
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             nodes_to_exclude=outside_layers(graph), extra_options={"TensorQuantOverrides": whole},
         )  # fmt: skip
-        quantised = onnx.load(target)
-    return on_pixel_blocks(quantised)
+        return onnx.load(target)
 
 
 def depthwise_weights(graph: onnx.GraphProto) -> list[str]:
