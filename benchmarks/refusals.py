@@ -1,21 +1,24 @@
-"""`python -m benchmarks.refusals FOLDER [--size 224]`: how many pictures of other things are refused as no car?
+"""`python -m benchmarks.refusals FOLDER [--size 224] [--int8]`: are pictures of other things refused as no car?
 
 `--drawn 600` in place of FOLDER: of so many drawn pictures (samples/not_cars.py), by artifacts/best.onnx as served, in
 which they have no part. For the cars, its refusals among the photos of test are counted.
 
 FOLDER/cars/{clean,dirty} and FOLDER/not_cars hold photos; `--group-regex` captures the car from a file's name. Cars are
 split at random, half for the gallery, a quarter for the limit, a quarter to test it, several times. The features are
-those of the convert stage in fp32 (needs artifacts/reference.safetensors), so no picture of another thing has any part.
+those of the convert stage (needs artifacts/reference.safetensors), in fp32, or in int8 as served, calibrated on photos
+of cars: no picture of another thing has any part.
 """
 
 import argparse
 import csv
 import re
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
@@ -25,20 +28,33 @@ from serving.photo.decode import decode
 from stages.common.base.paths import MODEL, PREDICTIONS
 from stages.common.bounds import rate_low
 from stages.convert.car_check import NEIGHBOURS, Features
+from stages.convert.graph import export
+from stages.convert.precision import to_int8
 from stages.threshold.refusal import choose_limit
 
 DRAWS, BATCH, SEED = 8, 64, 7
 
 
-def unit_features(paths: list[Path], size: int) -> NDArray[np.float32]:
-    """Features of photos, of length 1, `[N, 320]`."""
-    network, found = Features(size).eval(), []
-    with ThreadPoolExecutor() as pool, torch.inference_mode():
-        for start in range(0, len(paths), BATCH):
-            photos = pool.map(lambda path: decode(path.read_bytes(), size), paths[start : start + BATCH])
-            found.append(network(torch.from_numpy(np.stack(list(photos)))).numpy())
-    values = np.concatenate(found)
-    return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True))
+def pixels(paths: list[Path], size: int) -> NDArray[np.uint8]:
+    """Photos, `[N, size, size, 3]`."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda path: decode(path.read_bytes(), size), paths)))
+
+
+def unit_features(groups: Sequence[NDArray[np.uint8]], *, int8: bool) -> list[NDArray[np.float32]]:
+    """Features of length 1 of each group's photos, `[N, 320]`; the first group are cars."""
+    size = groups[0].shape[1]
+    model = export(Features(size).eval(), torch.zeros(2, size, size, 3, dtype=torch.uint8), "image", "features")
+    if int8:
+        model = to_int8(model, list(batches(groups[0][:: len(groups[0]) // 128])))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = [np.concatenate([session.run(None, {"image": part})[0] for part in batches(group)]) for group in groups]
+    return [values / np.linalg.norm(values, axis=1, keepdims=True) for values in found]
+
+
+def batches(photos: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """BATCH photos at a time."""
+    return (photos[start : start + BATCH] for start in range(0, len(photos), BATCH))
 
 
 def distances(photos: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -70,20 +86,22 @@ def main() -> None:
     what.add_argument("folder", type=Path, nargs="?")
     what.add_argument("--drawn", type=int, metavar="COUNT")
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--int8", action="store_true")
     parser.add_argument("--group-regex", default="__g([0-9]+)__")
     args = parser.parse_args()
     if args.drawn:
         refuse_drawn(args.drawn)
     else:
-        refuse_others(args.folder, args.size, args.group_regex)
+        refuse_others(args.folder, args.size, args.group_regex, int8=args.int8)
 
 
-def refuse_others(folder: Path, size: int, group_regex: str) -> None:
+def refuse_others(folder: Path, size: int, group_regex: str, *, int8: bool) -> None:
     """Print the shares refused at two limits."""
     cars, others = (sorted(path for path in (folder / name).rglob("*.*")) for name in ("cars", "not_cars"))
-    known, other = unit_features(cars, size), unit_features(others, size)
+    known, other = unit_features([pixels(cars, size), pixels(others, size)], int8=int8)
     group = np.array([found[1] if (found := re.search(group_regex, path.name)) else path.name for path in cars])
-    print(f"python -m benchmarks.refusals FOLDER --size {size}: {len(cars)} photos of cars, {len(others)} others")
+    mode = " --int8" if int8 else ""
+    print(f"python -m benchmarks.refusals FOLDER --size {size}{mode}: {len(cars)} photos of cars, {len(others)} others")
     shares: dict[str, list[tuple[float, float]]] = {"99 % quantile": [], "certified, or the highest": []}
     for seed in range(DRAWS):
         names = np.random.default_rng(seed).permutation(np.unique(group))

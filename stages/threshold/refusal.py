@@ -87,22 +87,17 @@ def choose_limit(distance: Floats, adequate: Floats | None = None, *, max_refuse
     Labels and scores are not looked at: given the cut, the photos within it are as independent as before. Where N is
     too small, nothing beyond the extreme photo is cut off, not certified.
     """
-    n = len(distance)
+    n, told = len(distance), bool(distance.any())
     quality = np.ones(n) if adequate is None else np.minimum(adequate, 1.0)
     allowed = int((tail(np.arange(n), n, max_refused) <= 1 - confidence).sum())
-    first = max(1, -(-allowed // 2))
+    first = max(1, -(-allowed // 2) if told else allowed)
     order = np.lexsort((-distance, quality))  # the most extreme first
     level = float(quality[order[first - 1]])
-    told = bool(distance.any())
-    if not told:
-        first = max(1, allowed)
-        level, farthest, blocks = float(quality[order[first - 1]]), None, first
-    elif level < 1:
-        left, rest = np.sort(distance[order[first:]])[::-1], max(1, allowed - first)
-        farthest, blocks = float(left[rest - 1]) if len(left) else float(distance.max()), first + rest
-    else:
-        blocks = max(1, allowed)
-        farthest = float(distance[order[blocks - 1]])
+    farthest, blocks = None, first
+    if told:
+        rest = max(allowed - first, int(level < 1))  # where adequacy cuts, distance has a block of its own
+        ranked = np.append(distance[order[first - 1]], np.sort(distance[order[first:]])[::-1])
+        farthest, blocks = float(ranked[min(rest, n - first)]), first + rest
     reason = None if blocks <= allowed else _too_few(n, blocks, max_refused, confidence)
     far = np.zeros(n, bool) if farthest is None else distance > farthest
     return Cut(farthest, level, int((far | (quality < level)).sum()), blocks <= allowed, reason)

@@ -75,23 +75,12 @@ def audit(outcomes: Outcomes, target: float, confidence: float) -> Audit:
     worst = float(good.sum()) / (len(dirty) + outcomes.unsure) if len(dirty) + outcomes.unsure else None
     first = int(rung[0]) if len(rung) else None
     return Audit(
-        answer,
-        target,
-        confidence,
-        outcomes.model,
-        len(dirty),
-        int(dirty.sum()),
-        outcomes.unsure,
-        precision,
-        low,
-        high,
-        worst,
-        float(wealth.max(initial=1)),
-        None if first is None else first + 1,
-        None if first is None else outcomes.judged_at[first] or None,
-        likely if more else None,
-        more,
-    )
+        answer, target, confidence, outcomes.model, judged=len(dirty), dirty=int(dirty.sum()), unsure=outcomes.unsure,
+        precision=precision, precision_low=low, precision_high=high, precision_if_unsure_are_dirty=worst,
+        alarm_wealth=float(wealth.max(initial=1)), alarm_at=None if first is None else first + 1,
+        alarm_time=None if first is None else outcomes.judged_at[first] or None,
+        likely_next=likely if more else None, judgements_until_next=more,
+    )  # fmt: skip
 
 
 def describe(audit: Audit, outcomes: Outcomes) -> str:

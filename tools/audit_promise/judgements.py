@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import cohen_kappa_score
 
 from serving.verdict.rule import CLEAN, DIRTY
 from stages.common.base.errors import StageError
@@ -33,7 +34,7 @@ class Outcomes:
     waiting: int  # photos that fewer judges have seen than are asked for
     twice: int  # photos that two judges or more have a clear opinion of
     agree: int  # of those: they have the same one
-    kappa: float | None  # Cohen's, of the first two judges of a photo
+    kappa: float | None  # Cohen's, of the first two judges of a photo; None where chance agreement is certain
 
 
 def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
@@ -51,10 +52,10 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
         raise StageError(
             f"{path} has no judgements of model {model!r}, but of {sorted({row['model'] for row in rows})}"
         )
-    said: dict[str, dict[str, str]] = {}
+    said = defaultdict[str, dict[str, str]](dict)
     complete: dict[str, dict[str, str]] = {}  # the row that made a photo count
     for row in chosen:
-        said.setdefault(row["photo"], {})[row["judge"]] = row["verdict"]
+        said[row["photo"]][row["judge"]] = row["verdict"]
         if len(said[row["photo"]]) == judges:
             complete.setdefault(row["photo"], row)
     counted, unsure = [], 0
@@ -66,25 +67,22 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
             unsure += 1
     clear = [[v for v in by.values() if v != UNSURE] for by in said.values()]
     pairs = [(v[0], v[1]) for v in clear if len(v) >= 2]
+    undefined = len({verdict for pair in pairs for verdict in pair}) < 2
     return Outcomes(
-        np.array([dirty for _, dirty in counted], bool),
-        np.array([float(row["share"] or 1) for row, _ in counted]),
-        [row["judged_at"] for row, _ in counted],
-        model,
-        len(rows) - len(chosen),
-        unsure,
-        len(said) - len(complete),
-        len(pairs),
-        sum(a == b for a, b in pairs),
-        _kappa(pairs),
-    )
+        dirty=np.array([dirty for _, dirty in counted], bool),
+        share=np.array([float(row["share"] or 1) for row, _ in counted]),
+        judged_at=[row["judged_at"] for row, _ in counted],
+        model=model, other_models=len(rows) - len(chosen), unsure=unsure, waiting=len(said) - len(complete),
+        twice=len(pairs), agree=sum(a == b for a, b in pairs),
+        kappa=None if undefined else float(cohen_kappa_score(*zip(*pairs, strict=True))),
+    )  # fmt: skip
 
 
 def unanimous(path: Path) -> dict[str, str]:
     """The photos that all their judges call clean, or all dirty, with that verdict. Raises StageError."""
-    said: dict[str, dict[str, str]] = {}
+    said = defaultdict[str, dict[str, str]](dict)
     for row in read_rows(path):
-        said.setdefault(row["photo"], {})[row["judge"]] = row["verdict"]
+        said[row["photo"]][row["judge"]] = row["verdict"]
     found = {photo: set(by.values()) for photo, by in said.items()}
     return {photo: next(iter(v)) for photo, v in found.items() if len(v) == 1 and UNSURE not in v}
 
@@ -115,12 +113,3 @@ def _is_share(text: str) -> bool:
         return 0 < float(text) <= 1
     except ValueError:
         return False
-
-
-def _kappa(pairs: list[tuple[str, str]]) -> float | None:
-    """Agreement beyond chance (Cohen 1960); None where there are no pairs, or chance agreement is certain."""
-    if not pairs:
-        return None
-    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    chance = sum(first[v] * second[v] for v in VERDICTS) / len(pairs) ** 2
-    return (sum(a == b for a, b in pairs) / len(pairs) - chance) / (1 - chance) if chance < 1 else None

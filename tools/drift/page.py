@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from stages.common.page import template
 from tools.drift.shift import Floats, Scores
@@ -26,8 +27,8 @@ def line(x: Floats, y: Sequence[float] | Floats) -> str:
 
 def log_odds(p: Any) -> Floats:
     """Probabilities on an axis of log-odds, 0..1, cut at TICKS's ends."""
-    p = np.clip(p, TICKS[0], TICKS[-1])
-    return np.asarray((np.log(p / (1 - p)) / np.log(TICKS[-1] / TICKS[0]) + 1) / 2)
+    low, high = special.logit([TICKS[0], TICKS[-1]])
+    return np.asarray((np.clip(special.logit(p), low, high) - low) / (high - low))
 
 
 def render(report: dict[str, Any], edges: Floats, clean: Scores, dirty: Scores, now: Scores) -> str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
@@ -117,7 +117,7 @@ def visible(
     `explained` gives a p-value of at most `level` in 80 % of cases. `dirty`: p_clean of the reference's. None where no
     move would: dirty cars are too few, now or in the reference."""
     x = _logit(dirty)
-    moved = [Scores.from_photos(1 / (1 + np.exp(-x - by)), edges, t_clean) for by in np.linspace(0, 3 * x.std(), 61)]
+    moved = [Scores.from_photos(special.expit(x + by), edges, t_clean) for by in np.linspace(0, 3 * x.std(), 61)]
     bins = np.stack([kind.bins for kind in moved])
     now = (1 - share) * clean.bins / clean.photos + share * bins / len(x)
     z = _moves(clean.bins, bins[0], photos * now, _middles(edges))[0]
@@ -149,8 +149,7 @@ def _moves(clean: ArrayLike, dirty: ArrayLike, now: ArrayLike, x: Floats) -> Flo
 
 
 def _logit(p: ArrayLike) -> Floats:
-    p = np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)
-    return np.asarray(np.log(p / (1 - p)))
+    return np.asarray(special.logit(np.clip(np.asarray(p, np.float64), 1e-6, 1 - 1e-6)))
 
 
 def _middles(edges: ArrayLike) -> Floats:
