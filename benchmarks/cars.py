@@ -18,32 +18,19 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logsumexp
+from scipy.special import expit
 from scipy.stats import binomtest
 
 from stages.common.base.params import load
 from stages.threshold.cars import ANY, VIEWS, Seen, car_thresholds
 from stages.threshold.choose import choose_threshold
 from stages.threshold.params import Params, ThresholdParams
-from tests.support.simulated_cars import POPULATION, Aggregate, Bools, Floats, Population, draw_cars, minimum
+from tests.support.simulated_cars import POPULATION, Bools, Floats, Population, draw_cars, minimum
 
 SIDES = 4
 
 
-def two_lowest(logits: Floats) -> Floats:
-    """The mean of the two lowest, or the only one."""
-    low = np.sort(logits, axis=1)[:, :2]
-    return np.asarray(np.where(np.isinf(low[:, -1]), low[:, 0], low.mean(1)))
-
-
-def soft_minimum(logits: Floats) -> Floats:
-    """-log sum exp(-logit): the odds of dirty add up."""
-    return np.asarray(-logsumexp(-logits, axis=1))
-
-
-AGGREGATES: dict[str, Aggregate] = {"minimum": minimum, "two lowest": two_lowest, "soft minimum": soft_minimum}
-PHOTO = "photo rule"
-HEADER = ("views", "certified", "violations", "95 % interval", *AGGREGATES, PHOTO, "its precision")
+HEADER = ("views", "certified", "violations", "95 % interval", "minimum", "photo rule", "its precision")
 
 
 class Looked(NamedTuple):
@@ -66,47 +53,38 @@ def look(rng: np.random.Generator, cars: int, shows: float, *, hidden: bool) -> 
         yield ANY, Looked(~seen.any(1), seen, np.where(taken, drawn.logit, np.inf))
 
 
-def certified(views: str, val: Looked, params: ThresholdParams) -> Iterator[tuple[str, float | None]]:
-    """Each rule's threshold on sigmoid(score); None where it is not certified."""
-    for name, aggregate in AGGREGATES.items():
-        one = car_thresholds({views: Seen(val.is_clean, expit(aggregate(val.logit)))}, params, foretell=False)[views]
-        yield name, one.threshold if one.certified else None
+def certified(views: str, val: Looked, params: ThresholdParams) -> Iterator[float | None]:
+    """The threshold of the minimum, and that of the rule for photos; None where it is not certified."""
+    one = car_thresholds({views: Seen(val.is_clean, expit(minimum(val.logit)))}, params, foretell=False)[views]
+    yield one.threshold if one.certified else None
     target = 1 - (1 - params.target_precision_clean) / (SIDES if views == ANY else int(views))
     photo = choose_threshold(
         ~val.shows[:, 0], expit(val.logit[:, 0]), target_precision=target, confidence=params.confidence_each,
         foretell=False,
     )  # fmt: skip
-    yield PHOTO, photo.threshold if photo.certified else None
+    yield photo.threshold if photo.certified else None
 
 
 def table(draws: int, cars: int, shows: float, params: ThresholdParams, *, hidden: bool) -> Iterator[tuple[str, ...]]:
     """The rows, one for each number of views."""
     truth = {
-        (views, name): Population(all_cars.is_clean, aggregate(all_cars.logit))
+        views: Population(all_cars.is_clean, minimum(all_cars.logit))
         for views, all_cars in look(np.random.default_rng(10**6), POPULATION, shows, hidden=hidden)
-        for name, aggregate in AGGREGATES.items()
     }
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}  # precision and recall
+    found: dict[str, list[list[tuple[float, float]]]] = {views: [] for views in truth}  # precision and recall
     for seed in range(draws):
         for views, val in look(np.random.default_rng(seed), cars, shows, hidden=hidden):
-            for name, threshold in certified(views, val, params):
-                population = truth[views, "minimum" if name == PHOTO else name]
-                turned_out = (np.nan, 0.0) if threshold is None else population.at(threshold)
-                found.setdefault(views, {}).setdefault(name, []).append(turned_out)
-    for views, rules in found.items():
-        precision, recall = np.moveaxis(np.array(list(rules.values())), 2, 0)  # [rule, draw] each
+            thresholds = certified(views, val, params)
+            found[views].append([(np.nan, 0.0) if at is None else truth[views].at(at) for at in thresholds])
+    for views, rows in found.items():
+        precision, recall = np.array(rows).T  # [rule, draw] each
         broken = int((precision[0] < params.target_precision_clean).sum())
         interval = binomtest(broken, draws).proportion_ci()
         told = f"{1 - np.isnan(precision[0]).mean():.2f}", f"{broken / draws:.3f}"
-        photo = precision[-1][~np.isnan(precision[-1])]
+        span = f"{interval.low:.3f} to {interval.high:.3f}"
+        photo = precision[1][~np.isnan(precision[1])]
         recalls = [f"{value:.3f}" for value in recall.mean(1)]
-        yield (
-            views,
-            *told,
-            f"{interval.low:.3f} to {interval.high:.3f}",
-            *recalls,
-            f"{photo.mean():.3f}" if len(photo) else "-",
-        )
+        yield views, *told, span, *recalls, f"{photo.mean():.3f}" if len(photo) else "-"
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ def test_an_unreadable_photo_is_no_reason_for_another_precision(copy: Workspace,
 
 
 def test_a_bug_is_no_reason_for_another_precision(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.convert.precision.on_pixel_blocks", lambda model: model.nothing)
+    monkeypatch.setattr(convert, "contents", lambda model, metadata: model.nothing)
     with pytest.raises(AttributeError):
         convert.main()
 

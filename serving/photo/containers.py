@@ -137,7 +137,8 @@ def read_heif(data: bytes) -> Layout:
     clips = [unpack(">IIII", data, begin) for kind, begin, _ in properties if kind == b"clap"]  # two fractions each
     shown = [(width // max(over, 1), height // max(under, 1)) for width, over, height, under in clips]
     fits = (clip for clip in shown if all(0 <= a - b < HEIF_BLOCK for a, b in zip(stored, clip, strict=True)))
-    return Layout(*next(fits, stored), decoded=_area(stored))
+    width, height = next(fits, stored)
+    return Layout(width, height, decoded=_area(stored))
 
 
 def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -6,7 +6,6 @@ one car's photos share half of their variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ POPULATION = 1_000_000
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Photos = tuple[Bools, Floats, NDArray[np.str_]]
-Aggregate = Callable[[Floats], Floats]  # the logits [C, K] of the views of each car -> its score [C]; inf: no view
 
 
 class Cars(NamedTuple):
