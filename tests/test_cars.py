@@ -213,7 +213,7 @@ def test_batch_writes_a_table_of_cars(app: Flask, tmp_path: Path, monkeypatch: p
             }
         assert found["car1"] == ("clean", "True", "2", "0") and found["car2"] == ("dirty", "True", "2", "0")
         assert found["car3"] == ("unusable", "False", "1", "1")
-    assert batch([str(tmp_path / "*.jpg"), "--out", str(out), "--car-regex", "(car1)?_"]) == 0
+    assert batch([str(tmp_path / "*.jpg"), "--out", str(out), "--car-regex", "(car1)?[^/]*$"]) == 0
     for wrong in (["--car-regex", "car"], ["--car-regex", "("]):
         with pytest.raises(SystemExit):
             batch([str(tmp_path), "--out", str(out), *wrong])
