@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
 
 import obstore  # noqa: E402
+import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
@@ -84,20 +85,24 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
             Way("single file", f"single file of {before}", 0.95),
         ]
     spent: dict[str, list[Cost]] = {way.name: [] for way in ways}
+    stored = 0.0  # CPU seconds of the store, while photos were read from it
     with store.running(folder / "store") as port:
         bucket = f"s3://{store.BUCKET}"
         os.environ |= store.environment(port) | {"MODEL_PATH": str(model)}
+        server = psutil.Process().children()[0]
         for name in numbers:
             for path in (folder / name).iterdir():
                 obstore.put(*photos.split(f"{bucket}/{name}/{path.name}"), path)
         for turn in range(rounds):
             for way in ways[:: (-1) ** turn]:
-                costs = []
+                costs, before_way = [], server.cpu_times()
                 for name in numbers:
                     source = f"{bucket}/{name}/" if way.s3 else str(folder / name)
                     out = folder / f"{name}-{turn}-{way.name.replace(' ', '-')}"
                     command = [sys.executable, "-m", "serving.batch", source, "--out"]
                     costs.append(cost([*command, str(out) if way.options else f"{out}.csv", *way.options], way.cwd))
+                if way.s3:
+                    stored += sum(server.cpu_times()[:2]) - sum(before_way[:2])
                 few, whole = costs
                 number = numbers["all"] - numbers["few"]
                 spent[way.name].append(Cost((whole.wall - few.wall) / number, (whole.cpu - few.cpu) / number))
@@ -117,6 +122,10 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
                     f"; {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the {way.beside}"
                 )
             print(line)
+    beside = stored / rounds / sum(numbers.values())
+    local = statistics.median(one.cpu for one in spent["single file"])
+    most = local / (local + beside)
+    print(f"  the store took {1000 * beside:.2f} ms of CPU a photo on these cores: at most {most:.2f} is left from S3")
 
 
 class Cost(NamedTuple):
