@@ -182,8 +182,8 @@ def manifest_rows(folder: Path) -> None:
     shards = job.start(out, scorer.deployment, find([str(listed)]), {"shard_size": 10_000}, 0, 1)
     job.score_shard(out, scorer, next(iter(shards)))
     first = time.perf_counter() - started
-    while shards.listing is not None and shards.listing.is_alive():
-        time.sleep(0.1)
+    if shards.listing:
+        shards.listing.result()
     whole, most = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{ROWS:,} rows: first part after {first:.1f} s, all listed after {whole:.1f} s")
     print(f"memory {held:.0f} MiB before, {most:.0f} MiB at most")

@@ -13,13 +13,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from itertools import chain, islice
 from typing import Any
 
 from serving.batch import manifest
 from serving.batch.folder import Folder, parsing
-from serving.batch.manifest import Listing
 from serving.batch.photos import UNAVAILABLE, Photo, extra
 from serving.batch.results import table
 from serving.batch.scorer import Row, Scorer
@@ -94,7 +94,7 @@ class Shards:
     """The shards of a job that are left to do, of every `of` the one at `index`, as they are listed. In random order:
     runs at once meet rarely."""
 
-    def __init__(self, folder: Folder, listing: Listing | None, index: int, of: int) -> None:
+    def __init__(self, folder: Folder, listing: Future[manifest.Totals] | None, index: int, of: int) -> None:
         self._folder, self.listing, self._index, self._of = folder, listing, index, of
         self._given: set[int] = set()
         self.totals: manifest.Totals | None = None  # once all sources are listed
@@ -102,15 +102,13 @@ class Shards:
     def __iter__(self) -> Iterator[int]:
         """Raises what ended the listing early, after the last shard."""
         while True:
-            if self.listing is not None:
-                self.listing.join(0)
-            listing = self.listing is not None and self.listing.is_alive()
+            listed = self.listing is None or self.listing.done()
             self.totals = self.totals or manifest.totals(self._folder)
             if left := self._left():
                 yield from self._some(left)
-            elif self.listing is not None and self.listing.error:
-                raise self.listing.error
-            elif self.totals is not None and not listing:
+            elif listed and self.listing and (error := self.listing.exception()):
+                raise error
+            elif listed and self.totals:
                 return
             else:
                 time.sleep(WAIT)
@@ -135,13 +133,10 @@ def start(
     folder: Folder, deployment: Deployment, photos: Iterable[Photo], options: dict[str, Any], index: int, of: int
 ) -> Shards:
     """Claim the folder and have the sources listed by the first of `of` runs, unless they are. Raises UserError."""
-    listing, left = None, iter(photos)
-    if index == 0 and manifest.totals(folder) is None:
-        first = list(islice(left, 1))  # a source that does not exist claims no folder
-        listing = Listing(folder, chain(first, left), options["shard_size"])
+    left, to_list = iter(photos), index == 0 and manifest.totals(folder) is None
+    first = list(islice(left, 1 if to_list else 0))  # a source that does not exist claims no folder
     claim(folder, deployment, options)
-    if listing is not None:
-        listing.start()
+    listing = manifest.listing(folder, chain(first, left), options["shard_size"]) if to_list else None
     return Shards(folder, listing, index, of)
 
 

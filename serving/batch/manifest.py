@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from itertools import islice
 from typing import NamedTuple
 
@@ -94,16 +95,15 @@ def _segment(listed: Iterable[Photo], first: int) -> bytes:
     return buffer.getvalue()
 
 
-class Listing(threading.Thread):
-    """`write` in the background; `error` is what ended it early."""
+def listing(folder: Folder, photos: Iterable[Photo], size: int) -> Future[Totals]:
+    """`write` in the background, in a thread that ends with the program."""
+    future: Future[Totals] = Future()
 
-    def __init__(self, folder: Folder, photos: Iterable[Photo], size: int) -> None:
-        super().__init__(daemon=True)
-        self._arguments = folder, photos, size
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
+    def run() -> None:
         try:
-            write(*self._arguments)
+            future.set_result(write(folder, photos, size))
         except BaseException as error:  # the one who waits for it raises it
-            self.error = error
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -170,7 +170,9 @@ class Batcher:
         now = time.perf_counter()
         jobs, images = zip(*batch, strict=True)
         try:
-            metrics.observe_batch([job.waited + now - job.since for job in jobs], len(jobs))
+            metrics.BATCH_SIZE.observe(len(jobs))
+            for job in jobs:
+                metrics.QUEUE_WAIT.observe(job.waited + now - job.since)
             with metrics.MODEL_SECONDS.time():
                 scores = jobs[0].predictor.scores(np.stack(images)).tolist()
             answers = list(zip(jobs, scores, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -47,13 +47,6 @@ WORKERS_STUCK = Counter("dirtycar_workers_stuck", "Workers that were replaced be
 RELOADS = Counter("dirtycar_reloads", "Reloads of model and threshold, by worker, or refused as a whole", ["result"])
 
 LOG_LINES_DROPPED = Counter("dirtycar_log_lines_dropped", "Log lines that standard error did not take")
-
-
-def observe_batch(waits: Sequence[float], size: int) -> None:
-    """Note one model call: the seconds that each photo waited, and how many there were."""
-    BATCH_SIZE.observe(size)
-    for wait in waits:
-        QUEUE_WAIT.observe(wait)
 
 
 def reserve() -> None:
