@@ -10,8 +10,6 @@ a precision of 1 - (1 - target) / k. That does by the union bound, as a view tha
 it says nothing of sides that are not looked at.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Real training processes, to be stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -4,8 +4,6 @@ Judged on photos that train held out, never on val or test: what is chosen here 
 afterwards, like any network.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from dataclasses import replace

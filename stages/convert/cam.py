@@ -5,8 +5,6 @@ float32 to rounding; in 8 bits up to the last layer's own rounding, of which the
 whether it is asked for or not, in 2 % of the network's time at 128 pixels; the logit keeps its bits.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime as ort

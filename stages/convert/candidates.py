@@ -3,8 +3,6 @@
 Scores are logits, `[N]`.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ Deep Nearest Neighbors", ICML 2022). On real photos that beat Mahalanobis distan
 the probability of ImageNet's vehicles: benchmarks/results/cars.txt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

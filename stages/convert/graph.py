@@ -1,7 +1,5 @@
 """The checkpoint as an ONNX graph that takes the service's pixels and gives logits."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 

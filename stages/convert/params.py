@@ -1,7 +1,5 @@
 """What the convert stage reads of params.yaml."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from stages.common.base.params import Data, Positive, Share, strict

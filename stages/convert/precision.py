@@ -1,7 +1,5 @@
 """The same graph in fewer bits."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Which photos are refused as unusable, such that few photos of cars are: the limits on distance and on quality."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple

@@ -8,8 +8,6 @@ The CSV has the columns photo and verdict (clean, dirty, unsure), and may have j
 fraction of photos called clean that is judged. Where it changed, a photo counts in the precision for all it stands for.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from dataclasses import asdict, dataclass

@@ -11,8 +11,6 @@ afresh at every judgement: a mixture of e-processes over their start (Shin, Ramd
 weights that add up to 1. So it bounds the probability of a false alarm for ever, not the mean time between two.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special

@@ -1,7 +1,5 @@
 """judgements.csv -> the outcomes that count, in the order they were judged."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import defaultdict

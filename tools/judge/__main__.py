@@ -4,8 +4,6 @@ Each judgement is added to judgements.csv (columns photo, verdict, judge, share,
 is shown, the oldest photo first. With --judges 2 every photo is shown to two people; neither sees the other's verdict.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import sys

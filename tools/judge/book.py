@@ -1,7 +1,5 @@
 """judgements.csv, to which lines are only ever added: who has judged which photo, and what comes next."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import io
