@@ -54,7 +54,7 @@ judge: setup ## a page to judge the photos that the service kept in AUDIT_DIR=; 
 adopt: setup ## judged photos of FILE=judgements.csv and AUDIT_DIR= to train: a plan; APPLY=1 does it
 	python -m tools.adopt '$(FILE)' '$(AUDIT_DIR)' $(if $(APPLY),--apply)
 
-PYTEST = python -m pytest --numprocesses 2 --dist loadfile
+PYTEST = python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: data lint ## lint and the tests but those marked slow
 	$(PYTEST) -m 'not slow'

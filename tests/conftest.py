@@ -1,24 +1,55 @@
 """Fixtures: a workspace to run stages in, one whole run of the pipeline, and a browser."""
 
-from __future__ import annotations
-
+import functools
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.support.workspace import InProcess, Workspace, write_photos
+from tests.support.workspace import ROOT, InProcess, Workspace, write_photos
 
 # A shell makes what it starts in the background deaf to Ctrl-C, and so every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 expect.set_options(timeout=60_000)
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+
+@functools.cache
+def of_the_whole_run(nodeid: str) -> bool:
+    """Whether a test's file asks for `pipeline`."""
+    return bool(re.search("(pipeline|copy): Workspace", (ROOT / nodeid.split("::")[0]).read_text()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the whole run take longest, so they begin."""
+    items.sort(key=lambda item: not of_the_whole_run(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker makes the whole run, once, and has all of its tests; the others are shared out file by file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "the whole run" if of_the_whole_run(nodeid) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same numbers in whatever order tests run."""
+    return np.random.default_rng(0)
 
 
 @pytest.fixture

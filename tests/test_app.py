@@ -1,7 +1,5 @@
 """Every path and every status, through the application itself; the real server is in test_service.py."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

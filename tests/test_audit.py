@@ -1,7 +1,5 @@
 """make audit: wrong labels are found by heads that never saw them; the list repeats; what is missing is named."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Does the promise hold? The three answers on planted judgements, and the guarantee behind them by simulation."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

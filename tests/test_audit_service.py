@@ -1,7 +1,5 @@
 """Photos drawn for people to judge: how many, what is kept of them, and that no disk harms a verdict."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Pretrained weights: the package's, mapped by name; fallbacks that say what they are."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

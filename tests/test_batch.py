@@ -1,7 +1,5 @@
 """Scoring a folder: order, bad files, resuming."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re
@@ -301,12 +299,7 @@ def test_every_source_gives_the_same_rows_in_every_format(
 
 
 @pytest.mark.parametrize(
-    "content, named",
-    [
-        (b"name,price\n", "--column"),
-        (b"", "--column"),
-        (b'path\n"' + b"x" * 200_000, "list.csv"),
-    ],
+    "content, named", [(b"name,price\n", "--column"), (b"", "--column"), (b'path\n"' + b"x" * 200_000, "list.csv")]
 )
 def test_a_list_without_photos_is_refused(
     pair: Pair, tmp_path: Path, out: Path, content: bytes, named: str, capsys: pytest.CaptureFixture[str]

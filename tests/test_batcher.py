@@ -1,7 +1,5 @@
 """The order in which photos are decoded and scored, and what happens when nothing moves any more."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

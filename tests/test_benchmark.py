@@ -1,7 +1,5 @@
 """The benchmark's figures are there, plausible, and its accuracy is that of the served file."""
 
-from __future__ import annotations
-
 import csv
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """The map that a network gives of itself: its mean is the logit, and it changes nothing for who does not ask for it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The model card and the page of mistakes, of a whole run."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Cars in several photos: their thresholds, and one verdict on each."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

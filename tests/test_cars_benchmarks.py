@@ -1,7 +1,5 @@
 """The benchmarks of cars and of refusals, on little."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Jobs from and to a real S3 server, and on a Ray cluster whose parts are killed. Needs tests/requirements.txt."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Convert: the candidates, how they are judged, and that the chosen network is the checkpoint's."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable
@@ -31,8 +29,6 @@ from stages.export import __main__ as export_stage
 from stages.threshold import __main__ as threshold_stage
 from tests.support.networks import SMALL, checkpoint, exported, run
 from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, jpeg
-
-RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +193,8 @@ def test_the_file_holds_no_path_of_this_machine(pipeline: Workspace) -> None:
         ),
     ],
 )
-def test_onnx_agrees_with_torch_on_real_photos(name: str) -> None:
-    images = np.stack([decode(jpeg(RNG, bool(i % 2)), 64) for i in range(5)])
+def test_onnx_agrees_with_torch_on_real_photos(rng: np.random.Generator, name: str) -> None:
+    images = np.stack([decode(jpeg(rng, bool(i % 2)), 64) for i in range(5)])
     with torch.inference_mode():
         expected = Logit(checkpoint(name)).eval()(torch.from_numpy(images)).numpy()
     for count in (1, 5):
@@ -206,40 +202,39 @@ def test_onnx_agrees_with_torch_on_real_photos(name: str) -> None:
         assert apart.max() < 1e-4 * max(1, np.abs(expected).max())
 
 
-def test_int8_and_fp16_are_smaller_and_close() -> None:
+def test_int8_and_fp16_are_smaller_and_close(rng: np.random.Generator) -> None:
     model = exported()
-    images = RNG.integers(0, 256, (8, 64, 64, 3), np.uint8)
+    images = rng.integers(0, 256, (8, 64, 64, 3), np.uint8)
     expected = run(model, images)
     for smaller, factor in ((to_int8(model, [images]), 3.5), (to_fp16(model), 1.9)):
         assert np.abs(run(smaller, images) - expected).max() < 0.2
         assert len(model.SerializeToString()) / len(smaller.SerializeToString()) > factor
 
 
-def test_placements_have_the_auc_as_their_means() -> None:
-    is_clean, score = RNG.random(200) < 0.7, RNG.normal(size=200).round(1)  # with ties
+def test_placements_have_the_auc_as_their_means(rng: np.random.Generator) -> None:
+    is_clean, score = rng.random(200) < 0.7, rng.normal(size=200).round(1)  # with ties
     for part in placements(is_clean, score):
         assert part.mean() == pytest.approx(roc_auc_score(is_clean, score))
 
 
-def test_the_interval_of_the_loss_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_of_the_loss_holds_the_truth_as_often_as_it_says(rng: np.random.Generator) -> None:
     truth = norm.cdf(2 / np.sqrt(2)) - norm.cdf(2 / np.sqrt(2.5))
     held = 0
     for _ in range(400):
         is_clean = np.arange(200) < 140
-        before = RNG.normal(size=200) + 2 * is_clean
-        after = before + RNG.normal(0, 0.5, 200)
+        before = rng.normal(size=200) + 2 * is_clean
+        after = before + rng.normal(0, 0.5, 200)
         found = compare(is_clean, before, after, 0.002).auc_loss
         held += found.low <= truth <= found.high
     assert 0.92 <= held / 400 <= 0.98
 
 
-def test_too_few_photos_are_said_with_how_many_it_takes() -> None:
+def test_too_few_photos_are_said_with_how_many_it_takes(rng: np.random.Generator) -> None:
     is_clean = np.arange(60) < 40
-    before = RNG.normal(size=60) + 2 * is_clean
-    after = before + RNG.normal(0, 0.1, 60)
-    loose = judge(is_clean, before, after, 0.02)
-    needed = loose.ranking.dirty_photos_needed
-    assert loose.passed and (needed > 20) == ("cannot show" in loose.why)
+    before = rng.normal(size=60) + 2 * is_clean
+    after = before + rng.normal(0, 0.1, 60)
+    loose = judge(is_clean, before, after, 0.002)
+    assert loose.passed and loose.ranking.dirty_photos_needed > 20 and "cannot show" in loose.why
     separable = judge(is_clean, before + 50 * is_clean, after + 50 * is_clean, 0.002)
     assert separable.passed and separable.ranking.dirty_photos_needed is None and "tells little" in separable.why
     assert not judge(is_clean, before, np.zeros(60), 0.002).passed
@@ -278,8 +273,8 @@ def test_no_kernel_overflows_on_this_processor(kernel: int) -> None:
         assert np.allclose(sums(channels, channels, kernel, 127), 1)
 
 
-def test_depthwise_weights_alone_have_8_bits(fp32: onnx.ModelProto) -> None:
-    images = RNG.integers(0, 256, (4, 64, 64, 3), np.uint8)
+def test_depthwise_weights_alone_have_8_bits(rng: np.random.Generator, fp32: onnx.ModelProto) -> None:
+    images = rng.integers(0, 256, (4, 64, 64, 3), np.uint8)
     model = to_int8(fp32, [images])
     weights = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) == 4]
     largest = [

@@ -1,7 +1,5 @@
 """What deploy/kubernetes holds is valid, and asks for what the image and the command line have."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from typing import Any

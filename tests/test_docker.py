@@ -1,7 +1,5 @@
 """The Dockerfile without docker: its own steps, in a folder in place of an image, as a user without rights."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 import re

@@ -1,7 +1,5 @@
 """The documents name files, targets and parameters that exist."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

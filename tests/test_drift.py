@@ -1,7 +1,5 @@
 """Drift without labels: the share of dirty cars, its effect, and what no such share explains."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

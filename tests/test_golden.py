@@ -1,7 +1,5 @@
 """Golden answers: the same pictures everywhere, and a choice that rounding on another processor cannot upset."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

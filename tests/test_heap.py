@@ -1,7 +1,5 @@
 """Keeping freed memory: counted in pages that the system has to hand out anew."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import resource

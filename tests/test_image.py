@@ -1,7 +1,5 @@
 """The one decoder: every type a phone sends, upright, on white, and closed to bombs and junk."""
 
-from __future__ import annotations
-
 import io
 import struct
 import tracemalloc

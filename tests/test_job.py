@@ -1,7 +1,5 @@
 """Jobs: shards written once, whatever ends a run and however many run at once."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """The page for judges, in a real browser; its judgements on the disk; and how they become training photos."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """What keeps a full disk and a full pipe from the requests."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -1,7 +1,5 @@
 """The alert rules and the dashboard ask for what the service exports, and their own tools read them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

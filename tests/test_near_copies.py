@@ -1,7 +1,5 @@
 """Near copies: the hash, the search for all pairs within a radius, and what counts as a copy."""
 
-from __future__ import annotations
-
 import io
 from functools import cache
 from pathlib import Path

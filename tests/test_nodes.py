@@ -1,7 +1,5 @@
 """Training on several nodes: two agents of torchrun on this host, in a folder each, with gloo."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -19,7 +17,9 @@ from tests.support.live import free_port, wait_until
 from tests.support.workspace import ROOT, Workspace
 
 pytestmark = pytest.mark.slow
-HEARTBEATS = 16  # seconds after which the rendezvous gives up a node that was killed
+# A node that was killed is given up after HEARTBEATS seconds.
+CONFIGURATION = "last_call_timeout=1,keep_alive_interval=2,keep_alive_max_attempt=3"
+HEARTBEATS = 7
 OUTPUTS = ("artifacts/best.pt", "artifacts/holdout.csv", "reports/train.json")
 
 
@@ -60,7 +60,7 @@ def nodes(workspace: Workspace, number: str = "2") -> Iterator[tuple[Node, Node]
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(workspace.folder, copy)
     meet = {"RDZV_BACKEND": "c10d", "RDZV_ENDPOINT": f"127.0.0.1:{port}", "RDZV_ID": "test", "NNODES": number}
-    meet |= {"LOCAL_ADDR": "127.0.0.1", "MAX_RESTARTS": "3", "RDZV_CONF": "last_call_timeout=1"}
+    meet |= {"LOCAL_ADDR": "127.0.0.1", "MAX_RESTARTS": "3", "RDZV_CONF": CONFIGURATION}
     environment = {f"PET_{name}": value for name, value in meet.items()}
     pair = Node(workspace.folder, environment), Node(copy, environment)
     pair[0].start("stages.train")
@@ -88,7 +88,7 @@ def outputs(pair: tuple[Node, Node]) -> list[bytes]:
 
 
 def test_a_node_that_is_killed_joins_again_and_the_bits_are_the_same(trainable: Workspace) -> None:
-    trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 4})
+    trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 12})
     found = []
     for disturbed in False, True:
         with nodes(trainable) as pair:
@@ -109,7 +109,7 @@ def test_a_node_that_is_killed_joins_again_and_the_bits_are_the_same(trainable: 
 
 def test_a_node_may_join_later(trainable: Workspace) -> None:
     """The other one stands still meanwhile."""
-    trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 4, "train.batch_size": 10})
+    trainable.set(**{"runtime.save_every": 0.0, "train.epochs": 12, "train.batch_size": 10})
     with nodes(trainable, "1:2") as pair:
         wait_until(pair[0].states)
         for process in psutil.Process(pair[0].process.pid).children():

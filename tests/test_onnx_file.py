@@ -1,7 +1,5 @@
 """A model that reaches outside of its file, or of the ONNX standard, is not opened."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -64,8 +62,7 @@ def in_a_sparse_tensor(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [in_an_initializer, in_an_initializer_with_an_address, in_a_constant, in_a_branch, in_a_sparse_tensor],
+    "change", [in_an_initializer, in_an_initializer_with_an_address, in_a_constant, in_a_branch, in_a_sparse_tensor]
 )
 def test_data_in_another_file(pair: Pair, change: Callable[[onnx.ModelProto], None]) -> None:
     refuse(pair, change, r"best\.onnx keeps the data of 'far' in another file")

@@ -1,7 +1,5 @@
 """The page in a real headless browser."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

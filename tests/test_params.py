@@ -1,7 +1,5 @@
 """params.yaml is read strictly, and every complaint names its key."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

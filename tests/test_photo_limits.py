@@ -1,7 +1,5 @@
 """Small files that cost much are refused by their structure, and what no structure tells ends with its process."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

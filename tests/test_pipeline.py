@@ -1,7 +1,5 @@
 """dvc.yaml declares what the stages really use: every module they import, every key of params.yaml they read."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

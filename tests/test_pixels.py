@@ -1,7 +1,5 @@
 """Photos decoded once: the same pixels to the bit from everywhere, kept within bounds, whoever dies."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

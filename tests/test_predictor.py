@@ -1,7 +1,5 @@
 """Only the right model with the right threshold is served."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """deploy/Caddyfile before the real service: TLS, whole requests, limits, the client's own address."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Brightness, contrast and sharpness: what they tell, and that split_check and the service measure the same."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path

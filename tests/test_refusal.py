@@ -1,7 +1,5 @@
 """Photos that show no car: the measure in the network, its limit, and what service and batch make of it."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -28,6 +26,7 @@ from stages.backbone.__main__ import reference_weights
 from stages.common.base.params import Data
 from stages.common.base.paths import REFERENCE
 from stages.common.base.photos import train_photos
+from stages.common.network.model import create
 from stages.common.pixels.photo_set import PhotoSet
 from stages.convert import car_check
 from stages.convert.__main__ import contents
@@ -135,11 +134,20 @@ def test_an_older_decision_has_a_limit_on_distance_alone() -> None:
     assert parse_threshold(huge.encode(), "x").rule.decide(1.0, Measures(side=10)) == "unusable"
 
 
-def test_the_second_output_leaves_the_first_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+HEADS = ("conv_head.", "bn2.", "classifier.")
+
+
+@pytest.mark.parametrize("features", ["test_efficientnet", pytest.param(car_check.NAME, marks=pytest.mark.slow)])
+def test_the_second_output_leaves_the_first_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_photos(Path("data_cars"), clean=4, dirty=4)
     REFERENCE.parent.mkdir()
-    save_file(reference_weights(), REFERENCE)
+    torch.manual_seed(0)
+    small = {key: value for key, value in create(features).state_dict().items() if not key.startswith(HEADS)}
+    save_file(reference_weights() if features == car_check.NAME else small, REFERENCE)
+    monkeypatch.setattr(car_check, "NAME", features)
     names = [f"train/{label}/{number:03}.jpg" for label in ("clean", "dirty") for number in range(4)]
     rows = "".join(f"{name},{name},\n" for name in names)
     Path("artifacts/train_photos.csv").write_text("path,group,source\n" + rows)

@@ -1,7 +1,5 @@
 """Corrections: checked in full before anything moves, undone by `dvc checkout`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Releases of a small repository: published to its own remote, tagged by GTO's convention, to be had from a clone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The model in service, as a worker follows it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

@@ -3,8 +3,6 @@
 Of training, tests/test_train.py and tests/test_resume.py say so.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """reports/split_check.html: written whatever the verdict, safe with any name, and its corrections can be applied."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

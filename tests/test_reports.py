@@ -1,7 +1,5 @@
 """Outputs are written whole or not at all, and expected errors are one message."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training that is stopped goes on where it was, and ends with the same bytes as if nothing had happened."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import time

@@ -1,7 +1,5 @@
 """What is trained on, in which order: drawn from (seed, epoch) alone, dealt out to processes without loss."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is kept of a photo, and how photos are joined to groups."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -192,10 +190,7 @@ def test_a_group_names_the_weakest_link_that_it_needed() -> None:
     assert groups(both, links) == [Group("leak", "bytes", names)]
     third = plain("val/clean/car_1.jpg", "other")
     links.append(Link(names[0], third.name, "id"))
-    assert groups([*both, third], links) == [
-        Group("leak", "bytes", names),
-        Group("leak", "id", (*names, third.name)),
-    ]
+    assert groups([*both, third], links) == [Group("leak", "bytes", names), Group("leak", "id", (*names, third.name))]
 
 
 def test_of_thousands_of_sources_the_largest_are_counted_and_the_rest_together() -> None:

@@ -1,7 +1,5 @@
 """The real service: gunicorn over HTTP, under load, reloads, kills, junk and slow clients."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """What settings may hold, what is told of misspelt ones, and cards for workers."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path

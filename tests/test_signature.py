@@ -1,7 +1,5 @@
 """VERIFY_KEY: only the very bytes that the key's owner signed are served."""
 
-from __future__ import annotations
-
 import builtins
 import json
 import os

@@ -1,7 +1,5 @@
 """The gate: what it stops, what it says, what it writes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -35,13 +33,7 @@ def test_the_data_version_follows_the_content(workspace: Workspace) -> None:
     assert report()["data_version"] != before
 
 
-@pytest.mark.parametrize(
-    ("content", "word"),
-    [
-        (b"", "empty"),
-        (None, "damaged or cut short"),
-    ],
-)
+@pytest.mark.parametrize(("content", "word"), [(b"", "empty"), (None, "damaged or cut short")])
 def test_an_unreadable_file_stops_the_pipeline(workspace: Workspace, content: bytes | None, word: str) -> None:
     photo = workspace.data / "train/dirty/003.jpg"
     photo.write_bytes(photo.read_bytes()[:400] if content is None else content)

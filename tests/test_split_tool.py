@@ -1,7 +1,5 @@
 """make split: whole groups, the shares asked for, nothing copied unless asked and then all or nothing."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """What is known against our dependencies is explained, or mended."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The threshold stage: predictions in, threshold.json and reports out. Its statistics: test_threshold.py."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

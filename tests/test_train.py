@@ -1,7 +1,5 @@
 """Training: loss and schedule, augmentation, precision rule; repeatable runs (of several processes: test_resume.py)."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -36,14 +34,7 @@ from stages.train.params import AugmentParams, Params
 from stages.train.precision import depthwise_share, pick_precision
 from stages.train.reporter import Reporter
 from stages.train.sampling import Batches, Positioned
-from stages.train.trainer import (
-    Trainer,
-    build,
-    class_weights,
-    compiled,
-    loss,
-    lr_factor,
-)
+from stages.train.trainer import Trainer, build, class_weights, compiled, loss, lr_factor
 from tests.support.ranks import fail_in_one_process
 from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, full_disk
 
@@ -189,7 +180,7 @@ def test_a_run_repeats_and_reports_itself(trainable: Workspace) -> None:
 @pytest.mark.slow
 def test_a_run_repeats_to_the_bit_on_fewer_cores(trainable: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     process = Workspace(trainable.folder)
-    first = train(process)
+    first = train(process, **{"train.threads": 2})
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL")
     with one_core():
         assert train(process) == first

@@ -1,7 +1,5 @@
 """What may be fetched, and how: hostile URLs, hostile names and hostile servers."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import threading
@@ -17,14 +15,7 @@ import pytest
 import trustme
 
 from serving.fetch.client import Fetcher, UrlTooLarge, UrlUnfetchable
-from serving.fetch.policy import (
-    FetchPolicy,
-    UrlError,
-    UrlRefused,
-    check_addresses,
-    check_url,
-    host_pattern,
-)
+from serving.fetch.policy import FetchPolicy, UrlError, UrlRefused, check_addresses, check_url, host_pattern
 from serving.fetch.resolve import Resolver, system_resolve
 from serving.settings import Settings, SettingsError
 

@@ -1,7 +1,5 @@
 """`make verify` on a small repository: every stage runs again, every difference is found, nothing is changed."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

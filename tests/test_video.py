@@ -1,7 +1,5 @@
 """Videos: frames are rows, and a hostile file costs rows, not the run."""
 
-from __future__ import annotations
-
 import io
 import struct
 from collections.abc import Iterator

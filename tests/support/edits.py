@@ -1,7 +1,5 @@
 """What becomes of photos on their way to a second copy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

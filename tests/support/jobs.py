@@ -1,7 +1,5 @@
 """Running jobs, and what must be true of every one that has ended."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """The real service for tests: gunicorn on a free port, as it is started in production."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal
@@ -18,6 +16,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import SystemRandom
+from typing import Self
 
 import psutil
 import requests
@@ -143,7 +142,7 @@ class Traffic:
         self.lost: list[tuple[float, float]] = []  # when each lost request began and ended, by the monotonic clock
         self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -1,7 +1,5 @@
 """Networks with random weights as ONNX graphs, each exported once for all tests: it takes seconds."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from stages.common.network.model import Checkpoint, create
 from stages.convert.graph import to_onnx
 
-SMALL = "resnet10t"  # quick to export, with the layers that quantisation is about
+SMALL = "test_resnet"  # quick to export, with the layers that quantisation is about
 
 
 def checkpoint(name: str, size: int = 64) -> Checkpoint:

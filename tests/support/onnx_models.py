@@ -1,7 +1,5 @@
 """Small ONNX models with the contract of a real one, so that the service is tested without training."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

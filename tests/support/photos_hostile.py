@@ -1,7 +1,5 @@
 """Photos that lie or cost: small files, each built to mislead a decoder or to keep it busy."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Validation photos drawn from known distributions of scores, so that the truth of a promise is known."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Protocol

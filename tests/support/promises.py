@@ -1,7 +1,5 @@
 """How often thresholds chosen on simulated validation photos keep their promise, and what the promise costs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """What a training process does in tests; its own module, since a new process imports it."""
 
-from __future__ import annotations
-
 import torch
 
 from stages.train.distributed import process_group

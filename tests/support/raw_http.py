@@ -1,7 +1,5 @@
 """Requests as bytes, for clients that HTTP libraries would not let be."""
 
-from __future__ import annotations
-
 import socket
 import time
 

@@ -1,7 +1,5 @@
 """A Ray cluster of three raylets on this host, and what is killed in it while a job runs."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

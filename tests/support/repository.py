@@ -1,7 +1,5 @@
 """Small repositories of git and DVC."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import subprocess

@@ -4,8 +4,6 @@ A fifth is dirty. Each side of a dirty car shows it with probability SHOWS, and 
 one car's photos share half of their variance.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import NamedTuple
 

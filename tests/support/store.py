@@ -1,7 +1,5 @@
 """A real S3 server on this machine (SeaweedFS), and a proxy before it that answers as a busy one does."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import os

@@ -1,7 +1,5 @@
 """Photos of different cars behind the fixed camera of a wash gate."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from unittest.mock import patch
 

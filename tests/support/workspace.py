@@ -1,7 +1,5 @@
 """A small data set, and a folder to run stages in."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import logging
@@ -23,12 +21,13 @@ from PIL import Image
 from stages.common.base.errors import run_stage
 
 ROOT = Path(__file__).parents[2]
-SMALL_MODEL = "mobilenetv3_small_050"
+SMALL_MODEL = "test_efficientnet"  # with depthwise layers and squeeze-excite gates
 SMALL = {
     "model": SMALL_MODEL,
     "img_size": 64,
     "train.epochs": 2,
     "train.batch_size": 8,
+    "train.threads": 1,  # more only wait for each other with such small layers
     "runtime.num_workers": 0,
     "train.holdout": 0.25,
     "eval.bootstrap": 20,
