@@ -24,6 +24,7 @@ from serving.batch import load, predict, predict_many, resume, scorer, sheet
 from serving.batch.photos import Photo
 from serving.model import golden
 from serving.model.predictor import Predictor
+from tests.support.jobs import score
 from tests.support.live import ROOT, environment, photo, wait_until
 from tests.support.onnx_models import Pair, write_pair
 from tests.support.workspace import full_disk
@@ -50,14 +51,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def out(pair: Pair, tmp_path: Path) -> Path:
     return tmp_path / "out.csv"
-
-
-def score(source: Path | str, out: Path, *options: str) -> int:
-    """The exit code of `python -m serving.batch`."""
-    try:
-        return batch.main([str(source), "--out", str(out), *options])
-    except SystemExit as stop:
-        return int(str(stop.code))
 
 
 def rows(out: Path) -> list[list[str]]:

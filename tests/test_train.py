@@ -238,15 +238,6 @@ def test_every_kind_of_run_makes_a_usable_checkpoint(trainable: Workspace, chang
     assert outputs.shape == (1, 2) and bool(torch.isfinite(outputs).all())
 
 
-@pytest.mark.slow
-def test_a_failing_process_ends_the_run_with_its_error(trainable: Workspace) -> None:
-    trainable.set(**{"train.devices": 2})
-    for photo in (trainable.data / "train/clean").iterdir():
-        photo.write_bytes(b"")
-    Workspace(trainable.folder).refuses("train", "the file is empty")
-    assert not CHECKPOINT.exists()
-
-
 def test_one_failing_process_neither_hangs_nor_hides_its_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
