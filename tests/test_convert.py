@@ -234,7 +234,7 @@ def test_too_few_photos_are_said_with_how_many_it_takes(rng: np.random.Generator
     before = rng.normal(size=60) + 2 * is_clean
     after = before + rng.normal(0, 0.1, 60)
     loose = judge(is_clean, before, after, 0.002)
-    assert loose.passed and loose.ranking.dirty_photos_needed > 20 and "cannot show" in loose.why
+    assert loose.passed and loose.ranking.dirty_photos_needed > 20 and "cannot tell" in loose.why
     separable = judge(is_clean, before + 50 * is_clean, after + 50 * is_clean, 0.002)
     assert separable.passed and separable.ranking.dirty_photos_needed is None and "tells little" in separable.why
     assert not judge(is_clean, before, np.zeros(60), 0.002).passed

@@ -123,8 +123,9 @@ def judge(is_clean: Bools, checkpoint: Floats, candidate: Floats, max_auc_loss: 
     if loss.low == loss.high:
         said += "; no photo moved past one of the other class, so the AUC tells little"
     elif loss.high > max_auc_loss:
-        said += f"; {(~is_clean).sum()} dirty held-out photos cannot show that no more than {max_auc_loss:g} is lost"
-        said += f", about {found.dirty_photos_needed} would" if found.dirty_photos_needed else ""
+        dirty, needed = int((~is_clean).sum()), found.dirty_photos_needed
+        said += f"; {dirty} dirty held-out photos cannot tell whether more than {max_auc_loss:g} is lost"
+        said += f", about {needed} can" if needed and needed > dirty else ""
     return Judged(True, said, found)
 
 
