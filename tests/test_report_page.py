@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 from markupsafe import escape
 from PIL import Image, ImageEnhance
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from stages.split_check import page as pages
 from stages.split_check.groups import Group, Kind
@@ -165,7 +165,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tab(browser: Browser, site: Path) -> Iterator[Any]:
     """The page, open as a local file; it must ask nobody for anything, nor throw."""
-    tab = browser.new_page(viewport={"width": 375, "height": 800}, accept_downloads=True)
+    context = browser.new_context(viewport={"width": 375, "height": 800}, accept_downloads=True)
+    tab = context.new_page()
     faults: list[str] = []
     tab.on("request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else faults.append(r.url))
     tab.on("pageerror", lambda error: faults.append(str(error)))
@@ -173,7 +174,7 @@ def tab(browser: Browser, site: Path) -> Iterator[Any]:
     tab.on("console", lambda message: faults.append(message.text))
     tab.goto((site / PAGE).as_uri())
     yield tab
-    tab.close()
+    context.close()
     assert not faults
 
 
@@ -222,12 +223,17 @@ def test_the_blind_sample_tells_how_many_labels_are_wrong_once_all_are_judged(ta
     tab.click("#clear")
 
 
-def test_it_works_by_keyboard_and_a_reload_keeps_the_choices(tab: Any) -> None:
+def test_it_works_by_keyboard_and_every_tab_and_a_reload_have_the_choices(tab: Any) -> None:
     card(tab, "suspects", "val/dirty/000.jpg").locator("input").first.focus()
     tab.keyboard.press("ArrowRight")
-    assert card(tab, "suspects", "val/dirty/000.jpg").get_attribute("data-choice") == "clean"
+    other = tab.context.new_page()
+    other.goto(tab.url)
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowLeft")
+    for page in (other, tab):
+        expect(card(page, "suspects", "val/dirty/000.jpg")).to_have_attribute("data-choice", "clean")
     tab.reload()
-    assert card(tab, "suspects", "val/dirty/000.jpg").get_attribute("data-choice") == "clean"
+    expect(card(tab, "suspects", "val/dirty/000.jpg")).to_have_attribute("data-choice", "clean")
     assert exported(tab) == b"path,action\nval/dirty/000.jpg,clean\n"
     tab.click("#clear")
     assert not tab.is_visible("#bar")

@@ -4,10 +4,16 @@ const KEY = `split_check ${document.body.dataset.version}`;
 const cards = [...document.querySelectorAll(".card")].filter(card => card.querySelector("input"));
 const blind = cards.filter(card => card.classList.contains("blind"));
 const bar = document.getElementById("bar");
-let choices = new Map();
-try {
-  choices = new Map(JSON.parse(localStorage.getItem(KEY) || "[]"));
-} catch { /* a browser may refuse storage to local files, or hold what is no list: start anew */ }
+let choices;
+
+function read() {
+  try {
+    choices = new Map(JSON.parse(localStorage.getItem(KEY) || "[]"));
+  } catch { // a browser may refuse storage to local files, or hold what is no list: start anew
+    choices = new Map();
+  }
+  show();
+}
 
 function show() {
   for (const card of cards) {
@@ -24,6 +30,10 @@ function show() {
   bar.hidden = choices.size === 0;
   document.getElementById("number").textContent = choices.size;
   document.getElementById("what").textContent = choices.size === 1 ? "answer" : "answers";
+}
+
+function keep() {
+  show();
   try {
     localStorage.setItem(KEY, JSON.stringify([...choices]));
   } catch { /* then they last as long as the page is open */ }
@@ -43,11 +53,11 @@ document.addEventListener("change", event => {
   if (!card) return;
   if (event.target.value === "keep") choices.delete(card.dataset.path);
   else choices.set(card.dataset.path, event.target.value);
-  show();
+  keep();
 });
 document.getElementById("clear").addEventListener("click", () => {
   choices.clear();
-  show();
+  keep();
 });
 document.getElementById("export").addEventListener("click", () => {
   const link = document.createElement("a");
@@ -56,4 +66,5 @@ document.getElementById("export").addEventListener("click", () => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
-show();
+addEventListener("storage", event => event.key === KEY && read()); // of the same page in another tab
+read();
