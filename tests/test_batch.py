@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.batch import __main__ as batch
-from serving.batch import load, predict, predict_many, resume, scorer, sheet
+from serving.batch import load, predict, predict_many, results, scorer, sheet
 from serving.batch.photos import Photo
 from serving.model import golden
 from serving.model.predictor import Predictor
@@ -109,7 +109,7 @@ def test_resume_gives_the_same_file_without_scoring_again(
     monkeypatch.setattr(Predictor, "scores", lambda self, x: scored.append(len(x)) or original(self, x))
     assert score(folder, out, "--resume") == 0
     assert out.read_bytes() == whole
-    warm_up, checked = 1 + golden.COUNT, min(kept, resume.CHECKED)
+    warm_up, checked = 1 + golden.COUNT, min(kept, results.CHECKED)
     assert sum(scored) - warm_up - checked == 30 - kept
 
 
@@ -292,14 +292,64 @@ def test_every_source_gives_the_same_rows_in_every_format(
 
 
 @pytest.mark.parametrize(
-    "content, named", [(b"name,price\n", "--column"), (b"", "--column"), (b'path\n"' + b"x" * 200_000, "list.csv")]
+    "name, content, named",
+    [
+        ("list.csv", b"name,price\n", "--column"),
+        ("list.csv", b"", "--column"),
+        ("list.csv", b"path,path\na,b\n", "--column"),
+        ("list.csv", b'path\n"' + b"x" * 200_000, "list.csv"),
+        ("list.parquet", b"", "list.parquet is damaged"),
+    ],
 )
 def test_a_list_without_photos_is_refused(
-    pair: Pair, tmp_path: Path, out: Path, content: bytes, named: str, capsys: pytest.CaptureFixture[str]
+    pair: Pair, tmp_path: Path, out: Path, name: str, content: bytes, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "list.csv").write_bytes(content)
-    assert score(tmp_path / "list.csv", out) == 2
+    (tmp_path / name).write_bytes(content)
+    assert score(tmp_path / name, out) == 2
     assert named in capsys.readouterr().err and not out.exists()
+
+
+def test_lists_as_other_programs_write_them(pair: Pair, folder: Path, tmp_path: Path, out: Path) -> None:
+    """Byte-order marks, CRLF, capitals, quoted names with lines, very many columns."""
+    odd = folder / 'a,b "c"\nd.jpg'
+    odd.write_bytes(photo(255))
+    quoted = '"' + str(odd).replace('"', '""') + '"'
+    (tmp_path / "LIST.CSV").write_text(f"\ufeffpath,x\r\n{folder}/0/00.jpg,1\r\n{quoted},2\r\n", newline="")
+    (tmp_path / "wide.csv").write_text("x," * 5000 + "url\n" + "1," * 5000 + f"{folder}/0/00.jpg\n")
+    (tmp_path / "list.txt").write_text(f"\ufeff{folder}/0/00.jpg\r\n\r\n", newline="")
+    for name, paths in {"LIST.CSV": [f"{folder}/0/00.jpg", str(odd)], "wide.csv": 1, "list.txt": 1}.items():
+        assert score(tmp_path / name, out) == 0
+        assert [row[0] for row in rows(out)[1:]] == ([f"{folder}/0/00.jpg"] if paths == 1 else paths)
+
+
+def test_a_malformed_url_of_a_list_has_a_row(pair: Pair, folder: Path, tmp_path: Path, out: Path) -> None:
+    urls = ["s3://", "s3:///key", "s3://a b/c", "http://", "https://[::1", "file://", f"file://{folder}/2/29.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(urls))
+    assert score(tmp_path / "list.txt", out) == 1
+    assert [bool(row[4]) for row in rows(out)[1:]] == [True] * 6 + [False]
+
+
+def test_outputs_are_no_photos(pair: Pair, folder: Path) -> None:
+    """In a folder and where a pattern finds them, from the second run on."""
+    options = ["--sheet", str(folder / "page.html"), "--car-regex", "(.)/"]
+    for source in folder, folder / "**" / "*.*":
+        for _ in range(2):
+            assert score(source, folder / "out.csv", *options) == 0
+            assert len(rows(folder / "out.csv")) == 31
+
+
+def test_a_source_is_not_overwritten(pair: Pair, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = folder / "list.csv"
+    listed.write_text("path\n0/00.jpg\n")
+    assert score(listed, listed) == score(listed, folder / "out.csv", "--sheet", str(listed)) == 2
+    assert str(listed) in capsys.readouterr().err and listed.read_text() == "path\n0/00.jpg\n"
+
+
+@pytest.mark.parametrize("name", ["shard.tar.gz", "SHARD.TGZ", "shard.zip"])
+def test_a_compressed_archive_says_what_to_do(pair: Pair, elsewhere: Path, name: str, out: Path) -> None:
+    shard = (elsewhere / "shard.tar").rename(elsewhere / name)
+    assert score(shard, out) == 1
+    assert ["unpack" in row[4] for row in rows(out)[1:]] == [True]
 
 
 def test_an_entry_that_is_empty_has_a_row(pair: Pair, folder: Path, tmp_path: Path, out: Path) -> None:
@@ -347,10 +397,17 @@ def test_a_sample_is_drawn_again_by_its_seed(pair: Pair, folder: Path, out: Path
 def test_one_photo_is_told_in_words(pair: Pair, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert batch.main([str(folder / "2/29.jpg")]) == 0
     assert "clean" in capsys.readouterr().out
-    assert batch.main([str(folder)]) == 0 and len(capsys.readouterr().out.splitlines()) == 30
+    (folder / os.fsdecode(b"latin-\xe9.jpg")).write_bytes(photo(255))
+    assert batch.main([str(folder)]) == 0 and len(capsys.readouterr().out.splitlines()) == 31
 
 
-@pytest.mark.parametrize("options", [["--out", "x.jsonl", "--resume"], ["--limit", "0"], ["--status"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--out", "x.jsonl", "--resume"], ["--limit", "0"], ["--status"], ["--out", ""], ["--out", "https://x/y"],
+        ["--out", "x.csv", "--sheet", "x.csv"], ["--out", "x.csv", "--sheet", "none/page.html"],
+    ],
+)  # fmt: skip
 def test_options_that_cannot_be_met_are_refused(pair: Pair, folder: Path, options: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         batch.main([str(folder), *options])

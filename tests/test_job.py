@@ -12,7 +12,7 @@ from serving.batch import __main__ as batch
 from serving.batch import job, manifest
 from serving.batch.folder import Folder
 from serving.batch.photos import Photo, ReadError
-from serving.batch.reader import Reader
+from serving.batch.scorer import Reader
 from serving.verdict.errors import UserError
 from tests.support.jobs import each_once, score
 from tests.support.live import photo
@@ -174,6 +174,27 @@ def test_errors_are_rows_and_the_job_itself_is_no_photo(source: Path, capsys: py
     capsys.readouterr()
     assert batch.main(["--status", "--out", str(out)]) == 0
     assert f"{PHOTOS + 2} of {PHOTOS + 2} photos" in capsys.readouterr().out
+
+
+def test_a_job_has_a_folder_of_its_own(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(source.parent.rglob("*"))
+    for out in source, source.parent, f"file://{source}/":
+        assert score(source, out) == 2 and "choose another" in capsys.readouterr().err
+    assert sorted(source.parent.rglob("*")) == before
+    for name in "first", "second":  # and is no photo of another one
+        assert score(source, source / name) == 0
+        assert json.loads((source / name / job.SUCCESS).read_bytes())["photos"] == PHOTOS
+
+
+def test_what_others_put_into_a_job_does_no_harm(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score(source, out, "--shard-size", "8") == 0
+    for name in ".DS_Store", "manifest/.DS_Store", "manifest/README", "part-x.parquet", "part-000000.parquet.bak":
+        (out / name).touch()
+    (out / manifest.TOTALS).unlink()
+    (out / job.part(1)).unlink()
+    assert score(source, out, "--shard-size", "8") == 0
+    (out / job.part(9)).mkdir()
+    assert batch.main(["--status", "--out", str(out)]) == 2 and job.part(9) in capsys.readouterr().err
 
 
 def test_names_that_are_not_utf8_are_read_again(source: Path, out: Path) -> None:

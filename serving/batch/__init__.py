@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from serving.audit.auditor import start_auditor
 from serving.batch.photos import Photo
-from serving.batch.reader import Reader
 from serving.batch.scorer import Row, Scorer
 from serving.batch.sources import find
 from serving.engine import deployment
@@ -21,8 +19,7 @@ def load(model: str | Path | None = None, *, workers: int | None = None) -> Scor
     """
     settings = Settings.from_env()
     path = settings.model_path if model is None else Path(model)
-    loaded = deployment.load(settings, path, settings.threshold_path)
-    return Scorer(loaded, settings, Reader(settings), workers, start_auditor(settings, patient=True))
+    return Scorer(deployment.load(settings, path, settings.threshold_path), settings, workers)
 
 
 def predict(model: Scorer, photo: str | Path | bytes) -> Row:

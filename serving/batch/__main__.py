@@ -8,19 +8,19 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from serving.batch import Row, Scorer, cars, cluster, job, load, resume, sheet, status
+from serving.batch import Row, Scorer, cluster, job, load, results, sheet, status
 from serving.batch.arguments import PROGRAM, parse
 from serving.batch.folder import Folder
-from serving.batch.photos import Photo
-from serving.batch.results import writing
-from serving.batch.sources import URLS, find, sample
+from serving.batch.lists import local
+from serving.batch.photos import URLS, Photo
+from serving.batch.sources import find, sample
 from serving.near_misses import near_misses
 from serving.verdict.errors import UserError
 
@@ -33,13 +33,13 @@ FILE_SHARD = 250  # photos in a part of a job that becomes a file: nobody waits 
 def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     """Score the sources into a file, or onto the screen. Returns how many rows have each label, and `error`."""
     out = Path(args.out) if args.out else None
-    before = resume.written(out, scorer.deployment.rule) if out and args.resume else []
-    results, left = resume.matched(before, _listed(args, args.out))
+    before = results.written(out, scorer.deployment.rule) if out and args.resume else []
+    scored, left = results.matched(before, _listed(args))
     if out:
-        resume.check_model(scorer, results, out)
+        results.check_model(scorer, scored, out)
     counts = Counter(row.label or "error" for row in before)
     with (
-        writing(out, scorer.deployment, before) if out else nullcontext(lambda row: print(words(row, scorer))) as write,
+        results.writing(out, scorer.deployment, before) if out else _on_screen(scorer) as write,
         closing(scorer.rows(left, remote=any(photo.location.startswith(URLS) for photo in left))) as rows,
         tqdm(total=len(before) + len(left), initial=len(before), unit="photo", disable=None if out else True) as bar,
     ):
@@ -48,36 +48,39 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
             counts[row.label or "error"] += 1
             bar.update()
             if args.sheet or args.car_regex:
-                results.append((photo, row))
+                scored.append((photo, row))
     if args.sheet:
-        sheet.write(args.sheet, results, scorer)
-    if args.car_regex and out:
-        rows_of_all = (row for _, row in results)
-        cars.write(out.with_suffix(".cars.csv"), rows_of_all, args.car_regex, scorer.deployment, scorer.min_views)
+        sheet.write(args.sheet, scored, scorer)
+    if args.car_regex:
+        results.write_cars(args.cars, (row for _, row in scored), args.car_regex, scorer.deployment, scorer.min_views)
     return counts
 
 
-def _listed(args: argparse.Namespace, skip: str | None) -> Iterable[Photo]:
-    found = find(args.source, column=args.column, skip=skip, every=args.every)
+def _listed(args: argparse.Namespace) -> Iterable[Photo]:
+    own = [str(path) for path in (args.out, args.sheet, args.cars) if path]
+    found = find(args.source, column=args.column, own=own, every=args.every)
     return islice(found if args.sample is None else sample(found, args.sample, args.seed), args.limit)
 
 
-def words(row: Row, scorer: Scorer) -> str:
-    if row.p_clean is None or row.threshold is None:
-        return f"{row.path}: no verdict, {row.error}"
+@contextmanager
+def _on_screen(scorer: Scorer) -> Iterator[results.Write]:
     certified = "certified" if scorer.deployment.certified else "not certified"
-    return f"{row.path}: {row.label} (p_clean {row.p_clean:.3f}; clean from {row.threshold:.3f} on, {certified})"
+
+    def write(row: Row) -> None:
+        verdict = f"no verdict, {row.error}"
+        if row.p_clean is not None:
+            verdict = f"{row.label} (p_clean {row.p_clean:.3f}; clean from {row.threshold:.3f} on, {certified})"
+        print(f"{results.printable(row.path)}: {verdict}")
+
+    yield write
 
 
 def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     """Score the sources into a job's folder. Returns the totals so far; those of failed shards count as errors."""
     folder = Folder(args.out)
-    args.source = [
-        source if source.startswith((*URLS, "file://")) else os.path.abspath(source) for source in args.source
-    ]
+    args.source = [source if source.startswith(URLS) else os.path.abspath(local(source)) for source in args.source]
     options = {name: getattr(args, name) for name in OPTIONS}
-    listed = _listed(args, folder.url)
-    shards = job.start(folder, scorer.deployment, listed, options, args.shard, args.shard_of)
+    shards = job.start(folder, scorer.deployment, _listed(args), options, args.shard, args.shard_of)
     with tqdm(unit="photo", disable=None, initial=status.read(folder).counts.total()) as progress:
 
         def tick(photos: int) -> None:
@@ -103,7 +106,7 @@ def run_into_file(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     counts = run_job(scorer, argparse.Namespace(**vars(args) | {"out": str(hidden), "shard_size": FILE_SHARD}))
     if not (hidden / job.SUCCESS).exists():
         raise UserError(f"{out} is not written, for parts of it are missing; the same command goes on")
-    with writing(out, scorer.deployment) as write:
+    with results.writing(out, scorer.deployment) as write:
         for _, row in status.results(Folder(str(hidden))):
             write(row)
     shutil.rmtree(hidden)

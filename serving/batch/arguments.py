@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from serving.batch.cluster import EMBEDDED
+from serving.batch.lists import local
+from serving.batch.photos import URLS
 from serving.batch.results import ENDINGS
-from serving.batch.sources import URLS
 
 PROGRAM = "python -m serving.batch"
 DESCRIPTION = """\
@@ -45,15 +46,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--ray", nargs="?", const=EMBEDDED, metavar="ADDRESS", help="score on a Ray cluster, or one of its own")
     add("--status", action="store_true", help="tell how far the job in --out is")
     args = parser.parse_args(arguments)
-    out = args.out or ""
+    empty, out = args.out == "", local(args.out or "")
+    args.out = out = out.rstrip("/") or out[:1]
     args.job = bool(out) and not out.endswith(ENDINGS)
+    args.cars = Path(out).with_suffix(".cars.csv") if args.car_regex and out else None
     wrong = {
         "name a SOURCE, or --status alone with --out": args.status == bool(args.source),
         "--status tells of a job: name its folder as --out": args.status and not args.job,
-        "--car-regex goes with a file as --out, without --ray": args.car_regex
-        and (args.job or not args.out or args.ray),
+        "--car-regex goes with a file as --out, without --ray": args.car_regex and (args.job or not out or args.ray),
         "--out: a single file is written to a disk; name a prefix for a job": not args.job and out.startswith(URLS),
-        "--ray needs --out": args.ray and not args.out,
+        "--out is empty": empty,
+        "--out is a file, a folder, or a prefix of an object store": out.startswith(("http://", "https://")),
+        "--out and --sheet are one file": args.sheet and args.sheet == Path(out),
+        "--sheet: its folder does not exist": args.sheet and not args.sheet.parent.is_dir(),
+        "--ray needs --out": args.ray and not out,
         "--resume goes on with a CSV or a job": args.resume and not args.job and not out.endswith(".csv"),
         "--shard must be from 0 to --shard-of - 1": not 0 <= args.shard < args.shard_of,
         "--shard-of needs a job's folder as --out": args.shard_of > 1 and not args.job,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import logging
 import os
 import tempfile
@@ -13,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.audit.auditor import start_auditor
 from serving.batch import job
 from serving.batch.folder import Folder
 from serving.batch.job import Tick
-from serving.batch.reader import Reader
+from serving.batch.photos import extra
 from serving.batch.scorer import Scorer
 from serving.engine import deployment
 from serving.settings import Settings
@@ -49,8 +47,7 @@ def _scorer(model: Model) -> Scorer:
         path.write_bytes(model.content)
         threshold.write_bytes(model.threshold or b"")
         loaded = deployment.load(model.settings, path, threshold if model.threshold else None, verified=True)
-    auditor = start_auditor(model.settings, patient=True)
-    return Scorer(loaded, model.settings, Reader(model.settings), model.workers, auditor)
+    return Scorer(loaded, model.settings, model.workers)
 
 
 def _score(model: Model, url: str, shard: int) -> int:
@@ -64,12 +61,7 @@ def _score(model: Model, url: str, shard: int) -> int:
 def _connected(address: str, workers: int | None) -> Iterator[Any]:
     """Ray at an address, or one of our own. Raises UserError where it is not installed or not there."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        ray = importlib.import_module("ray")
-    except ModuleNotFoundError:
-        raise UserError(
-            "ray is not installed: pip install -r serving/requirements-ray.txt -c constraints.txt"
-        ) from None
+    ray = extra("ray", "ray")
     options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if address == EMBEDDED:
         os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside other programs, slower than without Ray

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,17 +19,16 @@ from itertools import chain, islice
 from typing import Any
 
 from serving.batch import manifest
-from serving.batch.folder import Folder, parsing
-from serving.batch.photos import UNAVAILABLE, Photo, extra
+from serving.batch.folder import JOB, Folder
+from serving.batch.photos import UNAVAILABLE, URLS, Photo
 from serving.batch.results import table
 from serving.batch.scorer import Row, Scorer
-from serving.batch.sources import URLS
 from serving.engine.deployment import Deployment
 from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 
-JOB, SUCCESS = "_job.json", "_SUCCESS"
+PART, SUCCESS = re.compile(r"part-\d{6,}\.parquet"), "_SUCCESS"
 TRIES = 3
 PAUSE = 2.0  # seconds before the second try of a shard; each further one waits four times as long
 REFRESH = 10.0  # seconds after which the folder is listed again for what other runs have done
@@ -39,25 +38,21 @@ Tick = Callable[[int], object]
 
 
 def claim(folder: Folder, deployment: Deployment, options: dict[str, Any]) -> None:
-    """Write _job.json, or go on with the same job. Raises UserError for another one."""
+    """Write _job.json, or go on with the same job. Raises UserError for another one, and for a folder of other files:
+    a source, perhaps."""
+    if any(not name.startswith(".") for name in folder.files()) and folder.read(JOB) is None:
+        raise UserError(f"{folder.url} holds other files; a job needs a folder of its own, choose another --out")
     rule = deployment.rule
     job = {
         "model": deployment.predictor.sha256,
         "decision": {"T_clean": rule.t_clean, "T_low": rule.t_low, "certified": deployment.certified},
         **options,
     }
-    if folder.write(JOB, json.dumps(job, indent=1).encode()):
+    if folder.write_json(JOB, job):
         return
-    before = read(folder) or {}
+    before = folder.read_json(JOB) or {}
     if changed := [f"{key} was {before.get(key)}, now it is {job[key]}" for key in job if before.get(key) != job[key]]:
         raise UserError(f"{folder.at(JOB)} is another job's: {'; '.join(changed)}")
-
-
-def read(folder: Folder) -> dict[str, Any] | None:
-    """What _job.json says, None where it is missing. Raises UserError."""
-    with parsing(folder.at(JOB)):
-        content = folder.read(JOB)
-        return None if content is None else dict(json.loads(content))
 
 
 def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda _: None) -> None:
@@ -72,7 +67,8 @@ def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda 
                     raise UserError(f"{row.path}: {row.error}")
                 rows.append(row)
                 tick(1)
-        folder.write(part(shard), _part(rows, ids, scorer.deployment))
+        counts = json.dumps(Counter(row.label or "error" for row in rows))
+        folder.write_table(part(shard), table(rows, ids, scorer.deployment).replace_schema_metadata({"counts": counts}))
     except BaseException:
         tick(-len(rows))
         raise
@@ -80,14 +76,6 @@ def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda 
 
 def part(shard: int) -> str:
     return f"part-{shard:06}.parquet"
-
-
-def _part(rows: list[Row], ids: list[int], deployment: Deployment) -> bytes:
-    counts = json.dumps(Counter(row.label or "error" for row in rows))
-    content = table(rows, ids, deployment).replace_schema_metadata({"counts": counts})
-    buffer = io.BytesIO()
-    extra("pyarrow.parquet").write_table(content, buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 class Shards:
@@ -104,8 +92,11 @@ class Shards:
         while True:
             listed = self.listing is None or self.listing.done()
             self.totals = self.totals or manifest.totals(self._folder)
-            if left := self._left():
-                yield from self._some(left)
+            left, until = self._left(), time.monotonic() + REFRESH
+            if left:
+                while left and time.monotonic() < until:
+                    self._given.add(shard := left.pop())
+                    yield shard
             elif listed and self.listing and (error := self.listing.exception()):
                 raise error
             elif listed and self.totals:
@@ -117,16 +108,9 @@ class Shards:
         done = self._folder.files()
         listed: Iterable[int] = range(self.totals.shards) if self.totals else manifest.segments(self._folder)
         mine = (n for n in listed if n % self._of == self._index and n not in self._given)
-        return [n for n in mine if part(n) not in done]
-
-    def _some(self, left: list[int]) -> Iterator[int]:
-        until = time.monotonic() + REFRESH
+        left = [n for n in mine if part(n) not in done]
         random.shuffle(left)
-        for shard in left:
-            self._given.add(shard)
-            yield shard
-            if time.monotonic() > until:
-                return
+        return left
 
 
 def start(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from serving.batch.folder import Folder, parsing
-from serving.batch.photos import Photo, extra
-from serving.batch.sources import URLS
+from serving.batch.folder import Folder
+from serving.batch.photos import Photo, extra, parsing
 from serving.verdict.errors import UserError
 
 SEGMENTS, TOTALS = "manifest", "_manifest.json"
@@ -28,9 +25,9 @@ class Totals(NamedTuple):
 
 def totals(folder: Folder) -> Totals | None:
     """None until all sources are listed."""
-    content = folder.read(TOTALS)
+    content = folder.read_json(TOTALS)
     with parsing(folder.at(TOTALS)):
-        return None if content is None else Totals(**json.loads(content))
+        return None if content is None else Totals(**content)
 
 
 def segment(shard: int) -> str:
@@ -39,17 +36,16 @@ def segment(shard: int) -> str:
 
 def segments(folder: Folder) -> list[int]:
     """The shards that are listed so far."""
-    return [int(name.partition(".")[0]) for name in folder.files(SEGMENTS)]
+    names = (name.removesuffix(".parquet") for name in folder.files(SEGMENTS))
+    return [int(name) for name in names if name.isdecimal()]  # whatever else a desktop has put there
 
 
 def read_segment(folder: Folder, shard: int) -> tuple[list[int], list[Photo]]:
-    content = folder.read(segment(shard))
-    if content is None:
-        raise UserError(f"{folder.at(segment(shard))} is missing")
+    columns = folder.read_table(segment(shard)).to_pydict()
     with parsing(folder.at(segment(shard))):
-        columns = extra("pyarrow.parquet").read_table(io.BytesIO(content)).to_pydict()
-    parts = zip(columns["path"], columns["location"], columns["offset"], columns["size"], strict=True)
-    return columns["id"], [Photo(os.fsdecode(path), os.fsdecode(place or path), *rest) for path, place, *rest in parts]
+        parts = zip(columns["path"], columns["location"], columns["offset"], columns["size"], strict=True)
+        photos = [Photo(os.fsdecode(path), os.fsdecode(place or path), *rest) for path, place, *rest in parts]
+        return columns["id"], photos
 
 
 def write(folder: Folder, photos: Iterable[Photo], size: int) -> Totals:
@@ -59,40 +55,31 @@ def write(folder: Folder, photos: Iterable[Photo], size: int) -> Totals:
     """
     left, count, shard = iter(photos), 0, 0
     while listed := list(islice(left, size)):
-        content = _segment(listed, count)
-        if not folder.write(segment(shard), content) and read_segment(folder, shard)[1] != _spelled(listed):
+        new = folder.write_table(segment(shard), _table(listed, count))
+        if not new and read_segment(folder, shard)[1] != listed:
             raise UserError(
                 f"the sources have changed since {folder.at(segment(shard))} was listed, which was interrupted; "
                 "choose another --out, or delete this one"
             )
         count, shard = count + len(listed), shard + 1
     result = Totals(count, shard)
-    folder.write(TOTALS, json.dumps(result._asdict()).encode())
+    folder.write_json(TOTALS, result._asdict())
     return result
 
 
-def _spelled(photos: Iterable[Photo]) -> list[Photo]:
-    """Photos whose local paths are absolute, so that every run reads the same files."""
-    return [p if p.location.startswith(URLS) else p._replace(location=os.path.abspath(p.location)) for p in photos]
-
-
-def _segment(listed: Iterable[Photo], first: int) -> bytes:
+def _table(photos: list[Photo], first: int) -> Any:
     """Paths are binary, as Linux has them."""
-    pa, buffer = extra("pyarrow"), io.BytesIO()
-    photos = _spelled(listed)
-    table = pa.table(
+    pa = extra("pyarrow")
+    places = [os.fsencode(photo.location) if photo.location != photo.path else None for photo in photos]
+    return pa.table(
         {
             "id": pa.array(range(first, first + len(photos)), pa.int64()),
             "path": pa.array([os.fsencode(photo.path) for photo in photos], pa.binary()),
-            "location": pa.array(
-                [os.fsencode(p.location) if p.location != p.path else None for p in photos], pa.binary()
-            ),
+            "location": pa.array(places, pa.binary()),
             "offset": pa.array([photo.offset for photo in photos], pa.int64()),
             "size": pa.array([photo.size for photo in photos], pa.int64()),
         }
     )
-    extra("pyarrow.parquet").write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def listing(folder: Folder, photos: Iterable[Photo], size: int) -> Future[Totals]:

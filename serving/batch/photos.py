@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import importlib
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from serving.verdict.errors import UserError
 
 STORES = ("s3://", "gs://", "az://")  # obstore's credentials and endpoints come from the environment, AWS_… and so on
+URLS = (*STORES, "http://", "https://")
 UNAVAILABLE = "unavailable"  # the kind of error that may be over on the next try
 
 
@@ -33,16 +36,15 @@ class ReadError(UserError):
         self.kind = kind
 
 
-def extra(name: str) -> Any:
+def extra(name: str, needs: str = "batch") -> Any:
     """An optional package. Raises UserError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0]:
             raise
-        raise UserError(
-            f"{error.name} is not installed: pip install -r serving/requirements-batch.txt -c constraints.txt"
-        ) from None
+        command = f"pip install -r serving/requirements-{needs}.txt -c constraints.txt"
+        raise UserError(f"{error.name} is not installed: {command}") from None
 
 
 @functools.cache
@@ -56,9 +58,11 @@ def store(root: str) -> Any:
 
 
 def split(url: str) -> tuple[Any, str]:
-    """The store and the key of an object's URL."""
+    """The store and the key of an object's URL. Raises UserError."""
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
+    if not re.fullmatch(r"[\w.-]+", bucket):
+        raise ReadError("missing", "the URL names no bucket")
     return store(f"{scheme}://{bucket}"), key
 
 
@@ -82,6 +86,27 @@ def reading(*, listed: bool = False) -> Iterator[None]:
             raise
         denied = type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError")
         raise ReadError("forbidden" if denied else UNAVAILABLE, _line(error)) from None
+
+
+@contextmanager
+def failing(what: str) -> Iterator[None]:
+    """`reading` that says of what, for errors that end more than a photo."""
+    try:
+        with reading():
+            yield
+    except ReadError as error:
+        raise UserError(f"{what}: {error.kind}: {error}") from None
+
+
+@contextmanager
+def parsing(location: str) -> Iterator[None]:
+    """Turn what JSON, CSV and Parquet raise of a damaged file into UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, OSError, csv.Error) as error:
+        raise UserError(f"{location} is damaged, or of another kind: {error}") from None
 
 
 def open_file(location: str, ahead: int = 2**20) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""Photos -> rows with their verdicts, on every core.
+"""Photos -> bytes -> rows with their verdicts, on every core.
 
 Each thread takes a batch of photos from reading to verdicts by itself: no photo is handed from thread to thread, and
 while one waits for a disk, a network or a GPU the others decode.
@@ -6,6 +6,8 @@ while one waits for a disk, a network or a GPU the others decode.
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -16,9 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.audit.auditor import Auditor
-from serving.batch.photos import Photo, ReadError
+from serving.audit.auditor import start_auditor
+from serving.batch import video
+from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, reading, split
 from serving.engine.deployment import Deployment
+from serving.fetch.client import Fetcher
+from serving.fetch.policy import UrlError, UrlRefused
 from serving.photo.cores import usable_cores
 from serving.photo.errors import PhotoError
 from serving.photo.header import Header
@@ -27,6 +32,7 @@ from serving.verdict.rule import CLEAN
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
+ARCHIVES = (".tgz", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 READING = 4  # batches per core that are read from a network while one is scored
 
 Read = Callable[[Photo], bytes]
@@ -43,18 +49,63 @@ class Row(NamedTuple):
     error: str = ""
 
 
+class Reader:
+    """Photo -> bytes, from any number of threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @functools.cached_property
+    def _fetcher(self) -> Fetcher:
+        return Fetcher.from_settings(self._settings)
+
+    def __call__(self, photo: Photo) -> bytes:
+        """At most MAX_BYTES + 1 bytes, so that the caller sees that there are too many. Raises ReadError."""
+        with reading(listed=photo.size is not None):
+            if video.is_frame(photo.location):
+                # Its picture has three bytes a pixel.
+                pixels = min(self._settings.max_pixels, self._settings.max_bytes // 3)
+                return video.read_frame(photo.location, pixels)
+            if photo.location.lower().endswith(ARCHIVES) and not photo.offset:
+                raise ReadError("unreadable", "an archive that is compressed; unpack it, or make a .tar of it")
+            if photo.size == 0:  # no store gives a range of nothing
+                return b""
+            if photo.location.startswith(STORES):
+                return self._object(photo)
+            if photo.location.startswith(URLS):
+                return self._url(photo.location)
+            with open(photo.location, "rb") as file:
+                file.seek(photo.offset)
+                # No more memory is reserved than is needed.
+                return file.read(self._most(os.fstat(file.fileno()).st_size if photo.size is None else photo.size))
+
+    def _most(self, size: int) -> int:
+        return min(size, self._settings.max_bytes + 1)
+
+    def _object(self, photo: Photo) -> bytes:
+        obstore, (place, key) = extra("obstore"), split(photo.location)
+        if photo.offset and photo.size is not None:
+            return bytes(obstore.get_range(place, key, start=photo.offset, length=self._most(photo.size)))
+        answer = obstore.get(place, key)
+        if (size := answer.meta["size"]) > self._settings.max_bytes:  # it is not downloaded
+            raise ReadError("unreadable", f"the object has {size:,} bytes; MAX_BYTES is less")
+        return bytes(answer.bytes())
+
+    def _url(self, url: str) -> bytes:
+        if not self._settings.url_fetch:
+            raise ReadError("refused", "URL_FETCH=0")
+        try:
+            return self._fetcher.fetch(url)
+        except UrlError as error:
+            raise ReadError("refused" if isinstance(error, UrlRefused) else "unfetchable", str(error)) from None
+
+
 class Scorer:
     """Photos -> rows, a batch at a time, on every core or on `workers` of them. `read` gets their bytes."""
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        settings: Settings,
-        read: Read,
-        workers: int | None = None,
-        auditor: Auditor | None = None,
-    ) -> None:
-        self.deployment, self.settings, self.read, self._auditor = deployment, settings, read, auditor
+    def __init__(self, deployment: Deployment, settings: Settings, workers: int | None = None) -> None:
+        self.deployment, self.settings, self.read = deployment, settings, Reader(settings)
+        self._auditor = start_auditor(settings, patient=True)
         self.min_views = settings.min_views  # of a car
         self.batch = settings.max_batch or max(deployment.max_batch, BATCH_CPU)  # photos in one model call
         self._threads, calls = deployment.concurrency(workers or usable_cores())

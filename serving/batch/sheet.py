@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
 from PIL import ExifTags, Image
@@ -30,13 +29,6 @@ SIDE, QUALITY = 200, 70  # pixels of the longer side, of JPEG
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
-class Card(NamedTuple):
-    """A photo on the sheet; the thumbnail is a JPEG in base64."""
-
-    row: Row
-    thumbnail: str | None
-
-
 def write(out: Path, results: Iterable[tuple[Photo, Row]], scorer: Scorer) -> None:
     """Write the sheet of all results; the photos that are shown are read once more. Raises UserError."""
     kinds: dict[str, list[tuple[float, int, Photo, Row]]] = {kind: [] for kind in KINDS}
@@ -48,7 +40,7 @@ def write(out: Path, results: Iterable[tuple[Photo, Row]], scorer: Scorer) -> No
         add(kinds[kind], (-(row.p_clean or 0), -number, photo, row))
     shown = itertools.chain.from_iterable(sorted(kinds[kind], reverse=True) for kind in KINDS)
     with ThreadPoolExecutor() as pool:
-        cards = list(pool.map(lambda place: Card(place[3], _thumbnail(place[2], scorer)), shown))
+        cards = list(pool.map(lambda place: {"row": place[3], "thumbnail": _thumbnail(place[2], scorer)}, shown))
     html = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text())
     page = html.render(
         cards=cards, counts=counts, kinds=[kind for kind in KINDS if counts[kind]], total=counts.total(),
@@ -62,7 +54,7 @@ def write(out: Path, results: Iterable[tuple[Photo, Row]], scorer: Scorer) -> No
 
 
 def _thumbnail(photo: Photo, scorer: Scorer) -> str | None:
-    """What the model saw of a photo, in the photo's own aspect; None where it cannot be read."""
+    """What the model saw of a photo, in the photo's own aspect, as a JPEG in base64; None where it cannot be read."""
     try:
         file = scorer.read(photo)
         pixels = scorer.deployment.pixels(file, scorer.settings)

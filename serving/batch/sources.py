@@ -1,45 +1,41 @@
-"""What the SOURCE arguments name: files, folders, globs, lists, tar archives, object-store prefixes -> photos."""
+"""What the SOURCE arguments name: files, folders, globs, lists, archives, object-store prefixes -> photos."""
 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import glob
-import logging
 import os
 import random
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from serving.batch.lists import LISTS, listed
-from serving.batch.photos import STORES, Photo, ReadError, extra, open_file, reading, split
+from serving.batch.folder import JOB
+from serving.batch.lists import LISTS, listed, local, members
+from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, reading, split
 from serving.batch.video import VIDEOS, frames
 from serving.verdict.errors import UserError
 
-log = logging.getLogger(__name__)
-
-SIDECARS = (".json", ".txt", ".cls", ".csv", ".xml", ".yaml", ".yml")  # beside the photos of a tar archive
-URLS = (*STORES, "http://", "https://")
 _WILD = frozenset("*?[")
 
 
 def find(
-    sources: Sequence[str], *, column: str | None = None, skip: str | None = None, every: float = 1.0
+    sources: Sequence[str], *, column: str | None = None, own: Sequence[str] = (), every: float = 1.0
 ) -> Iterator[Photo]:
-    """Every photo of the sources, listed as it is asked for; `skip` is our own output, which may lie among them.
+    """Every photo of the sources, listed as it is asked for; our `own` outputs, which may lie among them, are left out.
 
-    Of a video a frame is taken `every` so many seconds.
-
-    A photo is named as its source spells it; those of one folder alone, relative to the folder. Raises UserError.
+    Of a video a frame is taken `every` so many seconds. A photo is named as its source spells it; those of one folder
+    alone, relative to the folder. Locations on the disk are absolute. Raises UserError.
     """
-    for source in sources:
-        if source.startswith("file://"):
-            source = unquote(urlsplit(source).path)
-        if source.startswith(STORES) or not source.startswith(URLS):
-            yield from _source(source, column, skip or "", every, alone=len(sources) == 1)
-        else:
+    ours = [path if path.startswith(STORES) else os.path.realpath(path) for path in own]
+    for source in map(local, sources):
+        if source.startswith(URLS) and not source.startswith(STORES):
             yield Photo(source, source)
+            continue
+        if (source if source.startswith(STORES) else os.path.realpath(source)) in ours:
+            raise UserError(f"{source} is a source and an output; choose another name for the output")
+        for photo in _source(source, column, ours, every, alone=len(sources) == 1):
+            there = not photo.location or photo.location.startswith(URLS)
+            yield photo if there else photo._replace(location=os.path.abspath(photo.location))
 
 
 def sample(found: Iterable[Photo], number: int, seed: int) -> list[Photo]:
@@ -53,19 +49,32 @@ def sample(found: Iterable[Photo], number: int, seed: int) -> list[Photo]:
     return [photo for _, photo in sorted(kept)]
 
 
-def _source(source: str, column: str | None, skip: str, every: float, *, alone: bool) -> Iterator[Photo]:
+def _source(source: str, column: str | None, ours: Sequence[str], every: float, *, alone: bool) -> Iterator[Photo]:
     if not source.startswith(STORES) and os.path.isdir(source):
-        yield from _folder(source, skip, alone=alone)
+        yield from _folder(source, ours, alone=alone)
         return
     for name, size in _matches(source):
-        if name.endswith(LISTS) and size is None:
+        if _within(name, ours):
+            continue
+        ending = name.lower()
+        if ending.endswith(LISTS) and size is None:
             yield from listed(name, column)
-        elif name.endswith(".tar"):
-            yield from _inside(name, _tar(name))
-        elif name.lower().endswith(VIDEOS):
+        elif ending.endswith(".tar"):
+            yield from members(name)
+        elif ending.endswith(VIDEOS):
             yield from frames(name, every)
-        elif not (skip and name.startswith(f"{skip}/")):
+        else:
             yield Photo(name, name, size=size)
+
+
+def _within(name: str, places: Sequence[str]) -> bool:
+    """Whether a file or object is one of the places, or lies below one, however its folder is named."""
+    folder, _, base = name.rpartition("/")
+    name = name if name.startswith(STORES) else os.path.join(_real(folder or ("/" if name[:1] == "/" else ".")), base)
+    return any(name == place or name.startswith(f"{place}/") for place in places)
+
+
+_real = functools.lru_cache(1000)(os.path.realpath)
 
 
 def _matches(source: str) -> Iterator[tuple[str, int | None]]:
@@ -75,8 +84,7 @@ def _matches(source: str) -> Iterator[tuple[str, int | None]]:
     elif os.path.lexists(source):
         found = iter([(source, None)])
     else:
-        paths = sorted(glob.glob(source, recursive=True))
-        found = ((path, None) for path in paths if not os.path.isdir(path))
+        found = ((path, None) for path in sorted(glob.glob(source, recursive=True)) if not os.path.isdir(path))
     first = next(found, None)
     if first is None:
         raise UserError(f"{source}: no such file, folder or object")
@@ -106,9 +114,8 @@ def _objects(url: str) -> Iterator[tuple[str, int | None]]:
             for chunk in obstore.list(place, prefix or None):
                 for meta in chunk:
                     name = meta["path"]
-                    if not any(part.startswith(".") for part in name.split("/")) and (
-                        not wild or fnmatch.fnmatchcase(name, key)
-                    ):
+                    hidden = any(part.startswith(".") for part in name.split("/"))
+                    if not hidden and (not wild or fnmatch.fnmatchcase(name, key)):
                         found = True
                         yield url[: len(url) - len(key)] + name, meta["size"]
     except ReadError as error:
@@ -118,47 +125,27 @@ def _objects(url: str) -> Iterator[tuple[str, int | None]]:
         yield url, None
 
 
-def _folder(folder: str, skip: str, *, alone: bool) -> Iterator[Photo]:
-    """Every file below a folder, sorted by path; hidden ones are left out.
+def _folder(folder: str, ours: Sequence[str], *, alone: bool) -> Iterator[Photo]:
+    """Every file below a folder, sorted by path; hidden ones, and the folders of jobs in it, are left out.
 
     A link that leads nowhere or to a folder, and a folder that cannot be listed, are among them: each gets a row that
     says so.
     """
     found: list[str] = []
     refused: list[OSError] = []
-    output = os.path.realpath(skip)
 
-    def ours(path: str) -> bool:
-        return os.path.basename(path) == os.path.basename(output) and os.path.realpath(path) == output
+    def kept(parent: str, names: Iterable[str]) -> list[str]:
+        paths = (os.path.join(parent, name) for name in names if not name.startswith("."))
+        return [path for path in paths if not _within(path, ours)]
 
     for parent, folders, names in os.walk(folder, onerror=refused.append):
-        folders[:] = [name for name in folders if not name.startswith(".") and not ours(os.path.join(parent, name))]
-        paths = [path for name in names if not name.startswith(".") and not ours(path := os.path.join(parent, name))]
-        found += [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # no pipe or socket
-        found += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]
+        if JOB in names and parent != folder:
+            folders[:] = names[:] = []
+        below = kept(parent, folders)
+        folders[:] = map(os.path.basename, below)
+        found += [path for path in below if os.path.islink(path)]
+        found += [path for path in kept(parent, names) if os.path.isfile(path) or not os.path.exists(path)]  # no pipe
     found += [error.filename for error in refused]
-    for path in sorted({Path(path).relative_to(folder).as_posix() for path in found}):
+    for path in sorted({os.path.relpath(path, folder) for path in found}):
         location = os.path.join(folder, path)
         yield Photo(path if alone else location, location)
-
-
-def _inside(name: str, found: Iterator[Photo]) -> Iterator[Photo]:
-    """The photos in a file; a broken one gets a row with its error."""
-    try:
-        yield from found
-    except (tarfile.TarError, ReadError) as error:
-        log.warning("%s: %s", name, error)
-        yield Photo(name, name)
-
-
-def _tar(name: str) -> Iterator[Photo]:
-    """The photos of an uncompressed tar archive, as ranges of its bytes."""
-    with open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            archive.members.clear()  # type: ignore[attr-defined]  # of millions, none has to be remembered
-            hidden = os.path.basename(member.name).startswith(".")
-            if (member.isfile() or member.issym() or member.islnk()) and not (
-                hidden or member.name.lower().endswith(SIDECARS)
-            ):
-                # A link has no bytes of its own: its row says so.
-                yield Photo(f"{name}/{member.name}", name, member.offset_data, member.size if member.isfile() else 0)
