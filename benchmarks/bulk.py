@@ -1,11 +1,14 @@
 """Many photos: the job engine beside the single file, Ray and S3 beside the disk, kills, and ten million rows.
 
     python benchmarks/bulk.py [rates] [faults] [manifest] [--photos 2000] [--rounds 3] [--trials 20] [--before COMMIT]
+        [--only WORDS]
 
 rates: 1600 x 1200 JPEGs and an int8 tf_efficientnet_lite0 at 128 pixels with random weights and no car check. Every
 round runs everything, in turns and as processes of their own, on a quarter of the photos and on all: the difference is
 without start-up, on Ray too, where all processes have their model by then. Medians are shown, and the ratio to another
-way within a round, with its least and its most. `--before` adds the `serving.batch` of a commit.
+way within a round, with its least and its most. S3 twice: with the store on the cores of the program, and with a core
+each (the program on the first one, the store on the others), beside the folder on that one core; a store is normally
+another machine. `--before` adds the `serving.batch` of a commit.
 faults: kill -9 of a scoring process, a raylet and the driver in turns (a Ray cluster of three raylets on this machine),
 then the same command again; counts the trials in which every photo has exactly one row. manifest: a list of ten million
 rows (made up) with a scorer that scores nothing, and what follows for 100 million photos on paper.
@@ -15,6 +18,7 @@ Needs tests/requirements.txt.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import statistics
@@ -47,17 +51,43 @@ ROWS = 10_000_000
 
 
 class Way(NamedTuple):
-    """A way to score `{bucket}` or a folder: what it is compared with, the ratio that is asked, and its options."""
+    """A way to score `{bucket}` or a folder: what it is compared with, the ratio that is asked, and its options.
+
+    `apart`: the program has one core to itself and the store the other one, as if it were another machine.
+    """
 
     name: str
     beside: str = ""
     asked: float = 0.0
     s3: bool = False
     options: tuple[str, ...] = ()
+    apart: bool = False
     cwd: Path = ROOT
 
 
-def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
+def ways_of(shard: int, before: str | None, folder: Path) -> list[Way]:
+    """What is measured; `before` is a commit, which is unpacked into the folder."""
+    shards = ("--shard-size", str(shard))
+    ways = [
+        Way("single file"),
+        Way("job", "single file", options=shards),
+        Way("job on Ray", "job", 0.9, options=(*shards, "--ray")),
+        Way("single file from S3, the store on the same cores", "single file", s3=True),
+        Way("single file, one core", apart=True),
+        Way("single file from S3, a core each", "single file, one core", 0.85, s3=True, apart=True),
+    ]
+    if before:
+        (folder / "before").mkdir()
+        archive = subprocess.run(["git", "archive", before], cwd=ROOT, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x", "-C", folder / "before"], input=archive, check=True)
+        ways[:1] = [
+            Way(f"single file of {before}", cwd=folder / "before"),
+            Way("single file", f"single file of {before}", 0.95),
+        ]
+    return ways
+
+
+def rates(count: int, rounds: int, before: str | None, only: str, folder: Path) -> None:
     """Photos a second of every way, and its ratio to the way it is compared with."""
     distinct = make_photos()
     make_models(folder / "models", distinct, "tf_efficientnet_lite0", 128)
@@ -68,24 +98,9 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
         (folder / name).mkdir()
         for place in range(number):
             (folder / name / f"{place:05}.jpg").write_bytes(distinct[place % len(distinct)])
-    (folder / "store").mkdir()
-    shards = ("--shard-size", str(max(1, count // 8)))
-    ways = [
-        Way("single file"),
-        Way("job", "single file", options=shards),
-        Way("job on Ray", "job", 0.9, options=(*shards, "--ray")),
-        Way("single file from S3", "single file", 0.85, s3=True),
-    ]
-    if before:
-        (folder / "before").mkdir()
-        archive = subprocess.run(["git", "archive", before], cwd=ROOT, check=True, capture_output=True).stdout
-        subprocess.run(["tar", "-x", "-C", folder / "before"], input=archive, check=True)
-        ways[:1] = [
-            Way(f"single file of {before}", cwd=folder / "before"),
-            Way("single file", f"single file of {before}", 0.95),
-        ]
+    ways = [way for way in ways_of(max(1, count // 8), before, folder) if only in way.name]
     spent: dict[str, list[Cost]] = {way.name: [] for way in ways}
-    stored = 0.0  # CPU seconds of the store, while photos were read from it
+    (folder / "store").mkdir()
     with store.running(folder / "store") as port:
         bucket = f"s3://{store.BUCKET}"
         os.environ |= store.environment(port) | {"MODEL_PATH": str(model)}
@@ -95,53 +110,72 @@ def rates(count: int, rounds: int, before: str | None, folder: Path) -> None:
                 obstore.put(*photos.split(f"{bucket}/{name}/{path.name}"), path)
         for turn in range(rounds):
             for way in ways[:: (-1) ** turn]:
-                costs, before_way = [], server.cpu_times()
-                for name in numbers:
-                    source = f"{bucket}/{name}/" if way.s3 else str(folder / name)
-                    out = folder / f"{name}-{turn}-{way.name.replace(' ', '-')}"
-                    command = [sys.executable, "-m", "serving.batch", source, "--out"]
-                    costs.append(cost([*command, str(out) if way.options else f"{out}.csv", *way.options], way.cwd))
-                if way.s3:
-                    stored += sum(server.cpu_times()[:2]) - sum(before_way[:2])
+                costs = []
+                with pinned(server, apart=way.apart):
+                    for name in numbers:
+                        source = f"{bucket}/{name}/" if way.s3 else str(folder / name)
+                        out = folder / f"{name}-{turn}-{ways.index(way)}{'' if way.options else '.csv'}"
+                        command = [sys.executable, "-m", "serving.batch", source, "--out", str(out), *way.options]
+                        costs.append(cost(command, way.cwd, server))
                 few, whole = costs
                 number = numbers["all"] - numbers["few"]
-                spent[way.name].append(Cost((whole.wall - few.wall) / number, (whole.cpu - few.cpu) / number))
-                print(f"  round {turn + 1}: {way.name}", *spent[way.name][-1:], flush=True)
+                spent[way.name].append(Cost(*((b - a) / number for a, b in zip(few, whole, strict=True))))
+                print(f"  round {turn + 1}: {way.name}", *spent[way.name][-1], flush=True)
     print(f"{count} photos, {rounds} rounds, {os.cpu_count()} cores; without start-up; speeds as ratios within a round")
     for way in ways:
-        print(f"  {way.name}, at least {way.asked} is asked" if way.asked else f"  {way.name}")
-        for kind, unit in (("wall", "ms of time"), ("cpu", "ms of CPU")):
-            if kind == "cpu" and "--ray" in way.options:
-                continue
-            mine = [getattr(one, kind) for one in spent[way.name]]
-            line = f"    {1000 * statistics.median(mine):7.2f} {unit} a photo"
-            if way.beside:
-                other = [getattr(one, kind) for one in spent[way.beside]]
-                ratios = [b / a for a, b in zip(mine, other, strict=True)]
-                line += (
-                    f"; {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the {way.beside}"
-                )
-            print(line)
-    beside = stored / rounds / sum(numbers.values())
-    local = statistics.median(one.cpu for one in spent["single file"])
-    most = local / (local + beside)
-    print(f"  the store took {1000 * beside:.2f} ms of CPU a photo on these cores: at most {most:.2f} is left from S3")
+        report(way, spent)
+
+
+def report(way: Way, spent: dict[str, list[Cost]]) -> None:
+    """The costs of a photo, and the ratios to the way that it is compared with."""
+    print(f"  {way.name}, at least {way.asked} is asked" if way.asked else f"  {way.name}")
+    for kind, unit in (("wall", "ms of time"), ("cpu", "ms of CPU"), ("stored", "ms of the store's CPU")):
+        mine = [getattr(one, kind) for one in spent[way.name]]
+        if (kind == "cpu" and "--ray" in way.options) or (kind == "stored" and not way.s3):
+            continue
+        line = f"    {1000 * statistics.median(mine):7.2f} {unit} a photo"
+        if kind != "stored" and way.beside in spent:
+            other = [getattr(one, kind) for one in spent[way.beside]]
+            ratios = [b / a for a, b in zip(mine, other, strict=True)]
+            line += f"; {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the {way.beside}"
+        print(line)
+
+
+@contextlib.contextmanager
+def pinned(server: psutil.Process, *, apart: bool) -> Iterator[None]:
+    """This process and what it starts on the first core alone, all threads of the store on the others."""
+    cores = sorted(os.sched_getaffinity(0))
+
+    def pin(ours: Sequence[int], theirs: Sequence[int]) -> None:
+        os.sched_setaffinity(0, ours)
+        for thread in server.threads():
+            os.sched_setaffinity(thread.id, theirs)
+
+    if apart:
+        pin(cores[:1], cores[1:])
+    yield
+    pin(cores, cores)
 
 
 class Cost(NamedTuple):
-    """What a command, or a photo of it, took, in seconds; the CPU time lacks that of Ray's processes."""
+    """What a command, or a photo of it, took, in seconds; the CPU time lacks that of Ray's processes, `stored` is the
+    store's."""
 
     wall: float
     cpu: float
+    stored: float
 
 
-def cost(command: Sequence[str], cwd: Path) -> Cost:
+def cost(command: Sequence[str], cwd: Path, server: psutil.Process) -> Cost:
     """What a command that has to succeed takes."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+
+    def now() -> Cost:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return Cost(time.perf_counter(), used.ru_utime + used.ru_stime, sum(server.cpu_times()[:2]))
+
+    before = now()
     subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wall = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return Cost(*(b - a for a, b in zip(before, now(), strict=True)))
 
 
 def faults(trials: int, folder: Path) -> None:
@@ -218,9 +252,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--before", metavar="COMMIT")
+    parser.add_argument("--only", default="", metavar="WORDS", help="of rates, the ways whose name has these words")
     args = parser.parse_args()
     ways = {
-        "rates": lambda folder: rates(args.photos, args.rounds, args.before, folder),
+        "rates": lambda folder: rates(args.photos, args.rounds, args.before, args.only, folder),
         "faults": lambda folder: faults(args.trials, folder),
         "manifest": manifest_rows,
     }
