@@ -163,9 +163,29 @@ def test_the_book_mends_what_was_cut_short_and_keeps_no_half_line(
     with pytest.raises(OSError, match="space"):
         book.add(name(1), "Ann", "clean")
     assert path.read_bytes() == whole and book.left([name(1)], "Ann", 1) == [name(1)]
-    path.write_text("something,else\n1,2\n")
-    with pytest.raises(StageError, match="columns"):
-        Book(path)
+    for other in ("something,else\n1,2\n", f"photo,judge,verdict\n{name(0)},Ann,clean\n"):
+        path.write_text(other)
+        with pytest.raises(StageError, match="columns"):
+            Book(path)
+        assert path.read_text() == other
+
+
+@pytest.mark.parametrize("left", [0, 7, 41, 42])
+def test_a_first_line_that_was_cut_short_is_written_again(left: int, tmp_path: Path) -> None:
+    path = tmp_path / "judgements.csv"
+    path.write_text((",".join(COLUMNS) + "\n")[:left])
+    Book(path).add(name(0), "Zoë, 李", "dirty")
+    assert read(path).dirty.tolist() == [True]
+
+
+def test_two_judges_at_once_are_shown_different_photos(tmp_path: Path) -> None:
+    book, names = Book(tmp_path / "judgements.csv"), [name(number) for number in range(3)]
+    assert book.left(names, "Ann", 1)[0] == book.left(names, "Ann", 1)[0] == names[0]  # a page loaded again
+    assert book.left(names, "Bob", 1) == [names[1], names[2], names[0]]
+    book.add(names[1], "Bob", "clean")
+    assert book.left(names, "Bob", 1) == [names[2], names[0]]
+    book.add(names[2], "Bob", "clean")
+    assert book.left(names, "Bob", 1) == [names[0]]  # Ann has gone home
 
 
 def test_judged_photos_become_training_photos(
@@ -183,6 +203,9 @@ def test_judged_photos_become_training_photos(
         book.add(name(number), "Ann", "dirty" if number in (0, 6) else "clean")
     book.add(name(1), "Bob", "dirty")  # they disagree
     book.add(name(99), "Ann", "clean")  # deleted meanwhile
+    for number, verdict in ((8, "clean"), (9, "dirty")):  # the same photo twice
+        store.put(name(number, "f" * 16), jpeg(rng, dirty=True))
+        book.add(name(number, "f" * 16), "Ann", verdict)
     with Repo.init(no_scm=True):
         adopt.main(["judgements.csv", "audit"])
         assert not list(workspace.data.rglob("audit-*"))

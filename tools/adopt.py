@@ -13,6 +13,7 @@ from pathlib import Path
 
 from serving.audit.auditor import Store, open_store
 from serving.audit.kept import parse
+from serving.batch.photos import ReadError, reading
 from serving.photo.decode import open_photo
 from serving.photo.errors import PhotoError
 from serving.verdict.rule import CLASSES
@@ -33,14 +34,22 @@ def fetch(verdicts: dict[str, str], store: Store, root: Path, staging: Path) -> 
     """Copy the judged photos that `root` does not hold to `staging`, as train photos; and why the others are left."""
     photos, left = [], Counter[str]()
     there = {path.stem for path in root.glob("*/*/audit-*")}
-    for name, verdict in sorted(verdicts.items()):
-        kept = parse(name)
+    judged = {name: parse(name) for name in sorted(verdicts)}
+    same = {(kept.digest, verdicts[name]) for name, kept in judged.items() if kept}
+    for name, kept in judged.items():
+        verdict = verdicts[name]
         if kept is None:
             raise StageError(f"{name!r} is no photo that the service kept; judgements of `make judge` can be adopted")
+        if len({(kept.digest, one) for one in CLASSES} & same) > 1:
+            left["came twice, judged clean and dirty"] += 1
+            continue
         try:
-            data = store.get(name)
+            with reading():
+                data = store.get(name)
             kind = open_photo(data).format or ""
-        except FileNotFoundError:
+        except ReadError as error:
+            if error.kind != "missing":
+                raise
             left["deleted meanwhile (AUDIT_DAYS)"] += 1
             continue
         except PhotoError:

@@ -1,8 +1,6 @@
 """judgements.csv, to which lines are only ever added: who has judged which photo, and what comes next."""
 
-import csv
 import errno
-import io
 import os
 import threading
 from collections import defaultdict
@@ -11,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.audit.kept import parse
+from stages.common.base.errors import StageError
+from stages.common.base.files import csv_bytes
 from tools.audit_promise.judgements import COLUMNS, read_rows
 
 
@@ -21,17 +21,29 @@ class Book:
         """Raises StageError for a file that holds something else."""
         self._path, self._lock = path, threading.Lock()
         self._judges: dict[str, set[str]] = defaultdict(set)
-        if path.exists() and path.stat().st_size:
-            for row in read_rows(path):
-                self._judges[row["photo"]].add(row["judge"])
-            self._mend()
-        else:
+        self._shown: dict[str, str] = {}  # to each judge
+        content = path.read_bytes() if path.exists() else b""
+        if csv_bytes(COLUMNS, ()).startswith(content):  # none, or a first line that was cut short
+            path.write_bytes(b"")
             self._append(COLUMNS)
+            return
+        for row in read_rows(path):
+            self._judges[row["photo"]].add(row["judge"])
+        if content.decode("utf-8-sig").splitlines()[0] != ",".join(COLUMNS):
+            raise StageError(f"{path}: lines can be added to the columns {', '.join(COLUMNS)} alone, in this order")
+        os.truncate(path, content.rfind(b"\n") + 1)  # a last line that was cut short
 
     def left(self, names: Sequence[str], judge: str, judges: int) -> list[str]:
-        """The photos that fewer than `judges` have judged, and this judge has not."""
+        """The photos that fewer than `judges` have judged, and this judge has not; the first is taken to be shown.
+
+        Those that others are looking at come last.
+        """
         with self._lock:
-            return [name for name in names if judge not in self._judges[name] and len(self._judges[name]) < judges]
+            left = [name for name in names if judge not in self._judges[name] and len(self._judges[name]) < judges]
+            others = {name for who, name in self._shown.items() if who != judge}
+            left.sort(key=others.__contains__)
+            self._shown[judge] = left[0] if left else ""
+            return left
 
     def add(self, name: str, judge: str, verdict: str) -> None:
         """Write one judgement to the disk, at once. Raises OSError."""
@@ -43,9 +55,7 @@ class Book:
             self._judges[name].add(judge)
 
     def _append(self, row: Sequence[str]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(row)
-        line = text.getvalue().encode()
+        line = csv_bytes(row, ())
         with self._path.open("ab", buffering=0) as file:
             start = file.tell()
             try:
@@ -55,8 +65,3 @@ class Book:
             except OSError:
                 file.truncate(start)  # no half line, nor one that the judge is told is not saved
                 raise
-
-    def _mend(self) -> None:
-        """Cut off a last line that was cut short."""
-        content = self._path.read_bytes()
-        os.truncate(self._path, content.rfind(b"\n") + 1)
