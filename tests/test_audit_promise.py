@@ -84,6 +84,7 @@ def test_the_interval_narrows_to_the_truth_and_weights_count() -> None:
     # 1 in 1 of 1000 photos with 100 dirty, then 1 in 10 of 10,000 photos with none: 100 of 11,000 are dirty
     assert rate_low([900, 1000], [100, 0], [0.1, 1], LEVEL) == pytest.approx(0.98, abs=0.01)
     assert rate_low([1900], [100], [1], LEVEL) < 0.95
+    assert rate_low([3, 0], [0, 1], [1e-14, 1], LEVEL) == 0
 
 
 def test_a_changed_share_is_accounted_for(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from serving.audit import auditor as auditing
 from serving.audit import bucket
 from serving.audit.auditor import Auditor
 from serving.audit.kept import Folder, Kept, parse
+from serving.batch.photos import ReadError
 from serving.settings import Settings, SettingsError
 from serving.web import state
 from tests.support.live import photo
@@ -101,6 +102,31 @@ def test_a_slow_disk_holds_a_bounded_amount(tmp_path: Path, monkeypatch: pytest.
     assert time.monotonic() - started < 20 and auditor._queue.qsize() <= 2
     disk.set()
     auditor.flush()
+
+
+def test_a_batch_waits_in_vain_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditing, "WAITING_BYTES", 1000)
+    disk, waited = threading.Event(), []
+    monkeypatch.setattr(Folder, "put", lambda *_: disk.wait(20))
+    monkeypatch.setattr(Auditor, "flush", lambda _: bool(waited.append(1)))
+    auditor = Auditor(1, Folder(tmp_path), 90, patient=True)
+    assert all(auditor.mark(b"x" * 400, 0.9, "m") for _ in range(10)) and len(waited) == 1
+    disk.set()
+
+
+def test_an_object_store_that_is_down_harms_no_verdict(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    obstore = pytest.importorskip("obstore")
+    down = {"endpoint": "http://127.0.0.1:9", "access_key_id": "a", "secret_access_key": "b", "region": "eu"}
+    store = obstore.store.S3Store("yard", **down, client_options={"allow_http": True}, retry_config={"max_retries": 0})
+    monkeypatch.setattr(bucket, "split", lambda url: (store, "audit/"))
+    answer = send(make(pair, AUDIT_SHARE="1", AUDIT_DIR="s3://yard/audit"), CLEAN)[0]
+    assert answer["label"] == "clean" and answer["audit"]
+    kept = [record.getMessage() for record in caplog.records if "could not be kept" in record.getMessage()]
+    assert len(kept) == 1 and "127.0.0.1:9" in kept[0] and len(kept[0]) < 400
+    with pytest.raises(ReadError):
+        list(bucket.Bucket("s3://yard/audit").names())
 
 
 def test_photos_expire_and_other_files_do_not(tmp_path: Path) -> None:

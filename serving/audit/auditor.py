@@ -33,7 +33,7 @@ _random = random.SystemRandom()  # processes that fork share the state of any ot
 
 
 class Store(Protocol):
-    """Where photos are kept; methods raise OSError."""
+    """Where photos are kept; methods raise OSError or ReadError."""
 
     def put(self, name: str, photo: bytes) -> None: ...
     def names(self) -> Iterator[str]: ...
@@ -82,12 +82,18 @@ class Auditor:
             return False
         metrics.AUDIT.labels("marked").inc()
         if self._store is not None:
-            if self._room.take(len(photo)) or (self._patient and self.flush() and self._room.take(len(photo))):
+            if self._take(len(photo)):
                 now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
                 self._queue.put((Kept(now, hashlib.sha256(photo).hexdigest()[:16], p_clean, self._share, model), photo))
             else:
                 metrics.AUDIT.labels("dropped").inc()
         return True
+
+    def _take(self, size: int) -> bool:
+        if self._room.take(size):
+            return True
+        self._patient = self._patient and self.flush()  # whoever has waited in vain waits no more
+        return self._patient and self._room.take(size)
 
     def flush(self, seconds: float = 60.0) -> bool:
         """Wait until what was marked is kept, for so long at most. Returns whether it is."""

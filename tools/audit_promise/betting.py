@@ -44,13 +44,11 @@ def log_wealth(hits: ArrayLike, misses: ArrayLike, weight: ArrayLike, rate: floa
 
 def rate_low(hits: ArrayLike, misses: ArrayLike, weight: ArrayLike, level: float) -> float:
     """The lower confidence sequence: P(it ever exceeds the weighted mean rate) <= level. Counts and weights: `[W]`."""
-    if not np.sum(hits):
-        return 0.0
 
     def excess(rate: float) -> float:
         return mean_wealth(log_wealth(hits, misses, weight, rate)) + float(np.log(level))
 
-    return float(optimize.brentq(excess, 1e-12, 1.0))
+    return float(optimize.brentq(excess, 1e-12, 1.0)) if excess(1e-12) > 0 else 0.0
 
 
 def mean_wealth(bets: Floats) -> float:
