@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import TypeAdapter, ValidationError
 
+from serving.batch.scorer import Row
 from serving.photo.errors import PhotoError
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_atomically
+from stages.common.base.params import IdRegex
 from stages.common.base.paths import REPORTS
 from stages.common.base.photos import read_predictions
 from stages.common.bounds import Floats, precision_at_share
@@ -28,13 +31,14 @@ from stages.split_check.groups import id_of
 from stages.split_check.scan import photo_stats
 from tools.drift import shift
 from tools.drift.page import render
-from tools.drift.predictions import Prediction, read_file, read_metrics, refused
+from tools.drift.predictions import read_file, read_metrics, refused
 from tools.drift.shift import Scores
 
 BLOCKS, FEWEST = 12, 50  # of the rows, where no time is given; photos that an estimate needs
 LOOKED_AT = 40  # photos of each block whose quality is measured
 SURE = 0.01  # p-value of an alarm, divided among the sources
 QUALITY = ("brightness", "contrast", "sharpness")
+WEAK = "few dirty cars: had they moved one standard deviation towards clean ones, {} photos would likely raise an alarm"
 
 Report = dict[str, Any]
 
@@ -75,7 +79,7 @@ class Drift:
         known = [read_predictions(split) for split in ("val", "test")]
         is_clean, p = (np.concatenate([getattr(one, name) for one in known]) for name in ("is_clean", "p_clean"))
         self.certificate = certificate
-        self.edges = shift.quantiles(p) if edges is None else edges
+        self.edges = shift.quantiles(p[is_clean], p[~is_clean]) if edges is None else edges
         self.clean, self.dirty, self.dirty_p = self.scores(p[is_clean]), self.scores(p[~is_clean]), p[~is_clean]
         if not self.clean.clean_rate > self.dirty.clean_rate:
             raise StageError("on val and test the model calls no more clean cars clean than dirty ones: no estimate")
@@ -84,7 +88,7 @@ class Drift:
         """Scores in the bins of the reference."""
         return Scores.from_photos(p_clean, self.edges, self.certificate.t_clean)
 
-    def rows(self, rows: Sequence[Prediction]) -> Report:
+    def rows(self, rows: Sequence[Row]) -> Report:
         """What some rows of a file say."""
         now = self.scores([row.p_clean for row in rows if row.p_clean is not None])
         return {"photos": len(rows), "refused": refused(rows), **self.now(now)}
@@ -99,6 +103,7 @@ class Drift:
         tests = shift.explained(self.clean, self.dirty, now, self.edges, rng)
         ratios = (self.certificate.ratio, self.certificate.ratio_high)
         precision, certified = precision_at_share(ratios, min(share, 1 - 1e-9)).tolist()
+        needed = shift.photos_needed(self.clean, self.dirty_p, share, self.edges, SURE)
         return {
             "verdicts": int(now.photos), "clean_rate": now.clean_rate,
             "dirty_share": share, "dirty_share_low": low, "dirty_share_high": high,
@@ -108,22 +113,32 @@ class Drift:
             "false_clean_rate": self.dirty.clean_rate,
             "false_clean_rate_visible": shift.visible(
                 self.clean, self.dirty_p, now.photos, share, self.edges, self.certificate.t_clean, SURE),
-        }  # fmt: skip
+            "photos_needed": needed,
+        } | ({} if needed and needed <= now.photos else
+             {"note": WEAK.format(f"about {needed:,}" if needed else "no number of")})  # fmt: skip
 
 
-def split_by(rows: Sequence[Prediction], regex: str | None) -> dict[str, list[Prediction]]:
+def regex(text: str) -> str:
+    """An argument that has a group, as those of params.yaml."""
+    try:
+        return str(TypeAdapter(IdRegex).validate_python(text))
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(error.errors()[0]["msg"]) from None
+
+
+def split_by(rows: Sequence[Row], regex: str | None) -> dict[str, list[Row]]:
     """Rows by what a regular expression captures of their paths, sorted; without one, blocks in the order of the file,
     by the number of their first row."""
     if regex is None:
         blocks = max(1, min(BLOCKS, len(rows) // FEWEST))
         return {str(part[0]): [rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), blocks)}
-    found: dict[str, list[Prediction]] = {}
+    found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(id_of(row.path, regex) or "other", []).append(row)
     return dict(sorted(found.items()))
 
 
-def quality(rows: Sequence[Prediction], folder: Path) -> dict[str, float]:
+def quality(rows: Sequence[Row], folder: Path) -> dict[str, float]:
     """Median brightness, contrast and sharpness of some of the photos, 0..1; nothing where none can be read."""
     found = []
     for row in rows[:: max(1, len(rows) // LOOKED_AT)]:
@@ -151,8 +166,12 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.drift", description=__doc__)
     parser.add_argument("predictions", help="a CSV or Parquet file of serving.batch, or the URL of a service")
-    parser.add_argument("--source", metavar="REGEX", help="captures the camera, yard or customer from a path")
-    parser.add_argument("--time", metavar="REGEX", help="captures what sorts by time from a path; else in file order")
+    parser.add_argument(
+        "--source", metavar="REGEX", type=regex, help="captures the camera, yard or customer from a path"
+    )
+    parser.add_argument(
+        "--time", metavar="REGEX", type=regex, help="captures what sorts by time from a path; else in file order"
+    )
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="where the paths begin: quality over time")
     parser.add_argument("--out", type=Path, default=REPORTS / "drift.json", help="and a page .html beside it")
     args = parser.parse_args(arguments)
@@ -180,7 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
     report["alarms"] = alarms(report, certificate.target)
     page = render(report, drift.edges, drift.clean, drift.dirty, now)
     write_atomically({args.out: json_bytes(report), args.out.with_suffix(".html"): page.encode()})
-    print(*(report["alarms"] or ["no alarm"]), f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")
+    found = report["alarms"] or ["no alarm", *([note] if (note := report["now"].get("note")) else [])]
+    print(*found, f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")
     if report["alarms"]:
         sys.exit(3)
 

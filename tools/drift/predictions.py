@@ -7,13 +7,15 @@ import os
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.batch.photos import extra
+from serving.batch.scorer import Row
 from serving.verdict.rule import CLEAN, UNCERTAIN, UNUSABLE
 from stages.common.base.errors import StageError
 from tools.drift.shift import Floats, Scores
@@ -22,37 +24,32 @@ SECONDS = 30  # for an answer of /metrics
 OF_THE_PHOTO = ("400", "413", "415", "422")  # statuses
 
 
-class Prediction(NamedTuple):
-    """What was said of one photo; p_clean is None where `error` says why there is no verdict."""
-
-    path: str
-    label: str
-    p_clean: float | None
-    error: str
-
-
-def read_file(path: Path) -> tuple[list[Prediction], float]:
+def read_file(path: Path) -> tuple[list[Row], float]:
     """The rows of a CSV or Parquet file of serving.batch, and their threshold. Raises StageError."""
     rows: Sequence[Mapping[str, Any]]
     try:
         if path.suffix == ".parquet":
             rows = extra("pyarrow.parquet").read_table(path).to_pylist()
         else:
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
                 rows = [row for row in csv.DictReader(file) if row["error"] is not None]  # the last may be cut short
-        found = [
-            Prediction(row["path"], row["label"] or "", float(p) if (p := row["p_clean"]) else None, row["error"] or "")
-            for row in rows
-        ]
-        thresholds = {round(float(row["threshold"]), 6) for row in rows if row["threshold"]}
+        found = [_row(row) for row in rows]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise StageError(f"{path} is no file of predictions by serving.batch: {error!r}") from error
+    thresholds = {round(row.threshold, 6) for row in found if row.threshold is not None}
     if len(thresholds) != 1:
         raise StageError(f"{path} needs verdicts of one threshold, and has {len(thresholds)}: {sorted(thresholds)[:5]}")
     return found, thresholds.pop()
 
 
-def refused(rows: Sequence[Prediction]) -> dict[str, float]:
+def _row(row: Mapping[str, Any]) -> Row:
+    p_clean, threshold = (None if row[name] in ("", None) else float(row[name]) for name in ("p_clean", "threshold"))
+    if not all(0 <= value <= 1 for value in (p_clean, threshold) if value is not None):
+        raise ValueError(f"{row['path']}: p_clean {p_clean}, threshold {threshold}")
+    return Row(row["path"], row["label"] or "", p_clean, threshold, row["error"] or "")
+
+
+def refused(rows: Sequence[Row]) -> dict[str, float]:
     """The share of photos without a verdict by kind of error, and of uncertain and unusable ones."""
     kinds = Counter(row.label if row.label in (UNCERTAIN, UNUSABLE) else row.error.partition(":")[0] for row in rows)
     return {kind: number / len(rows) for kind, number in sorted(kinds.items()) if kind}
@@ -73,7 +70,7 @@ def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float]]:
         labels = Counter({s.labels["label"]: s.value for s in samples if s.name == "dirtycar_verdicts_total"})
         answers = [s for s in samples if s.name == "dirtycar_requests_total" and "/predict/" in s.labels["path"]]
         threshold = next(s.value for s in samples if s.name == "dirtycar_t_clean")
-    except (OSError, ValueError, KeyError, StopIteration) as error:
+    except (OSError, HTTPException, ValueError, KeyError, StopIteration) as error:
         raise StageError(f"{address} gives no metrics of this service: {error!r}") from error
     if not labels.total():
         raise StageError(f"{address}: the service has given no verdict yet")

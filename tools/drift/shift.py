@@ -21,7 +21,7 @@ from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
-BINS = 40  # of the scores, by quantiles of the reference
+BINS = (30, 10)  # of the scores, by quantiles of clean and of dirty cars of the reference
 DRAWS = 400
 _SPARE = 0.05  # photos added to each bin, so that none is impossible
 _SHARES: Floats = np.linspace(0, 1, 101)
@@ -52,9 +52,14 @@ class Scores:
         return cls(bins.astype(np.float64), float((p >= t_clean).sum()))
 
 
-def quantiles(p_clean: ArrayLike) -> Floats:
-    """Edges of BINS bins, or of fewer where scores are tied."""
-    return np.asarray(np.unique(np.quantile(np.asarray(p_clean), np.linspace(0, 1, BINS + 1)[1:-1])), np.float64)
+def quantiles(clean: ArrayLike, dirty: ArrayLike) -> Floats:
+    """Edges of BINS bins, or of fewer where scores are tied: quantiles of each kind, for those of all photos together
+    would put dirty cars, where they are few, into a bin or two."""
+    inner = [
+        np.quantile(np.asarray(kind), np.linspace(0, 1, n + 1)[1:-1])
+        for kind, n in zip((clean, dirty), BINS, strict=True)
+    ]
+    return np.unique(np.concatenate(inner))
 
 
 def closed_form(clean: ArrayLike, dirty: ArrayLike, now: ArrayLike) -> Floats:
@@ -116,13 +121,33 @@ def visible(
     """The rate at which dirty cars would be called clean if they had moved towards clean ones by just so much that
     `explained` gives a p-value of at most `level` in 80 % of cases. `dirty`: p_clean of the reference's. None where no
     move would: dirty cars are too few, now or in the reference."""
+    by = np.linspace(0, 3, 61)
+    seen = _seen(clean, dirty, photos, share, edges, by, level)
+    return float((_nearer(dirty, by[seen.argmax()]) >= t_clean).mean()) if seen.any() else None
+
+
+def photos_needed(clean: Scores, dirty: ArrayLike, share: float, edges: ArrayLike, level: float) -> int | None:
+    """About how many photos it takes to see likewise that dirty cars have moved by one standard deviation. None where
+    not even a million do: dirty cars are too few."""
+    photos = np.geomspace(100, 1e6, 161)
+    seen = _seen(clean, dirty, photos, share, edges, np.ones(1), level)
+    return int(photos[seen.argmax()]) if seen.any() else None
+
+
+def _nearer(dirty: ArrayLike, by: float) -> Floats:
+    """p_clean after a move by so many standard deviations of the log-odds."""
     x = _logit(dirty)
-    moved = [Scores.from_photos(special.expit(x + by), edges, t_clean) for by in np.linspace(0, 3 * x.std(), 61)]
-    bins = np.stack([kind.bins for kind in moved])
-    now = (1 - share) * clean.bins / clean.photos + share * bins / len(x)
-    z = _moves(clean.bins, bins[0], photos * now, _middles(edges))[0]
-    seen = np.flatnonzero(z >= stats.norm.isf(level / 6) + stats.norm.ppf(0.8))  # one of three tests, of two sides
-    return moved[seen[0]].clean_rate if len(seen) else None
+    return np.asarray(special.expit(x + by * x.std()))
+
+
+def _seen(
+    clean: Scores, dirty: ArrayLike, photos: ArrayLike, share: float, edges: ArrayLike, by: Floats, level: float
+) -> NDArray[np.bool_]:
+    """Whether a move is likely seen, for each of several moves or numbers of photos, `[B]`."""
+    before, *after = (Scores.from_photos(_nearer(dirty, one), edges, 1).bins for one in (0, *by))
+    now = (1 - share) * clean.bins / clean.photos + share * np.stack(after) / before.sum()
+    z = _moves(clean.bins, before, np.reshape(photos, (-1, 1)) * now, _middles(edges))[0]
+    return np.asarray(z >= stats.norm.isf(level / 6) + stats.norm.ppf(0.8))  # one of three tests, of two sides
 
 
 def _moves(clean: ArrayLike, dirty: ArrayLike, now: ArrayLike, x: Floats) -> Floats:
