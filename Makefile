@@ -83,7 +83,8 @@ sbom: .venv/bin/python ## sbom.json, in CycloneDX: what the image installs, CUDA
 	.venv/sbom/bin/cyclonedx-py environment .venv/image/bin/python --output-reproducible --output-file sbom.json
 
 sign: setup ## artifacts/best.onnx.sig by KEY=key.pem, which the service checks with VERIFY_KEY=pub.pem
-	python -m tools.sign '$(KEY)'
+	python -m model_signing sign key artifacts/best.onnx --signature artifacts/best.onnx.sig --allow_symlinks \
+	  --private_key '$(or $(KEY),$(error say which key: make sign KEY=key.pem; README.md tells how to make one))'
 
 release: setup ## publish the certified model of HEAD as VERSION=1.2.0: push it, and tag dirty-car@v1.2.0
 	python -m tools.release '$(VERSION)'

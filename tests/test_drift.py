@@ -60,21 +60,18 @@ def test_other_dirt_is_told_from_another_share(known: tuple[int, int], share: fl
     assert np.mean(doubted) >= found
 
 
-def test_what_is_said_to_be_visible_is_seen() -> None:
-    """In about 80 % of cases, for dirty cars that were made lighter by just that much; and where they are few, nothing
-    is said to be."""
+@pytest.mark.parametrize(("known", "share"), [((9200, 2600), 0.2), ((20_700, 690), 0.05)])
+def test_so_many_photos_as_are_said_to_be_needed_show_it(known: tuple[int, int], share: float) -> None:
+    """In about 80 % of cases, as an alarm."""
     rng, seen = np.random.default_rng(0), []
-    clean_p, dirty_p = draw(rng, 9200, 2600)
-    edges = shift.quantiles(clean_p, dirty_p)
-    clean, dirty = (Scores.from_photos(p, edges, T) for p in (clean_p, dirty_p))
-    rate = shift.visible(clean, dirty_p, 1000, 0.2, edges, T, 0.01)
-    assert rate is not None and dirty.clean_rate + 0.02 < rate < dirty.clean_rate + 0.2
-    assert shift.visible(clean, dirty_p, 100, 0.02, edges, T, 0.01) is None
-    x = np.log(T / (1 - T))
-    lighter = next(by for by in np.linspace(0, 3, 301) if PEOPLE.dirty.sf(x - by) >= rate)
+    reference = draw(rng, *known)
+    edges = shift.quantiles(*reference)
+    clean, dirty = (Scores.from_photos(p, edges, T) for p in reference)
+    needed = shift.photos_needed(clean, reference[1], share, edges, 0.01)
+    assert needed is not None
     for _ in range(20):
-        now = Scores.from_photos(np.concatenate(draw(rng, 800, 200, lighter)), edges, T)
-        seen.append(shift.explained(clean, dirty, now, edges, rng).p_value <= 0.01)
+        now = np.concatenate(draw(rng, round(needed * (1 - share)), round(needed * share), 1))
+        seen.append(shift.explained(clean, dirty, Scores.from_photos(now, edges, T), edges, rng).p_value <= 0.01)
     assert 0.5 < np.mean(seen) < 1
 
 

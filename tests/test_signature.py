@@ -20,10 +20,8 @@ from serving.engine.deployment import load
 from serving.model.predictor import ModelError, Predictor
 from serving.process.signature import signature_of
 from serving.settings import Settings
-from stages.common.base.errors import StageError
 from tests.support.live import ROOT, environment, photo, running, wait_until
 from tests.support.onnx_models import Pair, write_pair
-from tools.sign import sign
 
 PEM, OPEN = serialization.Encoding.PEM, serialization.NoEncryption()
 
@@ -35,6 +33,14 @@ def write_keys(folder: Path, name: str, curve: ec.EllipticCurve | None = None) -
     key.write_bytes(private.private_bytes(PEM, serialization.PrivateFormat.PKCS8, OPEN))
     public.write_bytes(private.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     return key, public
+
+
+def sign(model: Path, key: Path, code: int = 0) -> str:
+    """What `make sign` does, and what it says."""
+    recipe = [sys.executable, "-m", "model_signing", "sign", "key", model, "--signature", signature_of(model)]
+    done = subprocess.run([*recipe, "--allow_symlinks", "--private_key", key], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def test_a_signed_model_is_served_whatever_its_name_and_behind_a_link(tmp_path: 
     stored = pair.model.rename(tmp_path / "17e513842ac95a72")  # as in DVC's cache
     pair.model.symlink_to(stored)
     key, public = write_keys(tmp_path, "key", curve)
-    assert sign(pair.model, key) == tmp_path / "best.onnx.sig"
+    sign(pair.model, key)
     assert load(settings(pair, public), pair.model, None).rule.t_clean == 0.75
     other = pair._replace(model=tmp_path / "other.onnx")
     shutil.copy(stored, other.model)
@@ -160,7 +166,7 @@ def test_without_the_packages_it_says_what_to_install(
     assert "pip install -r serving/requirements-sign.txt" in refusal(pair, tmp_path / "key.pub")
 
 
-def test_keys_that_cannot_sign_are_named(pair: Pair, tmp_path: Path) -> None:
+def test_keys_that_cannot_sign_leave_the_signature(pair: Pair, tmp_path: Path) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     locked = private.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"a"))
     numbers = rsa.generate_private_key(65537, 2048)
@@ -169,10 +175,8 @@ def test_keys_that_cannot_sign_are_named(pair: Pair, tmp_path: Path) -> None:
     before = signature_of(pair.model).read_bytes()
     for content in (locked, foreign, blockchain, b"no key"):
         (tmp_path / "key.pem").write_bytes(content)
-        with pytest.raises(StageError, match=r"key\.pem cannot be used.*\n.*openssl"):
-            sign(pair.model, tmp_path / "key.pem")
-    with pytest.raises(StageError, match="is no file"):
-        sign(pair.model, tmp_path / "absent")
+        assert "failed" in sign(pair.model, tmp_path / "key.pem", 1)
+    assert "absent" in sign(pair.model, tmp_path / "absent", 1)
     assert signature_of(pair.model).read_bytes() == before
 
 

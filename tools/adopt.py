@@ -97,8 +97,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     params = load(Params)
     root, store = Path(params.data.root), open_store(args.audit_dir)
-    if store is None:
-        raise StageError("name the folder or bucket in which the service keeps photos: AUDIT_DIR=audit")
     verdicts = unanimous(args.judgements)
     with tempfile.TemporaryDirectory(prefix=".adopt.", dir=root.resolve().parent) as folder:
         staging = Path(folder)

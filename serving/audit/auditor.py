@@ -45,21 +45,19 @@ def start_auditor(settings: Settings, *, patient: bool = False) -> Auditor | Non
     """The auditor that the settings ask for. Call it after the server has forked. Raises UserError."""
     if not settings.audit_share:
         return None
-    return Auditor(settings.audit_share, open_store(settings.audit_dir), settings.audit_days, patient=patient)
+    store = None if settings.audit_dir is None else open_store(settings.audit_dir)
+    return Auditor(settings.audit_share, store, settings.audit_days, patient=patient)
 
 
-def open_store(place: str | None) -> Store | None:
+def open_store(place: str) -> Store:
     """The store at a place. Raises SettingsError for no writable folder, UserError for a package that is missing."""
-    if place is None:
-        return None
     if place.startswith(STORES):
         from serving.audit.bucket import Bucket  # needs an optional package
 
         return Bucket(place)
-    folder = Path(place)
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK) or not folder.is_dir():
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK) or not os.path.isdir(place):
         raise SettingsError(f"AUDIT_DIR={place} is not a folder that this process can write to; make it, or mount it")
-    return Folder(folder)
+    return Folder(Path(place))
 
 
 class Auditor:

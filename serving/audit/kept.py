@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,9 +69,8 @@ class Folder:
     def names(self) -> Iterator[str]:
         """The names of the kept photos, oldest first. Raises OSError."""
         for day in sorted(os.listdir(self.path)):
-            if (self.path / day).is_dir():
-                names = (f"{day}/{name}" for name in sorted(os.listdir(self.path / day)))
-                yield from (name for name in names if parse(name))
+            names = (f"{day}/{path.name}" for path in sorted((self.path / day).glob("*")))
+            yield from (name for name in names if parse(name))
 
     def get(self, name: str) -> bytes:
         """The bytes of a photo. Raises OSError."""
@@ -79,13 +79,11 @@ class Folder:
     def expire(self, days: int) -> int:
         """Delete the photos of days longer ago than so many, and nothing else. Returns how many. Raises OSError."""
         first, deleted = first_day(days), 0
-        for day in os.listdir(self.path):
-            if not re.fullmatch(r"\d{4}-\d\d-\d\d", day) or day >= first:
-                continue
-            for name in os.listdir(self.path / day):
-                if parse(f"{day}/{unfinished(name) or name}"):
-                    (self.path / day / name).unlink(missing_ok=True)  # another process may be at it too
-                    deleted += 1
-            if not os.listdir(self.path / day):
-                (self.path / day).rmdir()
+        for file in list(self.path.glob("*/*")):
+            day = file.parent.name
+            if day < first and parse(f"{day}/{unfinished(file.name) or file.name}"):
+                file.unlink(missing_ok=True)  # another process may be at it too
+                deleted += 1
+                with suppress(OSError):  # it holds more
+                    file.parent.rmdir()
         return deleted

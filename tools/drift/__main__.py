@@ -38,7 +38,9 @@ BLOCKS, FEWEST = 12, 50  # of the rows, where no time is given; photos that an e
 LOOKED_AT = 40  # photos of each block whose quality is measured
 SURE = 0.01  # p-value of an alarm, divided among the sources
 QUALITY = ("brightness", "contrast", "sharpness")
-WEAK = "few dirty cars: had they moved one standard deviation towards clean ones, {} photos would likely raise an alarm"
+WEAK = (
+    "few dirty cars: had they come so near to clean ones that {:.0%} were called clean, {} photos would likely show it"
+)
 
 Report = dict[str, Any]
 
@@ -104,18 +106,18 @@ class Drift:
         ratios = (self.certificate.ratio, self.certificate.ratio_high)
         precision, certified = precision_at_share(ratios, min(share, 1 - 1e-9)).tolist()
         needed = shift.photos_needed(self.clean, self.dirty_p, share, self.edges, SURE)
-        return {
+        nearer = self.scores(shift.nearer(self.dirty_p)).clean_rate
+        report: Report = {
             "verdicts": int(now.photos), "clean_rate": now.clean_rate,
             "dirty_share": share, "dirty_share_low": low, "dirty_share_high": high,
             "dirty_share_em": shift.em(self.clean, self.dirty, now),
             "precision_clean": precision, "precision_clean_certified": certified,
             "distance": tests.distance, "p_value": tests.p_value,
-            "false_clean_rate": self.dirty.clean_rate,
-            "false_clean_rate_visible": shift.visible(
-                self.clean, self.dirty_p, now.photos, share, self.edges, self.certificate.t_clean, SURE),
-            "photos_needed": needed,
-        } | ({} if needed and needed <= now.photos else
-             {"note": WEAK.format(f"about {needed:,}" if needed else "no number of")})  # fmt: skip
+            "false_clean_rate": self.dirty.clean_rate, "false_clean_rate_nearer": nearer, "photos_needed": needed,
+        }  # fmt: skip
+        if needed is None or needed > now.photos:
+            report["note"] = WEAK.format(nearer, f"about {needed:,}" if needed else "no number of")
+        return report
 
 
 def regex(text: str) -> str:

@@ -115,39 +115,21 @@ def explained(clean: Scores, dirty: Scores, now: Scores, edges: ArrayLike, rng: 
     return Explained(float(distance), float((least <= least[0]).mean()), (any_change, dirty_moved, clean_moved))
 
 
-def visible(
-    clean: Scores, dirty: ArrayLike, photos: float, share: float, edges: ArrayLike, t_clean: float, level: float
-) -> float | None:
-    """The rate at which dirty cars would be called clean if they had moved towards clean ones by just so much that
-    `explained` gives a p-value of at most `level` in 80 % of cases. `dirty`: p_clean of the reference's. None where no
-    move would: dirty cars are too few, now or in the reference."""
-    by = np.linspace(0, 3, 61)
-    seen = _seen(clean, dirty, photos, share, edges, by, level)
-    return float((_nearer(dirty, by[seen.argmax()]) >= t_clean).mean()) if seen.any() else None
+def nearer(dirty: ArrayLike) -> Floats:
+    """p_clean of dirty cars that have moved towards clean ones by one standard deviation of their log-odds."""
+    x = _logit(dirty)
+    return np.asarray(special.expit(x + x.std()))
 
 
 def photos_needed(clean: Scores, dirty: ArrayLike, share: float, edges: ArrayLike, level: float) -> int | None:
-    """About how many photos it takes to see likewise that dirty cars have moved by one standard deviation. None where
-    not even a million do: dirty cars are too few."""
+    """About how many photos it takes for `explained` to give a p-value of at most `level` in 80 % of cases, had dirty
+    cars moved so. `dirty`: p_clean of the reference's. None where not even a million do: dirty cars are too few."""
     photos = np.geomspace(100, 1e6, 161)
-    seen = _seen(clean, dirty, photos, share, edges, np.ones(1), level)
+    before, after = (Scores.from_photos(p, edges, 1).bins for p in (dirty, nearer(dirty)))
+    now = (1 - share) * clean.bins / clean.photos + share * after / after.sum()
+    z = _moves(clean.bins, before, photos[:, None] * now, _middles(edges))[0]
+    seen = z >= stats.norm.isf(level / 6) + stats.norm.ppf(0.8)  # one of three tests, of two sides
     return int(photos[seen.argmax()]) if seen.any() else None
-
-
-def _nearer(dirty: ArrayLike, by: float) -> Floats:
-    """p_clean after a move by so many standard deviations of the log-odds."""
-    x = _logit(dirty)
-    return np.asarray(special.expit(x + by * x.std()))
-
-
-def _seen(
-    clean: Scores, dirty: ArrayLike, photos: ArrayLike, share: float, edges: ArrayLike, by: Floats, level: float
-) -> NDArray[np.bool_]:
-    """Whether a move is likely seen, for each of several moves or numbers of photos, `[B]`."""
-    before, *after = (Scores.from_photos(_nearer(dirty, one), edges, 1).bins for one in (0, *by))
-    now = (1 - share) * clean.bins / clean.photos + share * np.stack(after) / before.sum()
-    z = _moves(clean.bins, before, np.reshape(photos, (-1, 1)) * now, _middles(edges))[0]
-    return np.asarray(z >= stats.norm.isf(level / 6) + stats.norm.ppf(0.8))  # one of three tests, of two sides
 
 
 def _moves(clean: ArrayLike, dirty: ArrayLike, now: ArrayLike, x: Floats) -> Floats:

@@ -17,7 +17,7 @@ from serving.audit.auditor import Store, open_store
 from serving.audit.kept import parse
 from serving.photo.decode import open_photo, upright_rgb
 from serving.photo.errors import PhotoError
-from stages.common.base.errors import StageError, run_stage
+from stages.common.base.errors import run_stage
 from tools.audit_promise.judgements import VERDICTS
 from tools.judge.book import Book
 
@@ -102,8 +102,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8002)
     args = parser.parse_args(arguments)
     store = open_store(args.audit_dir)
-    if store is None:
-        raise StageError("name the folder or bucket in which the service keeps photos: AUDIT_DIR=audit")
     hosts = list(LOCAL) if args.host in LOCAL else None
     app = create_app(store, Book(args.out), args.judges, hosts)
     print(f"Judge on http://{args.host}:{args.port} ; judgements go to {args.out}. Ctrl-C ends it.", file=sys.stderr)
