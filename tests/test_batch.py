@@ -405,7 +405,7 @@ def test_one_photo_is_told_in_words(pair: Pair, folder: Path, capsys: pytest.Cap
     "options",
     [
         ["--out", "x.jsonl", "--resume"], ["--limit", "0"], ["--status"], ["--out", ""], ["--out", "https://x/y"],
-        ["--out", "x.csv", "--sheet", "x.csv"], ["--out", "x.csv", "--sheet", "none/page.html"],
+        ["--out", "x.CSV"], ["--out", "x.csv", "--sheet", "x.csv"], ["--out", "x.csv", "--sheet", "none/page.html"],
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_met_are_refused(pair: Pair, folder: Path, options: list[str]) -> None:

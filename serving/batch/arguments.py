@@ -57,6 +57,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--out: a single file is written to a disk; name a prefix for a job": not args.job and out.startswith(URLS),
         "--out is empty": empty,
         "--out is a file, a folder, or a prefix of an object store": out.startswith(("http://", "https://")),
+        "--out: its ending in small letters makes it a file": args.job and out.lower().endswith(ENDINGS),
         "--out and --sheet are one file": args.sheet and args.sheet == Path(out),
         "--sheet: its folder does not exist": args.sheet and not args.sheet.parent.is_dir(),
         "--ray needs --out": args.ray and not out,

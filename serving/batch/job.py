@@ -89,6 +89,8 @@ class Shards:
 
     def __iter__(self) -> Iterator[int]:
         """Raises what ended the listing early, after the last shard."""
+        if self.listing is None and manifest.totals(self._folder) is None:
+            log.warning("the run with --shard 0 has not listed all photos yet; this one waits for it")
         while True:
             listed = self.listing is None or self.listing.done()
             self.totals = self.totals or manifest.totals(self._folder)

@@ -38,7 +38,7 @@ def find(
             yield photo if there else photo._replace(location=os.path.abspath(photo.location))
 
 
-def sample(found: Iterable[Photo], number: int, seed: int) -> list[Photo]:
+def sample(found: Iterable[Photo], number: int, seed: int) -> Iterator[Photo]:
     """So many of the photos, drawn uniformly by reservoir sampling (Vitter 1985), in their order."""
     draw, kept = random.Random(seed), list[tuple[int, Photo]]()
     for place, photo in enumerate(found):
@@ -46,7 +46,7 @@ def sample(found: Iterable[Photo], number: int, seed: int) -> list[Photo]:
             kept.append((place, photo))
         elif (at := draw.randrange(place + 1)) < number:
             kept[at] = place, photo
-    return [photo for _, photo in sorted(kept)]
+    yield from (photo for _, photo in sorted(kept))
 
 
 def _source(source: str, column: str | None, ours: Sequence[str], every: float, *, alone: bool) -> Iterator[Photo]:
