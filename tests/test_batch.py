@@ -322,11 +322,21 @@ def test_lists_as_other_programs_write_them(pair: Pair, folder: Path, tmp_path: 
         assert [row[0] for row in rows(out)[1:]] == ([f"{folder}/0/00.jpg"] if paths == 1 else paths)
 
 
-def test_a_malformed_url_of_a_list_has_a_row(pair: Pair, folder: Path, tmp_path: Path, out: Path) -> None:
-    urls = ["s3://", "s3:///key", "s3://a b/c", "http://", "https://[::1", "file://", f"file://{folder}/2/29.jpg"]
+def test_what_a_list_names_in_vain_has_a_row(pair: Pair, folder: Path, tmp_path: Path, out: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # that nobody writes to
+    urls = [
+        str(tmp_path / "pipe"),
+        "s3://",
+        "s3:///key",
+        "s3://a b/c",
+        "http://",
+        "https://[::1",
+        "file://",
+        f"file://{folder}/2/29.jpg",
+    ]
     (tmp_path / "list.txt").write_text("\n".join(urls))
     assert score(tmp_path / "list.txt", out) == 1
-    assert [bool(row[4]) for row in rows(out)[1:]] == [True] * 6 + [False]
+    assert [bool(row[4]) for row in rows(out)[1:]] == [True] * 7 + [False]
 
 
 def test_outputs_are_no_photos(pair: Pair, folder: Path) -> None:

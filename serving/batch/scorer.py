@@ -74,7 +74,7 @@ class Reader:
                 return self._object(photo)
             if photo.location.startswith(URLS):
                 return self._url(photo.location)
-            with open(photo.location, "rb") as file:
+            with open(photo.location, "rb", opener=_at_once) as file:
                 file.seek(photo.offset)
                 # No more memory is reserved than is needed.
                 return file.read(self._most(os.fstat(file.fileno()).st_size if photo.size is None else photo.size))
@@ -98,6 +98,11 @@ class Reader:
             return self._fetcher.fetch(url)
         except UrlError as error:
             raise ReadError("refused" if isinstance(error, UrlRefused) else "unfetchable", str(error)) from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens without waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class Scorer:
