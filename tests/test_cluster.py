@@ -161,6 +161,15 @@ def test_photos_go_to_a_dvc_remote_and_come_back(
 
 
 @needs_ray
+def test_ray_writes_a_file_that_is_no_photo(source: Path) -> None:
+    out = source / "out.parquet"
+    for _ in range(2):
+        assert score(source, out, "--ray", "--sheet", str(source / "page.html")) == 0
+        assert pq.read_metadata(out).num_rows == ray_cluster.PHOTOS
+    assert not list(source.glob(".*"))
+
+
+@needs_ray
 @pytest.mark.parametrize("victim", ray_cluster.VICTIMS)
 def test_whatever_is_killed_every_photo_has_one_row(tmp_path: Path, victim: str) -> None:
     assert ray_cluster.disturbed(tmp_path, victim)

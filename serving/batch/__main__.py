@@ -57,8 +57,7 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
 
 
 def _listed(args: argparse.Namespace) -> Iterable[Photo]:
-    own = [str(path) for path in (args.out, args.sheet, args.cars) if path]
-    found = find(args.source, column=args.column, own=own, every=args.every)
+    found = find(args.source, column=args.column, own=args.own, every=args.every)
     return islice(found if args.sample is None else sample(found, args.sample, args.seed), args.limit)
 
 
@@ -129,8 +128,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        ways = "; the same command goes on" if args.job else f"; --resume goes on with what {args.out} holds"
-        print(f"stopped{ways if args.job or (args.out or '').endswith('.csv') else ''}", file=sys.stderr)
+        goes_on = "; the same command goes on" if args.job or args.ray else ""
+        if not goes_on and args.out.endswith(".csv"):
+            goes_on = f"; --resume goes on with what {args.out} holds"
+        print(f"stopped{goes_on}", file=sys.stderr)
         return 130
     if args.out:
         print(f"{counts.total():,} photos: {status.describe(counts)}; written to {args.out}", file=sys.stderr)

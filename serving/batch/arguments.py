@@ -24,7 +24,8 @@ an error instead, 2 it could not be done, the message says why, 130 stopped by C
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options; `job` is whether --out is a folder or prefix. What cannot be met ends the program with code 2."""
+    """The options; `job` is whether --out is a folder or prefix, `own` all that is written. What cannot be met ends the
+    program with code 2."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,6 +51,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args.out = out = out.rstrip("/") or out[:1]
     args.job = bool(out) and not out.endswith(ENDINGS)
     args.cars = Path(out).with_suffix(".cars.csv") if args.car_regex and out else None
+    args.own = [str(path) for path in (out, args.sheet, args.cars) if path]
     wrong = {
         "name a SOURCE, or --status alone with --out": args.status == bool(args.source),
         "--status tells of a job: name its folder as --out": args.status and not args.job,

@@ -61,7 +61,7 @@ def split(url: str) -> tuple[Any, str]:
     """The store and the key of an object's URL. Raises UserError."""
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
-    if not re.fullmatch(r"[\w.-]+", bucket):
+    if not re.fullmatch(r"[\w.$-]+", bucket):
         raise ReadError("missing", "the URL names no bucket")
     return store(f"{scheme}://{bucket}"), key
 

@@ -69,8 +69,9 @@ def _source(source: str, column: str | None, ours: Sequence[str], every: float, 
 
 def _within(name: str, places: Sequence[str]) -> bool:
     """Whether a file or object is one of the places, or lies below one, however its folder is named."""
-    folder, _, base = name.rpartition("/")
-    name = name if name.startswith(STORES) else os.path.join(_real(folder or ("/" if name[:1] == "/" else ".")), base)
+    if not name.startswith(STORES):
+        folder, base = os.path.split(os.path.abspath(name))
+        name = os.path.join(_real(folder), base)
     return any(name == place or name.startswith(f"{place}/") for place in places)
 
 
