@@ -15,7 +15,7 @@ from serving.batch import job, photos, status
 from serving.batch.folder import Folder
 from tests.support import ray_cluster, store
 from tests.support.jobs import each_once, score
-from tests.support.live import ROOT, wait_until
+from tests.support.live import ROOT, free_port, wait_until
 from tests.support.onnx_models import write_pair
 
 pytestmark = pytest.mark.slow
@@ -167,6 +167,12 @@ def test_ray_writes_a_file_that_is_no_photo(source: Path) -> None:
         assert score(source, out, "--ray", "--sheet", str(source / "page.html")) == 0
         assert pq.read_metadata(out).num_rows == ray_cluster.PHOTOS
     assert not list(source.glob(".*"))
+
+
+@needs_ray
+def test_an_address_without_ray_is_named(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    assert score(source, tmp_path / "out", "--ray", address) == 2 and address in capsys.readouterr().err
 
 
 @needs_ray

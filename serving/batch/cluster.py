@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -74,9 +75,12 @@ def _connected(address: str, workers: int | None) -> Iterator[Any]:
         }
     else:
         options |= {"address": address, "runtime_env": {"py_modules": [str(_ROOT / "serving")]}}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself asks a dead address for many minutes
+            socket.create_connection((host.strip("[]"), int(port)), 10).close()
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"--ray {address}: {error}") from None
     try:
         yield ray
