@@ -118,6 +118,32 @@ def test_no_verdict_before_its_photo_is_seen(page: sync_api.Page, tmp_path: Path
     assert [row["verdict"] for row in csv.DictReader((tmp_path / "judgements.csv").open())] == ["clean"]
 
 
+def test_a_photo_that_is_gone_and_a_page_that_is_loaded_again(
+    page: sync_api.Page, kept: Folder, tmp_path: Path
+) -> None:
+    names = list(kept.names())
+    page.route(
+        "**/photo/**", lambda route: route.abort() if route.request.url.endswith(names[1]) else route.continue_()
+    )
+    begin(page, "Zoë <i>李</i>")
+    page.click("[data-verdict=dirty]")
+    sync_api.expect(page.locator("#message")).to_contain_text("cannot be shown")
+    for key in "cd":
+        page.keyboard.press(key)  # on what nobody has seen
+    sync_api.expect(page.locator("[data-verdict=clean]")).to_be_disabled()
+    (kept.path / names[2]).unlink()
+    page.keyboard.press("u")
+    sync_api.expect(page.locator("[data-verdict=clean]")).to_be_enabled()
+    page.reload()
+    sync_api.expect(page.locator("#status")).to_have_text("Zoë <i>李</i> · 0 judged now · 22 left")
+    page.click("[data-verdict=clean]")
+    sync_api.expect(page.locator("#status")).to_contain_text("1 judged now")
+    rows = list(csv.DictReader((tmp_path / "judgements.csv").open(encoding="utf-8")))
+    assert [(row["photo"], row["verdict"]) for row in rows] == [
+        (names[0], "dirty"), (names[1], "unsure"), (names[3], "clean"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

@@ -7,9 +7,7 @@ interrupted. Contents are never touched, since DVC may share them with its cache
 """
 
 import argparse
-import csv
 import filecmp
-import io
 import os
 import shutil
 from collections import Counter
@@ -20,6 +18,7 @@ from serving.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.params import Data, load, strict
 from stages.common.base.photos import SPLITS
+from tools.table import read_table
 
 REMOVED, EXCLUDE = "removed_photos", "exclude"
 COLUMNS, ACTIONS = ("path", "action"), (*sorted(CLASSES), EXCLUDE)
@@ -40,13 +39,7 @@ class Correction(NamedTuple):
 
 def read_corrections(path: Path) -> list[tuple[str, str]]:
     """(path, action) rows of a CSV that a spreadsheet may have saved. Raises StageError naming what is wrong."""
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
-            raise StageError(f"{path}: the first line must name the columns {','.join(COLUMNS)}, separated by commas")
-        rows = [(row["path"] or "", row["action"] or "") for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StageError(f"cannot read {path}: {error}") from error
+    rows = [(row["path"], row["action"]) for _, row in read_table(path, COLUMNS)]
     return [row for row in rows if any(row)]
 
 

@@ -1,7 +1,5 @@
 """judgements.csv -> the outcomes that count, in the order they were judged."""
 
-import csv
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from serving.verdict.rule import CLEAN, DIRTY
 from stages.common.base.errors import StageError
+from tools.table import read_table
 
 UNSURE = "unsure"
 VERDICTS = (CLEAN, DIRTY, UNSURE)
@@ -87,23 +86,17 @@ def unanimous(path: Path) -> dict[str, str]:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows; columns that may be missing are empty. A last line without its end was cut short, and is left out."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        whole = text[: text.rfind("\n") + 1] if "\n" in text else text
-        reader = csv.DictReader(io.StringIO(whole, newline=""), strict=True)
-        if not set(REQUIRED) <= set(reader.fieldnames or ()):
-            raise StageError(f"{path}: the first line must name the columns {', '.join(REQUIRED)}, separated by commas")
-        rows = [({name: (row.get(name) or "").strip() for name in COLUMNS}, reader.line_num) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StageError(f"cannot read {path}: {error}") from error
-    for row, line in rows:
+    found = []
+    for line, cells in read_table(path, REQUIRED, journal=True):
+        row = {name: cells.get(name, "").strip() for name in COLUMNS}
         if not row["photo"] or row["verdict"] not in VERDICTS:
             raise StageError(
                 f"{path}, line {line}: verdict must be one of {', '.join(VERDICTS)} of a photo, found {row}"
             )
         if row["share"] and not _is_share(row["share"]):
             raise StageError(f"{path}, line {line}: share must be above 0 and at most 1, found {row['share']!r}")
-    return [row for row, _ in rows]
+        found.append(row)
+    return found
 
 
 def _is_share(text: str) -> bool:

@@ -8,7 +8,6 @@ code 0: no alarm, 3: an alarm, 1: it could not be done, the message says why.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,10 +37,6 @@ BLOCKS, FEWEST = 12, 50  # of the rows, where no time is given; photos that an e
 LOOKED_AT = 40  # photos of each block whose quality is measured
 SURE = 0.01  # p-value of an alarm, divided among the sources
 QUALITY = ("brightness", "contrast", "sharpness")
-WEAK = (
-    "few dirty cars: had they come so near to clean ones that {:.0%} were called clean, {} photos would likely show it"
-)
-
 Report = dict[str, Any]
 
 
@@ -69,8 +64,7 @@ class Certificate:
     @property
     def covers(self) -> float:
         """The largest share of dirty cars at which the target is certified."""
-        odds = (1 / self.target - 1) / self.ratio_high if self.ratio_high else math.inf
-        return odds / (1 + odds) if math.isfinite(odds) else 1.0
+        return 1 / (1 + self.ratio_high / (1 / self.target - 1))
 
 
 class Drift:
@@ -116,7 +110,8 @@ class Drift:
             "false_clean_rate": self.dirty.clean_rate, "false_clean_rate_nearer": nearer, "photos_needed": needed,
         }  # fmt: skip
         if needed is None or needed > now.photos:
-            report["note"] = WEAK.format(nearer, f"about {needed:,}" if needed else "no number of")
+            shown = f"about {needed:,} photos would likely show it" if needed else "no number of photos would show it"
+            report["note"] = f"few dirty cars: had they come so near that {nearer:.0%} were called clean, {shown}"
         return report
 
 

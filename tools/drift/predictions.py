@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import urllib.request
 from collections import Counter
@@ -19,6 +18,7 @@ from serving.batch.scorer import Row
 from serving.verdict.rule import CLEAN, UNCERTAIN, UNUSABLE
 from stages.common.base.errors import StageError
 from tools.drift.shift import Floats, Scores
+from tools.table import read_table
 
 SECONDS = 30  # for an answer of /metrics
 OF_THE_PHOTO = ("400", "413", "415", "422")  # statuses
@@ -29,12 +29,11 @@ def read_file(path: Path) -> tuple[list[Row], float]:
     rows: Sequence[Mapping[str, Any]]
     try:
         if path.suffix == ".parquet":
-            rows = extra("pyarrow.parquet").read_table(path).to_pylist()
+            rows = extra("pyarrow.parquet").read_table(path, columns=list(Row._fields)).to_pylist()
         else:
-            with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-                rows = [row for row in csv.DictReader(file) if row["error"] is not None]  # the last may be cut short
+            rows = [row for _, row in read_table(path, Row._fields, journal=True, errors="surrogateescape")]
         found = [_row(row) for row in rows]
-    except (OSError, KeyError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise StageError(f"{path} is no file of predictions by serving.batch: {error!r}") from error
     thresholds = {round(row.threshold, 6) for row in found if row.threshold is not None}
     if len(thresholds) != 1:

@@ -20,9 +20,11 @@ function begin() {
 }
 
 // No verdict is taken before its photo is seen: a second click must not judge the next one unseen.
+const mayBe = (verdict) => !busy && current && (!photo.hidden || verdict === "unsure");
+
 function hold(state) {
   busy = state;
-  buttons.forEach((button) => { button.disabled = state || !current; });
+  buttons.forEach((button) => { button.disabled = !mayBe(button.dataset.verdict); });
 }
 
 function say(words) {
@@ -54,7 +56,7 @@ async function next() {
 }
 
 async function decide(verdict) {
-  if (busy || !current) return;
+  if (!mayBe(verdict)) return;
   hold(true);
   try {
     const body = JSON.stringify({ photo: current, judge, verdict });
