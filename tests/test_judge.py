@@ -138,7 +138,19 @@ def test_a_photo_that_is_gone_and_a_page_that_is_loaded_again(
     sync_api.expect(page.locator("#status")).to_have_text("Zoë <i>李</i> · 0 judged now · 22 left")
     page.click("[data-verdict=clean]")
     sync_api.expect(page.locator("#status")).to_contain_text("1 judged now")
-    rows = list(csv.DictReader((tmp_path / "judgements.csv").open(encoding="utf-8")))
+    (tmp_path / "judgements.csv").rename(tmp_path / "moved.csv")
+    (tmp_path / "judgements.csv").mkdir()
+    page.click("[data-verdict=clean]")
+    sync_api.expect(page.locator("#status")).to_contain_text("Not saved ([Errno 21] Is a directory")
+    sync_api.expect(page.locator("[data-verdict=clean]")).to_be_enabled()
+    (tmp_path / "judgements.csv").rmdir()
+    page.click("[data-verdict=clean]")
+    sync_api.expect(page.locator("#status")).to_contain_text("2 judged now")
+    assert read(tmp_path / "judgements.csv").dirty.tolist() == [False]
+    kept.path.rename(tmp_path / "elsewhere")
+    page.reload()
+    sync_api.expect(page.locator("#status")).to_contain_text("No next photo ([Errno 2] No such file")
+    rows = list(csv.DictReader((tmp_path / "moved.csv").open(encoding="utf-8")))
     assert [(row["photo"], row["verdict"]) for row in rows] == [
         (names[0], "dirty"), (names[1], "unsure"), (names[3], "clean"),
     ]  # fmt: skip

@@ -17,6 +17,7 @@ from serving.audit.auditor import Store, open_store
 from serving.audit.kept import parse
 from serving.photo.decode import open_photo, upright_rgb
 from serving.photo.errors import PhotoError
+from serving.verdict.errors import UserError
 from stages.common.base.errors import run_stage
 from tools.audit_promise.judgements import VERDICTS
 from tools.judge.book import Book
@@ -37,6 +38,11 @@ def create_app(store: Store, book: Book, judges: int, hosts: list[str] | None) -
         response.headers["Content-Security-Policy"] = f"{POLICY}; frame-ancestors 'none'"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
+
+    @app.errorhandler(OSError)
+    @app.errorhandler(UserError)
+    def told(error: Exception) -> tuple[str, int, dict[str, str]]:
+        return str(error), 503, {"Content-Type": "text/plain; charset=utf-8"}  # a full disk, a store that is down
 
     @app.get("/")
     def index() -> Response:
@@ -76,7 +82,7 @@ def _kept(store: Store, name: str) -> bytes:
         raise NotFound
     try:
         return store.get(name)
-    except Exception as error:  # deleted meanwhile, or a remote store that does not answer
+    except (OSError, UserError) as error:  # deleted meanwhile, or a remote store that does not answer
         raise NotFound(f"{name} cannot be read: {error}") from error
 
 

@@ -25,7 +25,7 @@ class Book:
         content = path.read_bytes() if path.exists() else b""
         if csv_bytes(COLUMNS, ()).startswith(content):  # none, or a first line that was cut short
             path.write_bytes(b"")
-            self._append(COLUMNS)
+            self._append()
             return
         for row in read_rows(path):
             self._judges[row["photo"]].add(row["judge"])
@@ -54,10 +54,11 @@ class Book:
             self._append((name, verdict, judge, f"{kept.share:.12g}", kept.model, now))
             self._judges[name].add(judge)
 
-    def _append(self, row: Sequence[str]) -> None:
-        line = csv_bytes(row, ())
+    def _append(self, *rows: Sequence[str]) -> None:
         with self._path.open("ab", buffering=0) as file:
             start = file.tell()
+            first, *others = rows if start else (COLUMNS, *rows)  # the file may have been moved away
+            line = csv_bytes(first, others)
             try:
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))

@@ -43,11 +43,15 @@ function show(name, left) {
   photo.src = address(name);
 }
 
+async function ask(path, options) {
+  const answer = await fetch(path, options);
+  if (!answer.ok) throw new Error(answer.status === 503 ? await answer.text() : answer.status);
+  return answer.json();
+}
+
 async function next() {
   try {
-    const answer = await fetch(`next?judge=${encodeURIComponent(judge)}`);
-    if (!answer.ok) throw new Error(answer.status);
-    const { photos, left } = await answer.json();
+    const { photos, left } = await ask(`next?judge=${encodeURIComponent(judge)}`);
     show(photos[0] || null, left);
     for (const name of photos.slice(1)) new Image().src = address(name);
   } catch (error) {
@@ -60,8 +64,7 @@ async function decide(verdict) {
   hold(true);
   try {
     const body = JSON.stringify({ photo: current, judge, verdict });
-    const answer = await fetch("judgement", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-    if (!answer.ok) throw new Error(answer.status);
+    await ask("judgement", { method: "POST", headers: { "Content-Type": "application/json" }, body });
   } catch (error) {
     status.textContent = `Not saved (${error.message}); try again`;
     return hold(false);
