@@ -217,6 +217,19 @@ def test_expressions_that_capture_nothing(folder: Path, regex: str, capsys: pyte
     assert "--source" in capsys.readouterr().err
 
 
+def test_what_fits_no_path_is_told(folder: Path) -> None:
+    now = predictions("now.csv", 90, 10)
+    with pytest.raises(StageError, match="captures nothing of any path"):
+        main([now, "--source", "(camera[0-9]+)"])
+    with pytest.raises(StageError, match="holds none of the photos"):
+        main([now, "--photos", "."])
+    Path("a").mkdir()
+    Path("a/<0>.jpg").write_bytes(photo(200))
+    main([now, "--photos", ".", "--time", "(<0>)"])
+    blocks = json.loads(Path("reports/drift.json").read_text())["over_time"]
+    assert "brightness" in blocks["<0>"] and "brightness" not in blocks["other"]
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://", "http://127.0.0.1:9/a b"])
 def test_a_service_that_is_down(folder: Path, url: str) -> None:
     with pytest.raises(StageError, match="metrics"):

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
 from serving.batch.scorer import Row
+from serving.model.quality import Quality
 from serving.photo.errors import PhotoError
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_atomically
@@ -36,7 +37,6 @@ from tools.drift.shift import Scores
 BLOCKS, FEWEST = 12, 50  # of the rows, where no time is given; photos that an estimate needs
 LOOKED_AT = 40  # photos of each block whose quality is measured
 SURE = 0.01  # p-value of an alarm, divided among the sources
-QUALITY = ("brightness", "contrast", "sharpness")
 Report = dict[str, Any]
 
 
@@ -132,18 +132,20 @@ def split_by(rows: Sequence[Row], regex: str | None) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(id_of(row.path, regex) or "other", []).append(row)
+    if list(found) == ["other"]:
+        raise StageError(f"{regex!r} captures nothing of any path; the first is {rows[0].path!r}")
     return dict(sorted(found.items()))
 
 
 def quality(rows: Sequence[Row], folder: Path) -> dict[str, float]:
-    """Median brightness, contrast and sharpness of some of the photos, 0..1; nothing where none can be read."""
+    """Median brightness, contrast and sharpness of some of the photos; nothing where none can be read."""
     found = []
     for row in rows[:: max(1, len(rows) // LOOKED_AT)]:
         try:
-            found.append(photo_stats((folder / row.path).read_bytes()))
+            found.append(photo_stats((folder / row.path).read_bytes()).quality)
         except (OSError, PhotoError):
             continue  # its row says so, or it is not here any more
-    return {name: float(np.median([getattr(one, name) for one in found])) for name in QUALITY} if found else {}
+    return dict(zip(Quality._fields, np.median(found, 0).tolist(), strict=True)) if found else {}
 
 
 def alarms(report: Report, target: float) -> list[str]:
@@ -186,6 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
         report["now"] = drift.rows(rows)
         for name, part in split_by(rows, args.time).items():
             report["over_time"][name] = drift.rows(part) | (quality(part, args.photos) if args.photos else {})
+        if args.photos and not any(Quality._fields[0] in one for one in report["over_time"].values()):
+            raise StageError(f"{args.photos} holds none of the photos that were tried; the first is {rows[0].path!r}")
         if args.source:
             report["sources"] = {name: drift.rows(part) for name, part in split_by(rows, args.source).items()}
     if abs(threshold - certificate.t_clean) > 1e-6:
