@@ -3,16 +3,19 @@
 import contextlib
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from playwright import sync_api
 
 from serving.verdict.rule import Measures
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_json
-from tests.support.live import photo, running
+from tests.support.live import Live, photo, running, wait_until
 from tests.support.onnx_models import write_pair
 from tests.support.populations import normal
 from tools.drift import shift
@@ -144,6 +147,10 @@ def test_parquet_says_the_same(folder: Path) -> None:
     assert {**first, "predictions": ""} == {**second, "predictions": ""}
 
 
+def metrics_of(live: Live) -> str:
+    return requests.get(live.url + "/metrics", headers={"Authorization": "Bearer correct-horse"}, timeout=30).text
+
+
 def test_a_live_service_and_its_page(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: sync_api.Browser
 ) -> None:
@@ -158,6 +165,13 @@ def test_a_live_service_and_its_page(
             patch.setenv("STATUS_TOKEN", "correct-horse")
             with pytest.raises(SystemExit):  # nothing like these scores is in val and test
                 main([live.url + "/metrics"])
+            report = json.loads(Path("reports/drift.json").read_text())
+            assert "note" not in report["now"] or "reloaded" not in report["now"]["note"]
+            os.kill(live.pid, signal.SIGHUP)
+            wait_until(lambda: 'dirtycar_reloads_total{result="done"}' in metrics_of(live))
+            with pytest.raises(SystemExit):
+                main([live.url, "--out", "reloaded.json"])
+    assert "may be of another" in json.loads(Path("reloaded.json").read_text())["now"]["note"]
     report = json.loads(Path("reports/drift.json").read_text())
     assert report["now"]["verdicts"] == 80 and report["now"]["clean_rate"] == 0.75
     assert report["now"]["refused"] == {"refused": pytest.approx(1 / 81, abs=1e-6)}

@@ -37,6 +37,7 @@ from tools.drift.shift import Scores
 BLOCKS, FEWEST = 12, 50  # of the rows, where no time is given; photos that an estimate needs
 LOOKED_AT = 40  # photos of each block whose quality is measured
 SURE = 0.01  # p-value of an alarm, divided among the sources
+
 Report = dict[str, Any]
 
 
@@ -178,9 +179,13 @@ def main(arguments: list[str] | None = None) -> None:
     report: Report = {"predictions": args.predictions, "target": certificate.target, "covers": certificate.covers}
     report |= {"over_time": {}, "sources": {}}
     if args.predictions.startswith(("http://", "https://")):
-        now, edges, threshold, rates = read_metrics(args.predictions)
+        now, edges, threshold, rates, reloaded = read_metrics(args.predictions)
         drift = Drift(certificate, edges)
         report["now"] = {"photos": int(now.photos), "refused": rates, **drift.now(now)}
+        if reloaded:
+            report["now"]["note"] = (
+                "the model was reloaded since the service started: some counts may be of another one"
+            )
     else:
         rows, threshold = read_file(Path(args.predictions))
         drift = Drift(certificate)
@@ -200,8 +205,8 @@ def main(arguments: list[str] | None = None) -> None:
     report["alarms"] = alarms(report, certificate.target)
     page = render(report, drift.edges, drift.clean, drift.dirty, now)
     write_atomically({args.out: json_bytes(report), args.out.with_suffix(".html"): page.encode()})
-    found = report["alarms"] or ["no alarm", *([note] if (note := report["now"].get("note")) else [])]
-    print(*found, f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")
+    told = [*(report["alarms"] or ["no alarm"]), *([report["now"]["note"]] if "note" in report["now"] else [])]
+    print(*told, f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")
     if report["alarms"]:
         sys.exit(3)
 

@@ -21,8 +21,8 @@ TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
 
 def line(x: Floats, y: Sequence[float] | Floats) -> str:
-    """Points of a polyline; both axes 0..1."""
-    return " ".join(f"{WIDTH * a:.1f},{HEIGHT * (1 - b):.1f}" for a, b in zip(x, y, strict=True))
+    """Points of a polyline; both axes 0..1, what is beyond at the edge."""
+    return " ".join(f"{WIDTH * a:.1f},{HEIGHT * (1 - b):.1f}" for a, b in zip(x, np.clip(y, 0, 1), strict=True))
 
 
 def log_odds(p: Any) -> Floats:

@@ -54,8 +54,9 @@ def refused(rows: Sequence[Row]) -> dict[str, float]:
     return {kind: number / len(rows) for kind, number in sorted(kinds.items()) if kind}
 
 
-def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float]]:
-    """What a service has counted since it started: scores, the edges of their bins, threshold, refused shares.
+def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float], bool]:
+    """What a service has counted since it started: scores, the edges of their bins, threshold, refused shares; and
+    whether it has reloaded its model, so that some may be of another one.
 
     STATUS_TOKEN of the environment is sent. Raises StageError.
     """
@@ -75,6 +76,8 @@ def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float]]:
         raise StageError(f"{address}: the service has given no verdict yet")
     failed = sum(s.value for s in answers if s.labels["status"] in OF_THE_PHOTO)
     bins = np.diff([count for _, count in below[:-1]], prepend=0)  # the last but one ends at 1: infinity adds none
-    rates = {"refused": failed / (failed + labels.total()), UNCERTAIN: labels[UNCERTAIN] / labels.total()}
+    counts = {"refused": failed, UNCERTAIN: labels[UNCERTAIN], UNUSABLE: labels[UNUSABLE]}
+    rates = {kind: count / (failed + labels.total()) for kind, count in counts.items() if count}
     edges = np.array([end for end, _ in below[:-2]])
-    return Scores(bins, labels[CLEAN]), edges, threshold, {kind: rate for kind, rate in rates.items() if rate}
+    reloaded = any(s.name == "dirtycar_reloads_total" and s.labels["result"] == "done" for s in samples)
+    return Scores(bins, labels[CLEAN]), edges, threshold, rates, reloaded
