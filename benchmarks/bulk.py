@@ -87,23 +87,30 @@ def ways_of(shard: int, before: str | None, folder: Path) -> list[Way]:
     return ways
 
 
-def rates(count: int, rounds: int, before: str | None, only: str, folder: Path) -> None:
-    """Photos a second of every way, and its ratio to the way it is compared with."""
+def prepared(count: int, folder: Path) -> dict[str, int]:
+    """A model, which the environment names, and two folders of photos. Returns how many these have, by name."""
     distinct = make_photos()
     make_models(folder / "models", distinct, "tf_efficientnet_lite0", 128)
     model = folder / "models" / "int8" / "best.onnx"
     model.write_bytes(model.read_bytes().replace(b', "distance": []}', b"}" + b" " * 16))  # older commits know none
+    os.environ["MODEL_PATH"] = str(model)
     numbers = {"few": count // 4, "all": count}
     for name, number in numbers.items():
         (folder / name).mkdir()
         for place in range(number):
             (folder / name / f"{place:05}.jpg").write_bytes(distinct[place % len(distinct)])
+    return numbers
+
+
+def rates(count: int, rounds: int, before: str | None, only: str, folder: Path) -> None:
+    """Photos a second of every way, and its ratio to the way it is compared with."""
+    numbers = prepared(count, folder)
     ways = [way for way in ways_of(max(1, count // 8), before, folder) if only in way.name]
     spent: dict[str, list[Cost]] = {way.name: [] for way in ways}
     (folder / "store").mkdir()
     with store.running(folder / "store") as port:
         bucket = f"s3://{store.BUCKET}"
-        os.environ |= store.environment(port) | {"MODEL_PATH": str(model)}
+        os.environ |= store.environment(port)
         server = psutil.Process().children()[0]
         for name in numbers:
             for path in (folder / name).iterdir():

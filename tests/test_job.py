@@ -186,6 +186,18 @@ def test_a_job_has_a_folder_of_its_own(source: Path, capsys: pytest.CaptureFixtu
         assert json.loads((source / name / job.SUCCESS).read_bytes())["photos"] == PHOTOS
 
 
+@pytest.mark.parametrize("options", [[], ["--sample", "20", "--limit", "9"]])
+def test_what_is_listed_is_not_listed_again(source: Path, out: Path, options: list[str]) -> None:
+    assert score(source, out, "--shard-size", "8", *options) == 0
+    (out / job.part(0)).unlink()
+    for path in source.iterdir():
+        path.rename(source.parent / path.name)
+    source.rmdir()
+    source.symlink_to(source.parent)  # the photos lie where they lay, among others
+    assert score(source, out, "--shard-size", "8", *options) == 0
+    assert json.loads((out / job.SUCCESS).read_bytes())["photos"] == (9 if options else PHOTOS)
+
+
 def test_what_others_put_into_a_job_does_no_harm(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert score(source, out, "--shard-size", "8") == 0
     for name in ".DS_Store", "manifest/.DS_Store", "manifest/README", "part-x.parquet", "part-000000.parquet.bak":
