@@ -102,6 +102,15 @@ def test_a_busy_store_is_asked_again(
 
 
 @needs_store
+def test_a_job_on_s3_has_a_prefix_of_its_own(bucket: str) -> None:
+    """Neither the source nor one of other objects; its parts are no photos of the next run."""
+    assert score(f"{bucket}/in", f"{bucket}/in") == score(f"{bucket}/in/00.jpg", f"{bucket}/in") == 2
+    assert len(Folder(f"{bucket}/in").files()) == ray_cluster.PHOTOS
+    for _ in range(2):
+        assert score(f"{bucket}/in/", f"{bucket}/in/out/") == 0
+
+
+@needs_store
 def test_missing_and_forbidden_objects_are_rows(
     bucket: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
