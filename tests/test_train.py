@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from serving.photo.cores import vector_instructions
 from stages.backbone.fit import without_head
@@ -216,6 +217,29 @@ def test_kernels_are_limited_where_bits_shall_be_the_same(
     monkeypatch.setattr(os, "environ", {})
     devices.limit_kernels(replace(PARAMS, **changes))
     assert os.environ == (devices.COMMON_KERNELS if limited else {})
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss": "focal", "focal_gamma": 0.5}, {"loss": "focal", "focal_gamma": 1.5}])
+def test_a_step_computes_nothing_that_processors_approximate(trainable: Workspace, changes: dict[str, Any]) -> None:
+    trainable.set(**{f"train.{name}": value for name, value in changes.items()})
+    trainer = Trainer(load(Params), np.array([CLEAN, DIRTY]), 10, Ranks(0, 1, torch.device("cpu")))
+    images = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    with Operations() as used:
+        trainer.step(images, torch.tensor([CLEAN, DIRTY]), torch.arange(2), 0, 0)
+    assert not used.seen & {"sqrt", "log2", "log10", "acos", "asin", "atan", "_cdist_forward", "pow 0.5"}
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that run, and the exponents of powers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.seen.add(f"{name} {args[1]}" if name == "pow" else name)
+        return func(*args, **kwargs or {})
 
 
 def test_kernels_are_limited_before_torch_looks_at_the_processor() -> None:

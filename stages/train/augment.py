@@ -46,7 +46,7 @@ def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
     """Mirror, zoom, stretch, shift and rotate in one resampling."""
     flip = torch.where((draws[:, 0] + 1) / 2 < params.flip, -1.0, 1.0)
     zoom = 1 + params.zoom * draws[:, 1]
-    stretch = torch.sqrt(1 + params.aspect * draws[:, 2])
+    stretch = (1 + params.aspect * draws[:, 2]).rsqrt().reciprocal()  # not sqrt: see devices.py
     angle = math.radians(params.rotate) * draws[:, 3]
     cos, sin = torch.cos(angle), torch.sin(angle)
     shift = 2 * params.shift * draws[:, 4:6]  # the grid spans -1..1

@@ -4,8 +4,12 @@ A card that torch cannot use is an error, never a silent run on the CPU.
 
 Deterministic training on a CPU gives the same weights to the bit whatever the number of cores. Numeric libraries choose
 kernels by the processor and split sums by the number of threads; the order of a sum decides its last bits. Hence the
-kernels that all x86-64 processors with AVX2 have, and a fixed number of threads. Families of processors may differ all
-the same: an emulated Haswell trained other bits. torch is imported late: it asks for the processor when it is imported.
+kernels that all x86-64 processors with AVX2 have, and a fixed number of threads. torch is imported late: it asks for
+the processor when it is imported.
+
+A step may use no operation that torch leaves to MKL's vector mathematics, such as `sqrt`: those kernels start from
+`rsqrtps` and the like, which Intel and AMD answer with different bits. `rsqrt().reciprocal()` is torch's own, by IEEE
+division and root.
 """
 
 import os

@@ -39,7 +39,8 @@ def paint(images: Tensor, draws: Tensor) -> Tensor:
     amount, opacity = (draws[:, column, None, None] for column in (2, 3))
     place = torch.linspace(-1, 1, size, device=images.device)
     across, down = place[None, None, :], place[None, :, None]
-    car = ((1 - (across / 0.85) ** 2).clamp(0) * (1 - ((down - 0.15) / 0.75) ** 2).clamp(0)).sqrt()
+    car = (1 - (across / 0.85) ** 2).clamp(0) * (1 - ((down - 0.15) / 0.75) ** 2).clamp(0)
+    car = car.rsqrt().reciprocal()  # the root; not sqrt: see devices.py
     cover = torch.sigmoid(4 * ((first + second) / 2**0.5 + 0.2 + 0.6 * down - 0.8 * amount))
     alpha = (cover * car * (0.5 + 0.45 * opacity))[:, None]
     tones = torch.tensor(TONES, dtype=images.dtype, device=images.device)

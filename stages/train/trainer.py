@@ -157,7 +157,7 @@ def loss(outputs: Tensor, labels: Tensor, weights: Tensor, params: TrainParams) 
     if params.loss == "focal":
         p_true = outputs.softmax(1).gather(1, labels[:, None])[:, 0]
         doubt = (1 - p_true).clamp(min=torch.finfo(p_true.dtype).tiny)  # a root has no gradient at 0
-        each = doubt**params.focal_gamma * each
+        each = (params.focal_gamma * doubt.log()).exp() * each  # not **, which may be a sqrt: see devices.py
     return (weights[labels] * each).mean()
 
 
