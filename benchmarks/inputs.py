@@ -41,8 +41,8 @@ CHECKED = "int8 with car_check"
 class _Gallery:
     """Stands in for the train photos that the car check compares with."""
 
-    def __init__(self, images: Sequence[NDArray[np.uint8]], size: int) -> None:
-        self._images, self.size = images, size
+    def __init__(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        self._images = images
 
     def outputs(self, network: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> NDArray[np.float64]:
         """Of 1,024 photos, as many as the stage takes."""
@@ -56,18 +56,20 @@ def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int, *, 
     from stages.common.network.model import Checkpoint, create
     from stages.common.pixels.photo_set import PhotoSet
     from stages.convert.__main__ import contents
-    from stages.convert.car_check import add_distance
-    from stages.convert.graph import to_onnx
+    from stages.convert.car_check import add_distance, add_features
+    from stages.convert.graph import Logit, to_onnx
     from stages.convert.precision import to_int8
     from stages.export.__main__ import bundle, golden_answers
 
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    fp32 = to_onnx(Checkpoint(name, size, *imagenet, "none", 0, create(name).state_dict()))
+    checkpoint = Checkpoint(name, size, *imagenet, "none", 0, create(name).state_dict())
+    logit = Logit(checkpoint)
+    fp32 = to_onnx(logit, checkpoint)
     images = [decode(photo, size)[None] for photo in photos[:8]]
     models = {"fp32": fp32, "int8": to_int8(fp32, images)}
     if check:
-        gallery = cast(PhotoSet, _Gallery(images, size))
-        models[CHECKED] = add_distance(models["int8"], gallery, lambda features: to_int8(features, images))
+        both = to_onnx(add_features(logit, name, size, images), checkpoint)
+        models[CHECKED] = add_distance(to_int8(both, images), cast(PhotoSet, _Gallery(images)))
     decision = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
     calibration = Calibration(1.0, 0.0)
     for precision, model in models.items():

@@ -44,7 +44,7 @@ def pixels(paths: list[Path], size: int) -> NDArray[np.uint8]:
 def unit_features(groups: Sequence[NDArray[np.uint8]], *, int8: bool) -> list[NDArray[np.float32]]:
     """Features of length 1 of each group's photos, `[N, 320]`; the first group are cars."""
     size = groups[0].shape[1]
-    model = export(Features(size).eval(), torch.zeros(2, size, size, 3, dtype=torch.uint8), "image", "features")
+    model = export(Features(size).eval(), torch.zeros(2, size, size, 3, dtype=torch.uint8), "image", ["features"])
     if int8:
         model = to_int8(model, list(batches(groups[0][:: len(groups[0]) // 128])))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from flask import Flask
@@ -26,10 +25,11 @@ from stages.backbone.__main__ import reference_weights
 from stages.common.base.params import Data
 from stages.common.base.paths import REFERENCE
 from stages.common.base.photos import train_photos
-from stages.common.network.model import create
 from stages.common.pixels.photo_set import PhotoSet
 from stages.convert import car_check
 from stages.convert.__main__ import contents
+from stages.convert.graph import Logit, to_onnx
+from stages.convert.precision import to_int8
 from stages.threshold.refusal import Cut, choose_limit, choose_refusal
 from tests.support import networks
 from tests.support.live import photo
@@ -135,35 +135,61 @@ def test_an_older_decision_has_a_limit_on_distance_alone() -> None:
 
 
 HEADS = ("conv_head.", "bn2.", "classifier.")
+SMALL = "test_efficientnet"
 
 
-@pytest.mark.parametrize("features", ["test_efficientnet", pytest.param(car_check.NAME, marks=pytest.mark.slow)])
-def test_the_second_output_leaves_the_first_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: str
-) -> None:
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoSet:
+    """Eight photos of 64 pixels, each its own neighbour, in the current folder; the frozen network is a small one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(car_check, "NAME", SMALL)
+    monkeypatch.setattr(car_check, "NEIGHBOURS", 1)
     write_photos(Path("data_cars"), clean=4, dirty=4)
     REFERENCE.parent.mkdir()
-    torch.manual_seed(0)
-    small = {key: value for key, value in create(features).state_dict().items() if not key.startswith(HEADS)}
-    save_file(reference_weights() if features == car_check.NAME else small, REFERENCE)
-    monkeypatch.setattr(car_check, "NAME", features)
+    weights = networks.checkpoint(SMALL).weights
+    save_file({key: value for key, value in weights.items() if not key.startswith(HEADS)}, REFERENCE)
     names = [f"train/{label}/{number:03}.jpg" for label in ("clean", "dirty") for number in range(4)]
     rows = "".join(f"{name},{name},\n" for name in names)
     Path("artifacts/train_photos.csv").write_text("path,group,source\n" + rows)
-    gallery = PhotoSet(Data("data_cars", "none", 1.0), list(train_photos()), 64)
-    monkeypatch.setattr(car_check, "NEIGHBOURS", 1)
-    plain = networks.exported()
-    both = car_check.add_distance(plain, gallery, lambda features: features)
-    Path("network.onnx").write_bytes(contents(both, METADATA.__class__(**{**vars(METADATA), "image_size": "64"})))
-    network = Network(Path("network.onnx"))
-    images = np.concatenate([gallery.pixels(range(8)), 255 - gallery.pixels(range(8))])
-    scores = network.run_both(images)
-    assert (scores[:, 0] == networks.run(plain, images)).all() and (scores[:, 0] == network.run(images)).all()
-    assert (scores[:8, 1] < 1e-3).all() and (
-        scores[8:, 1] > 0.01
-    ).all()  # each photo of the gallery is its own neighbour
-    onnx.checker.check_model(both, full_check=True)
+    return PhotoSet(Data("data_cars", "none", 1.0), list(train_photos()), 64)
+
+
+@pytest.mark.parametrize("model", [SMALL, networks.SMALL], ids=["stages shared", "nothing shared"])
+def test_the_second_output_leaves_the_first_as_it_is(gallery: PhotoSet, model: str) -> None:
+    checkpoint, images = networks.checkpoint(model), gallery.pixels(range(8))
+    plain = networks.exported(model)
+    scores = car_check.add_features(Logit(checkpoint), model, 64, gallery.batches())
+    assert (scores.adapter is not None) == (model == SMALL)
+    both = to_onnx(scores, checkpoint)
+    for make in (lambda graph: graph, lambda graph: to_int8(graph, [images])):
+        checked = car_check.add_distance(make(both), gallery)
+        Path("network.onnx").write_bytes(contents(checked, replace(METADATA, image_size="64")))
+        network = Network(Path("network.onnx"))
+        found = network.run_both(np.concatenate([images, 255 - images]))
+        alone = networks.run(make(plain), np.concatenate([images, 255 - images]))
+        assert (found[:, 0] == alone).all() and (found[:8, 0] == network.run(images)).all()
+        assert (found[:8, 1] < 1e-3).all() and (found[8:, 1] > 0.01).all()
+
+
+def test_the_adapter_undoes_what_training_did_to_the_first_stages(
+    gallery: PhotoSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "tf_efficientnet_lite0"
+    monkeypatch.setattr(car_check, "NAME", name)
+    frozen = reference_weights()
+    save_file(frozen, REFERENCE)
+    checkpoint = networks.checkpoint(name)
+    trained = checkpoint.weights | frozen
+    for key in ("0.bn3.weight", "0.bn3.bias", "1.bn3.weight", "1.bn3.bias"):  # the last of the shared stages
+        trained[f"blocks.2.{key}"] = -3 * trained[f"blocks.2.{key}"]
+    trained["blocks.2.1.conv_pw.weight"] = trained["blocks.2.1.conv_pw.weight"] / -3
+    trained["blocks.2.1.bn3.bias"] += torch.rand(40)
+    logit = Logit(replace(checkpoint, mean=(0.5,) * 3, std=(0.5,) * 3, weights=trained))
+    images = torch.from_numpy(255 - gallery.pixels(range(8)))
+    with torch.inference_mode():
+        expected = car_check.Features(64).eval()(images)
+        found = car_check.add_features(logit, name, 64, gallery.batches())(images)[1]
+    assert torch.allclose(expected, found, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_averaging_within_the_first_layer_is_averaging_before_it(

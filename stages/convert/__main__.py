@@ -29,8 +29,8 @@ from stages.common.pixels.photo_set import PhotoSet, batch_size
 from stages.convert import candidates
 from stages.convert.cam import add_map
 from stages.convert.candidates import Candidate, Floats
-from stages.convert.car_check import GALLERY, add_distance
-from stages.convert.graph import to_onnx
+from stages.convert.car_check import GALLERY, add_distance, add_features
+from stages.convert.graph import Logit, only, to_onnx
 from stages.convert.params import Params
 from stages.convert.precision import ConversionError, to_fp16, to_int8
 
@@ -99,10 +99,13 @@ class Trial:
         size = checkpoint.img_size
         self.calibration = list(PhotoSet(params.data, chosen, size).batches())
         self.photos = PhotoSet(params.data, held_out, size)
-        self.data, self.gallery = params.data, calibration_photos(others, GALLERY)
+        self.gallery = PhotoSet(params.data, calibration_photos(others, GALLERY), size)
         self.is_clean = self.photos.labels == CLEAN
         self.reference = checkpoint_scores(checkpoint, self.photos)
-        self.params, self.fp32 = params.convert, to_onnx(checkpoint)
+        logit = Logit(checkpoint)
+        check = params.convert.car_check
+        network = add_features(logit, checkpoint.model, size, self.gallery.batches()) if check else logit
+        self.params, self.fp32 = params.convert, to_onnx(network, checkpoint)
         self.metadata = Metadata(
             model=checkpoint.model, precision="fp32", target=params.convert.target, image_size=str(size),
             resize=RESIZE_RULE, classes=",".join(CLASSES), data_version=checkpoint.data_version,
@@ -113,22 +116,16 @@ class Trial:
         """Make and judge a candidate. Raises ConversionError or ModelError where ONNX Runtime cannot make or load it;
         whatever else goes wrong is no reason to serve another precision."""
         graph = build(precision, self.fp32, self.calibration)
-        content = contents(graph, replace(self.metadata, precision=precision))
-        network = candidates.load(content)
+        metadata = replace(self.metadata, precision=precision)
+        network = candidates.load(contents(only(graph, "logit"), metadata))
         answers = self.photos.outputs(network.run)
         judged = candidates.judge(self.is_clean, self.reference, answers, self.params.max_auc_loss)
-        return Candidate(content, network, judged)
+        return Candidate(graph, network, judged)
 
-    def with_outputs(self, precision: str, chosen: Candidate) -> bytes:
+    def content(self, chosen: Candidate) -> bytes:
         """The candidate's file, with a distance if `convert.car_check` wants one and a map where there can be one."""
-        model = add_map(onnx.load_from_string(chosen.content), self.fp32)
-        if self.params.car_check:
-            model = add_distance(
-                model, PhotoSet(self.data, self.gallery, self.photos.size),
-                lambda features: build(precision, features, self.calibration),
-            )  # fmt: skip
-        content: bytes = model.SerializeToString(deterministic=True)
-        return content
+        model = add_map(chosen.graph, self.fp32)
+        return contents(add_distance(model, self.gallery) if self.params.car_check else model, chosen.network.metadata)
 
 
 def try_all(trial: Trial, wanted: Sequence[str]) -> dict[str, Candidate | str]:
@@ -174,7 +171,7 @@ def main() -> None:
         raise StageError(f"{' and '.join(wanted)} did not pass; see `convert` in params.yaml")
     chosen = tried[passed[0]]
     assert isinstance(chosen, Candidate)
-    write_atomically({NETWORK: trial.with_outputs(passed[0], chosen), REPORT: json_bytes(report)})
+    write_atomically({NETWORK: trial.content(chosen), REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.model.predictor import MAP
+from stages.convert.graph import only
 
 _TOLERANCE = 1e-3  # of the logit, which is about 1 to 10
 
@@ -38,10 +39,10 @@ def add_map(network: onnx.ModelProto, fp32: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _pool(model: onnx.ModelProto) -> onnx.NodeProto | None:
-    """The last node that averages whole feature maps `[N, C, h, w]`, if any."""
+    """The last node before the logit that averages whole feature maps `[N, C, h, w]`, if any."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found = None
-    for node in model.graph.node:
+    for node in only(model, "logit").graph.node:
         if node.op_type == "ReduceMean" and len(node.input) == 2 and node.input[1] in constants:
             axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
             found = node if sorted(axes) in ([2, 3], [-2, -1]) else found

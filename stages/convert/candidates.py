@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata, spearmanr
 
@@ -86,16 +87,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network in one precision: the file, loaded as the service would load it, and how it was judged."""
+    """A network in one precision: its graph, its logit loaded as the service would load it, and how that was judged."""
 
-    content: bytes
+    graph: onnx.ModelProto
     network: Network
     judged: Judged
 
     def row(self) -> dict[str, Any]:
         """For the report."""
         ranking = asdict(self.judged.ranking) if self.judged.ranking else {}
-        return {"passed": self.judged.passed, "why": self.judged.why, **ranking, "size_bytes": len(self.content)}
+        return {"passed": self.judged.passed, "why": self.judged.why, **ranking, "size_bytes": self.graph.ByteSize()}
 
 
 def load(content: bytes) -> Network:

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import onnx
 import torch
@@ -14,6 +16,8 @@ from stages.common.network.model import Checkpoint, Normalise, clean_logit
 class Logit(nn.Module):
     """uint8 RGB `[N, S, S, 3]` -> the logit of clean against dirty, float32 `[N]`."""
 
+    outputs: ClassVar[Sequence[str]] = ("logit",)
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.normalise = Normalise(checkpoint.mean, checkpoint.std)
@@ -23,22 +27,23 @@ class Logit(nn.Module):
         return clean_logit(self.network(self.normalise(image)))
 
 
-def to_onnx(checkpoint: Checkpoint) -> onnx.ModelProto:
-    """Export in float32 with a free batch size. Raises StageError for a network ONNX cannot express."""
+def to_onnx(network: Any, checkpoint: Checkpoint) -> onnx.ModelProto:
+    """Export the checkpoint's Logit, perhaps with features, in float32 with a free batch size. Raises StageError for a
+    network ONNX cannot express."""
     example = torch.zeros(2, checkpoint.img_size, checkpoint.img_size, 3, dtype=torch.uint8)
     try:
-        return export(Logit(checkpoint).eval(), example, "image", "logit")
+        return export(network.eval(), example, "image", network.outputs)
     except Exception as error:  # the exporter wraps anything
         raise StageError(f"{checkpoint.model} cannot be exported to ONNX: {error}") from error
 
 
-def export(network: nn.Module, example: Tensor, source: str, output: str) -> onnx.ModelProto:
-    """A module from `source`, such as `example`, to `output`, for any N; what the exporter raises is its own."""
+def export(network: nn.Module, example: Tensor, source: str, outputs: Sequence[str]) -> onnx.ModelProto:
+    """A module from `source`, such as `example`, to `outputs`, for any N; what the exporter raises is its own."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         program = torch.onnx.export(
-            network, (example,), input_names=[source], output_names=[output], dynamo=True, verbose=False,
+            network, (example,), input_names=[source], output_names=outputs, dynamo=True, verbose=False,
             dynamic_shapes={source: {0: torch.export.Dim("N")}},
         )  # fmt: skip
     assert program is not None  # only without dynamo
@@ -56,7 +61,17 @@ def strip(graph: onnx.GraphProto) -> None:
         node.doc_string = ""
 
 
+def only(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """What leads from the images to one output, under the same names."""
+    return onnx.utils.Extractor(model).extract_model(["image"], [output])
+
+
 def outside_layers(model: onnx.ModelProto) -> list[str]:
-    """The nodes before the first layer and after the last: a few operations, kept in float32 whatever the rest is."""
-    layers = [i for i, node in enumerate(model.graph.node) if node.op_type in ("Conv", "Gemm", "MatMul")]
-    return [node.name for i, node in enumerate(model.graph.node) if not layers[0] <= i <= layers[-1]]
+    """The nodes before the first layer of each output and after the last: a few operations, kept in float32 whatever
+    the rest is."""
+    found = []
+    for output in model.graph.output:
+        nodes = only(model, output.name).graph.node
+        layers = [i for i, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")]
+        found += [node.name for i, node in enumerate(nodes) if not layers[0] <= i <= layers[-1]]
+    return found

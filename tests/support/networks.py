@@ -8,7 +8,7 @@ import onnxruntime
 import torch
 
 from stages.common.network.model import Checkpoint, create
-from stages.convert.graph import to_onnx
+from stages.convert.graph import Logit, to_onnx
 
 SMALL = "test_resnet"  # quick to export, with the layers that quantisation is about
 
@@ -22,7 +22,7 @@ def checkpoint(name: str, size: int = 64) -> Checkpoint:
 @functools.cache
 def exported(name: str = SMALL) -> onnx.ModelProto:
     """uint8 `[N, 64, 64, 3]` -> logit `[N]`; not to be changed."""
-    return to_onnx(checkpoint(name))
+    return to_onnx(Logit(checkpoint(name)), checkpoint(name))
 
 
 def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
