@@ -1,5 +1,7 @@
 """`python -m benchmarks.refusals FOLDER [--size 224] [--int8]`: are pictures of other things refused as no car?
 
+`--cost` in place of FOLDER: what the check of artifacts/network.onnx costs beside a photo's other steps.
+
 `--drawn 600` in place of FOLDER: of so many drawn pictures (samples/not_cars.py), by artifacts/best.onnx as served, in
 which they have no part. For the cars, its refusals among the photos of test are counted.
 
@@ -11,24 +13,30 @@ of cars: no picture of another thing has any part.
 
 import argparse
 import csv
+import math
 import re
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.inputs import make_photos
 from samples.not_cars import draw_not_car
 from serving.model.predictor import Predictor
+from serving.model.quality import quality
 from serving.photo.decode import decode
-from stages.common.base.paths import MODEL, PREDICTIONS
+from stages.common.base.paths import MODEL, NETWORK, PREDICTIONS
 from stages.common.bounds import rate_low
 from stages.convert.car_check import NEIGHBOURS, Features
-from stages.convert.graph import export
+from stages.convert.graph import export, only
 from stages.convert.precision import to_int8
 from stages.threshold.refusal import choose_limit
 
@@ -80,16 +88,57 @@ def refuse_drawn(count: int) -> None:
     print(f"  cars of test refused {np.mean(cars):.4f} ({sum(cars)} of {len(cars)} photos)")
 
 
+def compare_cost(rounds: int = 100, together: int = 4) -> None:
+    """Print the CPU time of each step of a verdict on one thread, in turn, the best of the rounds: of one photo in a
+    model call, and of as many as a busy service puts into one."""
+    model, options = onnx.load(NETWORK), ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    size = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    with_check, without = (
+        ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for graph in (model, only(model, "logit"))
+    )
+    photos = make_photos(together)
+    images = np.stack([decode(photo, size) for photo in photos])
+    steps: dict[str, Callable[[], object]] = {
+        "decoding": lambda: [decode(photo, size) for photo in photos],
+        "brightness and sharpness": lambda: [quality(image) for image in images],
+    }
+    for count in (1, together):
+        batch = {"image": images[:count]}
+        steps |= {
+            f"network alone, {count}": partial(without.run, None, batch),
+            f"network and check, {count}": partial(with_check.run, None, batch),
+        }
+    best = dict.fromkeys(steps, math.inf)
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            best[name] = min(best[name], time.process_time() - start)
+    best = {name: 1000 * seconds / (1 if name.endswith(", 1") else together) for name, seconds in best.items()}
+    print(f"python -m benchmarks.refusals --cost: {size} pixels, JPEGs of 1600 x 1200, ms of CPU time a photo")
+    for name, milliseconds in best.items():
+        print(f"  {name:26} {milliseconds:.2f}")
+    for count in (1, together):
+        alone, both = (best[f"network {name}, {count}"] for name in ("alone", "and check"))
+        verdict = best["decoding"] + best["brightness and sharpness"] + both
+        print(f"  the check: {(both - alone) / verdict:.1%} of a verdict with {count} photos in a call")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", type=Path, nargs="?")
     what.add_argument("--drawn", type=int, metavar="COUNT")
+    what.add_argument("--cost", action="store_true")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--int8", action="store_true")
     parser.add_argument("--group-regex", default="__g([0-9]+)__")
     args = parser.parse_args()
-    if args.drawn:
+    if args.cost:
+        compare_cost()
+    elif args.drawn:
         refuse_drawn(args.drawn)
     else:
         refuse_others(args.folder, args.size, args.group_regex, int8=args.int8)
