@@ -1,73 +1,60 @@
-"""`python -m benchmarks.refusals FOLDER [--size 224] [--int8]`: are pictures of other things refused as no car?
+"""`python -m benchmarks.refusals FOLDER [--size 128] [--epochs 4]`: are pictures of other things refused as no car?
 
-`--cost` in place of FOLDER: what the check of artifacts/network.onnx costs beside a photo's other steps.
+FOLDER/cars/{clean,dirty} and FOLDER/not_cars hold photos; `--group-regex` captures the car from a file's name. The
+stages run on the cars, up to the predictions, a third of the cars left out in turn (benchmarks/real_photos.py). Photos
+that the network was not trained on are split at random by car, several times: one half for the limit, one to test it.
+No picture of another thing has any part in network or limit.
 
 `--drawn 600` in place of FOLDER: of so many drawn pictures (samples/not_cars.py), by artifacts/best.onnx as served, in
 which they have no part. For the cars, its refusals among the photos of test are counted.
 
-FOLDER/cars/{clean,dirty} and FOLDER/not_cars hold photos; `--group-regex` captures the car from a file's name. Cars are
-split at random, half for the gallery, a quarter for the limit, a quarter to test it, several times. The features are
-those of the convert stage (needs artifacts/reference.safetensors), in fp32, or in int8 as served, calibrated on photos
-of cars: no picture of another thing has any part.
+`--cost` in place of FOLDER: what the check of artifacts/network.onnx costs beside a photo's other steps.
 """
 
 import argparse
 import csv
 import math
-import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.inputs import make_photos
+from benchmarks.real_photos import LENIENT, STAGES, captured, command, folds, lay_out, set_params
 from samples.not_cars import draw_not_car
-from serving.model.predictor import Predictor
+from serving.model.predictor import Network, Predictor
 from serving.model.quality import quality
 from serving.photo.decode import decode
 from stages.common.base.paths import MODEL, NETWORK, PREDICTIONS
 from stages.common.bounds import rate_low
-from stages.convert.car_check import NEIGHBOURS, Features
-from stages.convert.graph import export, only
-from stages.convert.precision import to_int8
+from stages.convert.graph import only
 from stages.threshold.refusal import choose_limit
 
-DRAWS, BATCH, SEED = 8, 64, 7
+DRAWS, SEED = 8, 7
 
 
-def pixels(paths: list[Path], size: int) -> NDArray[np.uint8]:
-    """Photos, `[N, size, size, 3]`."""
+def other_distances(network: Network, paths: list[Path]) -> NDArray[np.float64]:
+    """How far photos are from those of cars, `[N]`."""
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda path: decode(path.read_bytes(), size), paths)))
+        images = list(pool.map(lambda path: decode(path.read_bytes(), network.image_size), paths))
+    return np.concatenate([network.run_both(image[None])[:, 1] for image in images]).astype(np.float64)
 
 
-def unit_features(groups: Sequence[NDArray[np.uint8]], *, int8: bool) -> list[NDArray[np.float32]]:
-    """Features of length 1 of each group's photos, `[N, 320]`; the first group are cars."""
-    size = groups[0].shape[1]
-    model = export(Features(size).eval(), torch.zeros(2, size, size, 3, dtype=torch.uint8), "image", ["features"])
-    if int8:
-        model = to_int8(model, list(batches(groups[0][:: len(groups[0]) // 128])))
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = [np.concatenate([session.run(None, {"image": part})[0] for part in batches(group)]) for group in groups]
-    return [values / np.linalg.norm(values, axis=1, keepdims=True) for values in found]
-
-
-def batches(photos: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """BATCH photos at a time."""
-    return (photos[start : start + BATCH] for start in range(0, len(photos), BATCH))
-
-
-def distances(photos: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float64]:
-    """1 - the mean cosine similarity to the nearest of the gallery, `[N]`."""
-    return np.asarray(1 - np.sort(photos @ gallery.T, axis=1)[:, -NEIGHBOURS:].mean(1), np.float64)
+def car_distances(folder: Path) -> dict[str, float]:
+    """The same of the photos that the stages in a folder did not train on, as eval has them."""
+    found: dict[str, float] = {}
+    for split in ("val", "test"):
+        with (folder / PREDICTIONS / f"{split}.csv").open(newline="") as file:
+            found |= {row["path"]: float(row["distance"]) for row in csv.DictReader(file)}
+    return found
 
 
 def refuse_drawn(count: int) -> None:
@@ -132,8 +119,9 @@ def main() -> None:
     what.add_argument("folder", type=Path, nargs="?")
     what.add_argument("--drawn", type=int, metavar="COUNT")
     what.add_argument("--cost", action="store_true")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--source-regex", default="([a-d])__")
     parser.add_argument("--group-regex", default="__g([0-9]+)__")
     args = parser.parse_args()
     if args.cost:
@@ -141,26 +129,34 @@ def main() -> None:
     elif args.drawn:
         refuse_drawn(args.drawn)
     else:
-        refuse_others(args.folder, args.size, args.group_regex, int8=args.int8)
+        refuse_others(args.folder, args.size, args.epochs, args.source_regex, args.group_regex)
 
 
-def refuse_others(folder: Path, size: int, group_regex: str, *, int8: bool) -> None:
+def refuse_others(source: Path, size: int, epochs: int, source_regex: str, group_regex: str) -> None:
     """Print the shares refused at two limits."""
-    cars, others = (sorted(path for path in (folder / name).rglob("*.*")) for name in ("cars", "not_cars"))
-    known, other = unit_features([pixels(cars, size), pixels(others, size)], int8=int8)
-    group = np.array([found[1] if (found := re.search(group_regex, path.name)) else path.name for path in cars])
-    mode = " --int8" if int8 else ""
-    print(f"python -m benchmarks.refusals FOLDER --size {size}{mode}: {len(cars)} photos of cars, {len(others)} others")
+    others = sorted(path for path in (source / "not_cars").rglob("*.*"))
     shares: dict[str, list[tuple[float, float]]] = {"99 % quantile": [], "certified, or the highest": []}
-    for seed in range(DRAWS):
-        names = np.random.default_rng(seed).permutation(np.unique(group))
-        gallery, limit, test = (
-            np.isin(group, part) for part in np.split(names, [len(names) // 2, 3 * len(names) // 4])
-        )
-        on_val, on_test, on_others = (distances(x, known[gallery]) for x in (known[limit], known[test], other))
-        certified = choose_limit(on_val, max_refused=0.01, confidence=0.95).max_distance
-        for name, at in zip(shares, (np.quantile(on_val, 0.99, method="higher"), certified), strict=True):
-            shares[name].append((float((on_others > at).mean()), float((on_test > at).mean())))
+    changes = {"img_size": size, "train.epochs": epochs, "data.car_regex": group_regex, **LENIENT}
+    for fold in folds(source / "cars", source_regex, group_regex):
+        if not fold.name.startswith("fold"):
+            continue
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch, "run")
+            lay_out(fold, source / "cars", folder / "data_cars")
+            set_params(folder, changes | {"split_check.source_regex": source_regex})
+            for stage in STAGES[: STAGES.index("eval") + 1]:
+                command(folder, "-m", f"stages.{stage}")
+            on_others, cars = other_distances(Network(folder / NETWORK), others), car_distances(folder)
+        groups = np.array([captured(source_regex, path) + captured(group_regex, path) for path in cars])
+        on_cars = np.array(list(cars.values()))
+        for seed in range(DRAWS):
+            names = np.random.default_rng(seed).permutation(np.unique(groups))
+            chosen = np.isin(groups, names[: len(names) // 2])
+            certified = choose_limit(on_cars[chosen], max_refused=0.01, confidence=0.95).max_distance
+            for name, at in zip(shares, (np.quantile(on_cars[chosen], 0.99, method="higher"), certified), strict=True):
+                shares[name].append((float((on_others > at).mean()), float((on_cars[~chosen] > at).mean())))
+        print(f"{fold.name}: {len(on_cars)} photos of cars not trained on, {len(on_others)} others", flush=True)
+    print(f"python -m benchmarks.refusals FOLDER --size {size} --epochs {epochs}")
     for name, pairs in shares.items():
         refused, lost = np.mean(pairs, axis=0)
         least = min(share for share, _ in pairs)

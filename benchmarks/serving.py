@@ -2,10 +2,10 @@
 
     python benchmarks/serving.py [--seconds 8] [--rounds 3] [--memory] [--models FOLDER]
 
-Both serve tf_efficientnet_lite0 at 128 pixels and at 224, then resnet50 at 256 (random weights: speed does not depend on
-them), to 8 connections that send 1600 x 1200 JPEGs. All measurements take turns in every round, on the same cores, and medians
-are shown. A model with `convert.car_check`, as it is by default, also tells whether a photo shows a car. Needs
-artifacts/reference.safetensors (`dvc repro backbone`).
+Both serve tf_efficientnet_lite0 at 128 pixels and at 224, then resnet50 at 256 (random weights: speed does not depend
+on them), to 8 connections that send 1600 x 1200 JPEGs. All measurements take turns in every round, on the same cores,
+and medians are shown. A model with `convert.car_check`, as it is by default, also tells whether a photo shows a car.
+Needs artifacts/reference.safetensors (`dvc repro backbone`).
 """
 
 from __future__ import annotations
