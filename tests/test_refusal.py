@@ -192,6 +192,22 @@ def test_the_adapter_undoes_what_training_did_to_the_first_stages(
     assert torch.allclose(expected, found, atol=1e-3 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize(("size", "shares"), [(100, True), (224, True), (240, True), (230, False), (336, False)])
+def test_stages_are_shared_where_their_places_are_the_same(
+    size: int, shares: bool, gallery: PhotoSet, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    name = "tf_efficientnet_lite0"
+    monkeypatch.setattr(car_check, "NAME", name)
+    save_file(reference_weights(), REFERENCE)
+    images = rng.integers(0, 256, (2, size, size, 3), np.uint8)
+    logit = Logit(networks.checkpoint(name, size))
+    scores = car_check.add_features(logit, name, size, [images])
+    assert (scores.adapter is not None) == shares
+    with torch.inference_mode():
+        found, features = scores.eval()(torch.from_numpy(images))
+        assert torch.allclose(found, logit(torch.from_numpy(images))) and features.shape == (2, 320)
+
+
 def test_averaging_within_the_first_layer_is_averaging_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
