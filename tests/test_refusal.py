@@ -29,7 +29,7 @@ from stages.common.pixels.photo_set import PhotoSet
 from stages.convert import car_check
 from stages.convert.__main__ import contents
 from stages.convert.graph import Logit, to_onnx
-from stages.convert.precision import to_int8
+from stages.convert.precision import to_fp16, to_int8
 from stages.threshold.refusal import Cut, choose_limit, choose_refusal
 from tests.support import networks
 from tests.support.live import photo
@@ -161,7 +161,7 @@ def test_the_second_output_leaves_the_first_as_it_is(gallery: PhotoSet, model: s
     scores = car_check.add_features(Logit(checkpoint), model, 64, gallery.batches())
     assert (scores.adapter is not None) == (model == SMALL)
     both = to_onnx(scores, checkpoint)
-    for make in (lambda graph: graph, lambda graph: to_int8(graph, [images])):
+    for make in (lambda graph: graph, to_fp16, lambda graph: to_int8(graph, [images])):
         checked = car_check.add_distance(make(both), gallery)
         Path("network.onnx").write_bytes(contents(checked, replace(METADATA, image_size="64")))
         network = Network(Path("network.onnx"))

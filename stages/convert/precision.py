@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from serving.verdict.errors import UserError
 from stages.convert.graph import outside_layers
@@ -83,4 +84,10 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     blocked = outside_layers(model)
     with naming("fp16"):
         half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, node_block_list=blocked)
+        # What comes out has its casts last, one for each node that needs it, and the types of before.
+        nodes = list({node.output[0]: node for node in half.graph.node}.values())
+        del half.graph.node[:], half.graph.value_info[:]
+        half.graph.node.extend(nodes)
+        OnnxModel.graph_topological_sort(half.graph)
+        onnx.checker.check_model(half, full_check=True)
     return half
