@@ -7,8 +7,8 @@ Deep Nearest Neighbors", ICML 2022). On real photos that beat Mahalanobis distan
 the probability of ImageNet's vehicles: benchmarks/results/cars.txt.
 
 Where `model` is that very network, fine-tuned, its first stages serve both: a linear map, fitted by least squares,
-makes of what they give what the frozen ones would. That refuses as much in half the time. The frozen network sees
-images of at least SIDE pixels, so of larger ones its stage 3 is as fine as the fine-tuned stage 5, which then helps.
+makes of what they give what the frozen ones would. That refuses as much in half the time. Of larger images the frozen
+network sees fewer pixels, and no such map refused as much.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,8 +31,7 @@ from stages.common.pixels.photo_set import PhotoSet
 from stages.convert.graph import Logit, export
 
 NAME = "tf_efficientnet_lite0"
-SHARED = 3  # of its 7 stages: with four, fewer other things are refused; with five, far fewer
-DEEPER = 5  # the stage that is half as fine
+SHARED = 3  # stages, of its 7: with four, fewer other things are refused; with five, far fewer
 SIDE = 112  # pixels that the features need at least; of larger photos, blocks of pixels are averaged
 NEIGHBOURS = 10
 GALLERY = 1024  # train photos in the file at most: 256 lose one of a hundred refusals
@@ -78,27 +77,23 @@ class Scores(nn.Module):
         if self.adapter is None:
             return self.logit(image), self.features(image)
         network: Any = self.logit.network
-        shared, deeper = first_stages(self.logit, image)
-        last = network.bn2(network.conv_head(network.blocks[DEEPER:](deeper)))
+        shared = first_stages(self.logit, image)
+        last = network.bn2(network.conv_head(network.blocks[SHARED:](shared)))
         return clean_logit(network.forward_head(last)), self.features.upper(self.adapter(shared))
 
 
 def add_features(logit: Logit, model: str, size: int, photos: Iterable[Images]) -> Scores:
     """A classifier of architecture `model` with features of images of `size` pixels. `photos`: batches to fit to."""
     features = Features(size).eval()
-    aligned = size < 2 * SIDE or (size < 3 * SIDE and size % 16 == 0)  # the places of both networks
-    return Scores(logit, features, fit_adapter(logit.eval(), features, photos) if model == NAME and aligned else None)
+    shares = model == NAME and size < 2 * SIDE
+    return Scores(logit, features, fit_adapter(logit.eval(), features, photos) if shares else None)
 
 
-def first_stages(logit: Logit, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a classifier of architecture NAME: what the frozen network's first stages can be told from, `[N, C, h, w]`,
-    and what its own stage DEEPER gives."""
+def first_stages(logit: Logit, image: Tensor) -> Tensor:
+    """What a classifier of architecture NAME makes of images in its first stages, `[N, C, h, w]`."""
     network: Any = logit.network
-    shared = network.blocks[:SHARED](network.bn1(network.conv_stem(logit.normalise(image))))
-    deeper = network.blocks[SHARED:DEEPER](shared)
-    if image.shape[1] >= 2 * SIDE:
-        shared = torch.cat([F.avg_pool2d(shared, 2), deeper], 1)
-    return shared, deeper
+    stages: Tensor = network.blocks[:SHARED](network.bn1(network.conv_stem(logit.normalise(image))))
+    return stages
 
 
 @torch.inference_mode()
@@ -106,7 +101,7 @@ def fit_adapter(logit: Logit, features: Features, photos: Iterable[Images]) -> n
     """The linear map from the classifier's first stages to the frozen ones: least squares over all places of photos."""
     products: Any = 0
     for images in map(torch.from_numpy, photos):
-        both = first_stages(logit, images)[0], features.first_stages(images)
+        both = first_stages(logit, images), features.first_stages(images)
         given, wanted = (stages.movedim(1, -1).flatten(0, 2).double() for stages in both)
         given = F.pad(given, (0, 1), value=1.0)
         products = products + given.T @ torch.cat([given, wanted], 1)
