@@ -84,10 +84,16 @@ def test_answers_do_not_depend_on_the_batch(live: Live, pair: Pair) -> None:
             assert abs(answer["p_clean"] - float(alone[index][0])) < 1e-5
             assert answer["label"] == predictor.verdicts(alone[index])[0]
 
+    def batched() -> bool:
+        metrics = requests.get(live.url + "/metrics", timeout=10).text
+        return samples(metrics, "dirtycar_batch_size_count") < samples(metrics, "dirtycar_batch_size_sum")
+
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(client, range(16)))
-    metrics = requests.get(live.url + "/metrics", timeout=10).text
-    assert samples(metrics, "dirtycar_batch_size_count") < samples(metrics, "dirtycar_batch_size_sum")
+        for first in range(0, 320, 16):  # on busy cores, clients may come one by one
+            list(pool.map(client, range(first, first + 16)))
+            if batched():
+                break
+    assert batched()
 
 
 def test_a_photo_behind_a_url(pair: Pair, tmp_path: Path) -> None:
