@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.inputs import make_models, make_photos
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = """

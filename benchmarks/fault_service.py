@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks import fault_decoding, fault_front, fault_photos, fault_stuck
 from benchmarks.fault_front import told
 from benchmarks.fault_row import Row
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 from tests.support.live import ROOT, Live, Traffic, memory_mib, photo, running, wait_until
 from tests.support.onnx_models import Pair, write_pair
 from tests.support.photos_hostile import encode

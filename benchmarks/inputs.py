@@ -13,10 +13,10 @@ import onnx
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from serving.model.predictor import GOLDEN, THRESHOLD, Metadata, Network
-from serving.photo.cores import usable_cores
-from serving.photo.decode import RESIZE_RULE, decode
-from serving.verdict.rule import parse_threshold
+from serving.inference.model.predictor import GOLDEN, THRESHOLD, Metadata, Network
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.decode import RESIZE_RULE, decode
+from serving.inference.verdict.rule import parse_threshold
 
 
 def make_photos(count: int = 24) -> list[bytes]:
@@ -35,7 +35,8 @@ def make_photos(count: int = 24) -> list[bytes]:
     return photos
 
 
-CHECKED = "int8 with car_check"
+LOW = {"cpu": "int8", "gpu": "fp16"}  # the lower precision for a target
+CHECKED = "{} with car_check"
 
 
 class _Gallery:
@@ -49,16 +50,18 @@ class _Gallery:
         return np.resize(np.concatenate([network(image) for image in self._images]).astype(np.float64), (1024, 320))
 
 
-def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int, *, check: bool = False) -> None:
-    """Write fp32/ and int8/ of a network with random weights, each a best.onnx, and CHECKED/ with `convert.car_check`,
-    which needs artifacts/reference.safetensors (`dvc repro backbone`)."""
+def make_models(
+    folder: Path, photos: Sequence[bytes], name: str, size: int, *, check: bool = False, target: str = "cpu"
+) -> None:
+    """Write fp32/ and the lower precision's folder of a network with random weights, each a best.onnx, and CHECKED/
+    with `convert.car_check`, which needs artifacts/reference.safetensors (`dvc repro backbone`)."""
     from stages.common.calibration import Calibration
     from stages.common.network.model import Checkpoint, create
     from stages.common.pixels.photo_set import PhotoSet
     from stages.convert.__main__ import contents
     from stages.convert.car_check import add_distance, add_features
     from stages.convert.graph import Logit, to_onnx
-    from stages.convert.precision import to_int8
+    from stages.convert.precision import to_fp16, to_int8
     from stages.export.__main__ import bundle, golden_answers
 
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,17 +69,19 @@ def make_models(folder: Path, photos: Sequence[bytes], name: str, size: int, *, 
     logit = Logit(checkpoint)
     fp32 = to_onnx(logit, checkpoint)
     images = [decode(photo, size)[None] for photo in photos[:8]]
-    models = {"fp32": fp32, "int8": to_int8(fp32, images)}
+    low = LOW[target]
+    lower = {"cpu": lambda model: to_int8(model, images), "gpu": to_fp16}[target]
+    models = {"fp32": fp32, low: lower(fp32)}
     if check:
         both = to_onnx(add_features(logit, name, size, images), checkpoint)
-        models[CHECKED] = add_distance(to_int8(both, images), cast(PhotoSet, _Gallery(images)))
+        models[CHECKED.format(low)] = add_distance(lower(both), cast(PhotoSet, _Gallery(images)))
     decision = json.dumps({"T_clean": 0.9, "T_low": None, "certified": True})
     calibration = Calibration(1.0, 0.0)
     for precision, model in models.items():
         path = folder / precision / "best.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
         network = contents(
-            model, Metadata(name, precision[:4], "cpu", str(size), RESIZE_RULE, "dirty,clean", "none", "none")
+            model, Metadata(name, precision[:4], target, str(size), RESIZE_RULE, "dirty,clean", "none", "none")
         )
         path.write_bytes(network)
         golden = golden_answers(Network(path), calibration, parse_threshold(decision.encode(), "decision"))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_origins, usable_photos
 from stages.train.params import Params

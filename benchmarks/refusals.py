@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from benchmarks.inputs import make_photos
 from benchmarks.real_photos import LENIENT, STAGES, captured, command, folds, lay_out, set_params
 from samples.not_cars import draw_not_car
-from serving.model.predictor import Network, Predictor
-from serving.model.quality import quality
-from serving.photo.decode import decode
+from serving.inference.model.predictor import Network, Predictor
+from serving.inference.model.quality import quality
+from serving.inference.photo.decode import decode
 from stages.common.base.paths import MODEL, NETWORK, PREDICTIONS
 from stages.common.bounds import rate_low
 from stages.convert.graph import only

@@ -24,7 +24,7 @@ from PIL import Image
 
 from samples.camera import take
 from samples.draw import render
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 from stages.benchmark import peak_memory_mb
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, SPLITS, Photo, list_photos

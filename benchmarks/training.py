@@ -26,7 +26,7 @@ import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 from stages.common.base.params import load
 from stages.common.base.photos import CLEAN, Photo, list_photos
 from stages.common.network.model import Checkpoint, Normalise

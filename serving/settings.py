@@ -22,11 +22,11 @@ from pydantic import (
 )
 
 from serving.fetch.policy import host_name, host_pattern
-from serving.photo.cores import usable_cores
-from serving.photo.header import MAX_PIXELS, MIB
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.header import MAX_PIXELS, MIB
+from serving.inference.verdict.errors import UserError
+from serving.inference.verdict.rule import Limits, Rule, Threshold, ThresholdError
 from serving.process import cards
-from serving.verdict.errors import UserError
-from serving.verdict.rule import Limits, Rule, Threshold, ThresholdError
 
 MEMORY_PER_CORE = 768 * MIB
 CORES_PER_WORKER = 4  # past about four cores, one process is held back by Python's lock rather than by the model

@@ -1,4 +1,4 @@
-"""How fast, how large and how right is the model as it is served. Everything runs through serving.model; no torch.
+"""How fast, how large and how right is the model as it is served. Everything runs through serving.inference; no torch.
 
 Times are of this machine at this moment: compare them within one report, not across machines.
 """
@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import Field
 from sklearn.metrics import roc_auc_score
 
-from serving.model.onnx_check import read_model
-from serving.model.predictor import CARD, Metadata, Predictor, default_providers
-from serving.photo.cores import processor, usable_cores
-from serving.photo.decode import decode
+from serving.inference.model.onnx_check import read_model
+from serving.inference.model.predictor import CARD, Metadata, Predictor, default_providers
+from serving.inference.photo.cores import processor, usable_cores
+from serving.inference.photo.decode import decode
 from stages.common.base.errors import run_stage
 from stages.common.base.files import json_bytes, write_atomically
 from stages.common.base.params import Data, load, strict

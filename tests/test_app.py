@@ -22,9 +22,9 @@ from werkzeug.test import TestResponse
 
 from serving.app import create_app
 from serving.fetch.client import UrlUnfetchable
-from serving.model.predictor import Predictor
-from serving.photo import pool
-from serving.photo.errors import BrokenPhoto
+from serving.inference.model.predictor import Predictor
+from serving.inference.photo import pool
+from serving.inference.photo.errors import BrokenPhoto
 from serving.process.logs import JsonFormatter
 from serving.settings import Settings
 from serving.web import state

@@ -22,8 +22,8 @@ import pytest
 from serving.batch import __main__ as batch
 from serving.batch import load, predict, predict_many, results, scorer, sheet
 from serving.batch.photos import Photo
-from serving.model import golden
-from serving.model.predictor import Predictor
+from serving.inference.model import golden
+from serving.inference.model.predictor import Predictor
 from tests.support.jobs import score
 from tests.support.live import ROOT, environment, photo, wait_until
 from tests.support.onnx_models import Pair, write_pair

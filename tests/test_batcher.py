@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from serving.engine.batcher import Batcher, Stuck
-from serving.photo.errors import BrokenPhoto
+from serving.inference.photo.errors import BrokenPhoto
 from serving.process import watchdog
 from serving.process.metrics import WORKERS_STUCK
 

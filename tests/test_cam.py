@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from serving.model.predictor import MAP, Network, Predictor
+from serving.inference.model.predictor import MAP, Network, Predictor
 from stages.common.calibration import Calibration
 from stages.convert.cam import add_map
 from stages.convert.precision import to_fp16, to_int8

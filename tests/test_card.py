@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard
 from playwright import sync_api
 
 from serving.app import create_app
-from serving.model.predictor import Predictor
+from serving.inference.model.predictor import Predictor
+from serving.inference.verdict.rule import Rule
 from serving.settings import Settings
-from serving.verdict.rule import Rule
 from stages.common.base.errors import StageError
 from stages.export import card, mistakes
 from stages.export.params import ExportParams

@@ -16,9 +16,9 @@ from serving.app import create_app
 from serving.batch.__main__ import main as batch
 from serving.engine.cars import judge
 from serving.fetch.client import UrlUnfetchable
-from serving.model.predictor import THRESHOLD
+from serving.inference.model.predictor import THRESHOLD
+from serving.inference.verdict.rule import Rule, Threshold
 from serving.settings import Settings
-from serving.verdict.rule import Rule, Threshold
 from serving.web import state
 from stages.common.base.params import load
 from stages.threshold.cars import CarThreshold, car_outcomes, car_thresholds, seen_in_views

@@ -15,8 +15,8 @@ from scipy.special import expit
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from serving.model.predictor import Network
-from serving.photo.decode import decode
+from serving.inference.model.predictor import Network
+from serving.inference.photo.decode import decode
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
 from stages.common.network.model import Checkpoint

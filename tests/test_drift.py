@@ -12,7 +12,7 @@ import pytest
 import requests
 from playwright import sync_api
 
-from serving.verdict.rule import Measures
+from serving.inference.verdict.rule import Measures
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_json
 from tests.support.live import Live, photo, running, wait_until

@@ -119,7 +119,7 @@ def test_metrics_of_a_perfect_model() -> None:
 
 
 def test_outcome_counts_uncertain_both_ways() -> None:
-    from serving.verdict.rule import Rule
+    from serving.inference.verdict.rule import Rule
 
     is_clean = np.array([True, True, True, False, False])
     found = outcome(is_clean, verdicts(Rule(0.8, 0.4), [0.9, 0.5, 0.1, 0.85, 0.45]))

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from serving.model import golden
-from serving.model.predictor import Network, Predictor
+from serving.inference.model import golden
+from serving.inference.model.predictor import Network, Predictor
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256
 from stages.common.calibration import Calibration

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from serving.model.golden import CANDIDATES, COUNT, MARGIN, Golden, difference, images, pick
-from serving.verdict.rule import Rule
+from serving.inference.model.golden import CANDIDATES, COUNT, MARGIN, Golden, difference, images, pick
+from serving.inference.verdict.rule import Rule
 
 
 def test_the_pictures_are_the_same_on_every_machine() -> None:

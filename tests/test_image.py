@@ -10,8 +10,8 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from serving.photo.decode import decode, open_photo, upright_rgb
-from serving.photo.errors import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
+from serving.inference.photo.decode import decode, open_photo, upright_rgb
+from serving.inference.photo.errors import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
 from tests.support.photos_hostile import encode, heic_with_thumbnail, png
 
 SIZE = 64

@@ -13,7 +13,7 @@ from serving.batch import job, manifest
 from serving.batch.folder import Folder
 from serving.batch.photos import Photo, ReadError
 from serving.batch.scorer import Reader
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 from tests.support.jobs import each_once, score
 from tests.support.live import photo
 from tests.support.onnx_models import write_pair

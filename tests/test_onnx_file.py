@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.model import onnx_check
-from serving.model.onnx_check import ModelError, read_model
-from serving.model.predictor import Predictor
-from serving.verdict.rule import ThresholdError, read_threshold
+from serving.inference.model import onnx_check
+from serving.inference.model.onnx_check import ModelError, read_model
+from serving.inference.model.predictor import Predictor
+from serving.inference.verdict.rule import ThresholdError, read_threshold
 from tests.support.onnx_models import Pair, write_pair
 
 

@@ -14,10 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.photo import header, pool
-from serving.photo.decode import decode, decode_here, open_photo
-from serving.photo.errors import BrokenPhoto, DecodersBusy, PhotoError, PhotoTooCostly, PhotoTooLarge, UnsupportedPhoto
-from serving.photo.header import MIB
+from serving.inference.photo import header, pool
+from serving.inference.photo.decode import decode, decode_here, open_photo
+from serving.inference.photo.errors import (
+    BrokenPhoto,
+    DecodersBusy,
+    PhotoError,
+    PhotoTooCostly,
+    PhotoTooLarge,
+    UnsupportedPhoto,
+)
+from serving.inference.photo.header import MIB
 from tests.support import photos_hostile as hostile
 from tests.support.live import wait_until
 from tests.support.photos_hostile import encode
@@ -52,7 +59,7 @@ def test_what_costs_too_much_is_refused_unread(
 
     data = make()
     monkeypatch.setattr("PIL.Image.open", opened)
-    monkeypatch.setattr("serving.photo.pool.Pool.decode", opened)
+    monkeypatch.setattr("serving.inference.photo.pool.Pool.decode", opened)
     for read in (lambda: decode(data, SIZE), lambda: open_photo(data)):
         with pytest.raises(error):
             read()
@@ -103,7 +110,7 @@ def test_another_process_gives_the_same_pixels(kind: str) -> None:
 
 
 def test_an_ordinary_jpeg_needs_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.photo.pool.shared", None)
+    monkeypatch.setattr("serving.inference.photo.pool.shared", None)
     for progressive in (False, True):
         assert decode(encode(Image.new("RGB", (4000, 3000)), "JPEG", progressive=progressive), SIZE).max() == 0
 
@@ -139,13 +146,13 @@ def test_a_decoder_that_does_not_answer_is_ended(
 ) -> None:
     """Whatever a decoder does, its photo has an answer within seconds, and the next photo another decoder."""
     (tmp_path / "sitecustomize.py").write_text(
-        f"import sys\nif 'serving.photo.decoder' in sys.orig_argv:\n"
+        f"import sys\nif 'serving.inference.photo.decoder' in sys.orig_argv:\n"
         f"    from PIL import ImageFile\n    def load(self):\n        {hang}\n    ImageFile.ImageFile.load = load\n"
     )
     decoders = pool.Pool(1, 100 * MIB)
     with monkeypatch.context() as context:
-        context.setattr("serving.photo.protocol.Order.wall_seconds", wait)
-        context.setattr("serving.photo.header.Header.seconds", lambda *_: -0.3)  # so one second of CPU time
+        context.setattr("serving.inference.photo.protocol.Order.wall_seconds", wait)
+        context.setattr("serving.inference.photo.header.Header.seconds", lambda *_: -0.3)  # so one second of CPU time
         context.setenv("PYTHONPATH", str(tmp_path))
         with pytest.raises(error):
             ask(decoders)
@@ -178,7 +185,7 @@ def test_photos_wait_for_memory_and_for_a_decoder() -> None:
 
 def test_decoders_end_with_the_process_that_started_them() -> None:
     code = (
-        "import io, os; from PIL import Image; from serving.photo import decode, pool\n"
+        "import io, os; from PIL import Image; from serving.inference.photo import decode, pool\n"
         "file = io.BytesIO(); Image.new('RGB', (64, 48)).save(file, 'PNG'); decode.decode(file.getvalue(), 64)\n"
         "(of_all,) = pool._pools.values(); print(of_all._idle[0]._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )

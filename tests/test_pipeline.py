@@ -151,7 +151,7 @@ def test_a_stage_is_added_by_a_module_a_section_and_an_entry(tmp_path: Path) -> 
     (tmp_path / "stages/toy.py").write_text(TOY)
     with (tmp_path / "params.yaml").open("a") as file:
         file.write("toy: {times: 3}\n")
-    deps = ["serving/verdict", "${data.root}/train", "stages/common/base", "stages/toy.py"]
+    deps = ["serving/inference/verdict", "${data.root}/train", "stages/common/base", "stages/toy.py"]
     entry = {
         "desc": "A toy", "cmd": "python -m stages.toy", "params": ["toy"], "deps": deps,
         "metrics": [{"reports/toy.json": {"cache": False}}],
@@ -170,7 +170,9 @@ def test_a_stage_is_added_by_a_module_a_section_and_an_entry(tmp_path: Path) -> 
     run("pytest", "--noconftest", "-p", "no:cacheprovider", "tests/test_pipeline.py", "-k", checks)
     run("stages.toy")
     assert json.loads((tmp_path / "reports/toy.json").read_text()) == {"photos": 3 * 24}
-    assert "toy runs serving/verdict/errors.py, which no dep covers" in disagreements("toy", deps[1:], tmp_path)
+    assert "toy runs serving/inference/verdict/errors.py, which no dep covers" in disagreements(
+        "toy", deps[1:], tmp_path
+    )
     assert disagreements("toy", [*deps, "stages/benchmark.py"], tmp_path) == [
         "toy declares stages/benchmark.py and does not run stages/benchmark.py"
     ]

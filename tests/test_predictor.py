@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from serving.engine.deployment import load
-from serving.model import predictor
-from serving.model.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
-from serving.photo.cores import processor
+from serving.inference.model import predictor
+from serving.inference.model.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
+from serving.inference.photo.cores import processor
+from serving.inference.verdict.rule import Rule, ThresholdError, read_threshold
 from serving.settings import Settings
-from serving.verdict.rule import Rule, ThresholdError, read_threshold
 from tests.support.onnx_models import METADATA, brightness, properties, write_model, write_pair
 
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from samples.draw import draw_photo
-from serving.model.predictor import Network
-from serving.model.quality import SIDE, quality
-from serving.photo import header
-from serving.photo.decode import decode
+from serving.inference.model.predictor import Network
+from serving.inference.model.quality import SIDE, quality
+from serving.inference.photo import header
+from serving.inference.photo.decode import decode
 from stages.common.base.params import Data
 from stages.common.base.photos import CLEAN, Photo
 from stages.common.pixels.photo_set import PhotoSet

@@ -17,9 +17,9 @@ from scipy.stats import beta
 
 from serving.app import create_app
 from serving.batch.__main__ import main as batch
-from serving.model.predictor import Network
+from serving.inference.model.predictor import Network
+from serving.inference.verdict.rule import REASONS, Limits, Measures, ThresholdError, parse_threshold
 from serving.settings import Settings
-from serving.verdict.rule import REASONS, Limits, Measures, ThresholdError, parse_threshold
 from serving.web import state
 from stages.backbone.__main__ import reference_weights
 from stages.common.base.params import Data

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 from tests.support.repository import do, environment
 from tools import release
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.model import onnx_check
+from serving.inference.model import onnx_check
 from serving.process import reload
 from serving.process.metrics import RELOADS
 

@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from serving.model.predictor import Predictor
-from serving.photo.cores import usable_cores
-from serving.photo.decode import decode
+from serving.inference.model.predictor import Predictor
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.decode import decode
 from tests.support.live import (
     COMMAND,
     ROOT,

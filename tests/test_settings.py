@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from serving.inference.photo.cores import usable_cores
 from serving.near_misses import near_misses
-from serving.photo.cores import usable_cores
 from serving.process import cards
 from serving.settings import Settings, SettingsError
 

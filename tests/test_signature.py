@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from serving.batch import __main__ as batch
 from serving.engine import deployment
 from serving.engine.deployment import load
-from serving.model.predictor import ModelError, Predictor
+from serving.inference.model.predictor import ModelError, Predictor
 from serving.process.signature import signature_of
 from serving.settings import Settings
 from tests.support.live import ROOT, environment, photo, running, wait_until

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from serving.verdict.rule import Measures, read_threshold
+from serving.inference.verdict.rule import Measures, read_threshold
 from stages.common.base.errors import StageError
 from stages.threshold.__main__ import main
 from tests.support.workspace import ROOT, Workspace

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from serving.photo.cores import vector_instructions
+from serving.inference.photo.cores import vector_instructions
 from stages.backbone.fit import without_head
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_bytes
@@ -346,6 +346,17 @@ def test_accumulating_gives_the_same_gradient(workspace: Workspace) -> None:
         other, split = step(parts)
         assert other == pytest.approx(value, rel=1e-5)
         assert float((split - gradient).norm() / gradient.norm()) < 1e-3
+
+
+def test_a_batch_beyond_a_cards_memory_is_said_with_the_remedy(
+    trainable: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA")
+    trainable.refuses("train", "8 photos at once do not fit into the memory of NVIDIA", "train.accumulate")
 
 
 def test_a_batch_that_cannot_be_shared_out_is_named(trainable: Workspace) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.photo.cores import processor
+from serving.inference.photo.cores import processor
 from tests.support.live import wait_until
 from tests.support.repository import do, environment
 from tools import verify

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.params import Data, load, strict
 from stages.common.base.photos import SPLITS

@@ -21,7 +21,7 @@ import yaml
 from gto import api as gto
 from gto.exceptions import GTOException
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 from stages.common.base.files import write_bytes
 from tools.shell import DVC, CommandError, ask
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 DVC = (sys.executable, "-m", "dvc")
 

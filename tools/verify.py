@@ -23,8 +23,8 @@ from typing import Any
 
 import yaml
 
-from serving.photo.cores import processor
-from serving.verdict.errors import UserError
+from serving.inference.photo.cores import processor
+from serving.inference.verdict.errors import UserError
 from tools.shell import DVC, CommandError, ask
 
 MEASURED = "reports/benchmark.json"  # names the processor that made dvc.lock

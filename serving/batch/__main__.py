@@ -21,8 +21,8 @@ from serving.batch.folder import Folder
 from serving.batch.lists import local
 from serving.batch.photos import URLS, Photo
 from serving.batch.sources import find, sample
+from serving.inference.verdict.errors import UserError
 from serving.near_misses import near_misses
-from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from serving.batch.job import Tick
 from serving.batch.photos import extra
 from serving.batch.scorer import Scorer
 from serving.engine import deployment
+from serving.inference.verdict.errors import UserError
 from serving.settings import Settings
-from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from serving.batch.lists import local
 from serving.batch.photos import STORES, extra, failing, parsing, split
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 from serving.whole import unfinished, whole
 
 JOB = "_job.json"  # the first file of a job's folder

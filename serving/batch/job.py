@@ -24,7 +24,7 @@ from serving.batch.photos import UNAVAILABLE, URLS, Photo
 from serving.batch.results import table
 from serving.batch.scorer import Row, Scorer
 from serving.engine.deployment import Deployment
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from serving.batch.photos import Photo, ReadError, extra, failing, open_file, parsing
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 

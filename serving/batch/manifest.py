@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from serving.batch.folder import Folder
 from serving.batch.photos import Photo, extra, parsing
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 SEGMENTS, TOTALS = "manifest", "_manifest.json"
 

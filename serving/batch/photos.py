@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 STORES = ("s3://", "gs://", "az://")  # obstore's credentials and endpoints come from the environment, AWS_… and so on
 URLS = (*STORES, "http://", "https://")

@@ -20,8 +20,8 @@ from serving.batch.photos import Photo, extra
 from serving.batch.scorer import Row, Scorer
 from serving.engine.cars import judge
 from serving.engine.deployment import Deployment
-from serving.verdict.errors import UserError
-from serving.verdict.rule import UNUSABLE, Rule
+from serving.inference.verdict.errors import UserError
+from serving.inference.verdict.rule import UNUSABLE, Rule
 from serving.whole import whole
 
 ENDINGS = (".csv", ".jsonl", ".parquet")

@@ -24,11 +24,11 @@ from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, reading,
 from serving.engine.deployment import Deployment
 from serving.fetch.client import Fetcher
 from serving.fetch.policy import UrlError, UrlRefused
-from serving.photo.cores import usable_cores
-from serving.photo.errors import PhotoError
-from serving.photo.header import Header
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.errors import PhotoError
+from serving.inference.photo.header import Header
+from serving.inference.verdict.rule import CLEAN
 from serving.settings import Settings
-from serving.verdict.rule import CLEAN
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core

@@ -16,10 +16,10 @@ from PIL import ExifTags, Image
 
 from serving.batch.photos import Photo
 from serving.batch.scorer import Row, Scorer
-from serving.photo.decode import open_photo
-from serving.photo.errors import PhotoError
-from serving.verdict.errors import UserError
-from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE
+from serving.inference.photo.decode import open_photo
+from serving.inference.photo.errors import PhotoError
+from serving.inference.verdict.errors import UserError
+from serving.inference.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE
 from serving.whole import whole
 
 TEMPLATE = Path(__file__).with_name("sheet.html")

@@ -13,7 +13,7 @@ from serving.batch.folder import JOB
 from serving.batch.lists import LISTS, listed, local, members
 from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, reading, split
 from serving.batch.video import VIDEOS, frames
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 _WILD = frozenset("*?[")
 

@@ -13,7 +13,7 @@ from serving.batch.folder import JOB, Folder
 from serving.batch.job import PART, SUCCESS, part
 from serving.batch.photos import Photo, extra, failing, open_file, parsing
 from serving.batch.scorer import Row
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 FOOTER = 64 * 1024  # bytes read at once of a part whose totals are wanted
 READERS = 32  # of footers

@@ -22,8 +22,8 @@ from typing import BinaryIO
 
 from serving.batch import frames as child
 from serving.batch.photos import UNAVAILABLE, Photo, ReadError, extra, open_file, reading
-from serving.photo.cores import usable_cores
-from serving.photo.header import MAX_PIXELS, MIB
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.header import MAX_PIXELS, MIB
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
 FRAGMENT = "#t="

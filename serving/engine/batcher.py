@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.engine.round_robin import RoundRobin
-from serving.model.predictor import Predictor
-from serving.photo.errors import PhotoError
+from serving.inference.model.predictor import Predictor
+from serving.inference.photo.errors import PhotoError
 from serving.process import metrics
 
 Pixels = NDArray[np.uint8]

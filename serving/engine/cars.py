@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from serving.verdict.rule import Rule, Threshold
+from serving.inference.verdict.rule import Rule, Threshold
 
 ANY = "any"
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from serving.engine.deployment import load
+from serving.inference.verdict.errors import UserError
 from serving.process.reload import CAN_BE_SERVED, files
 from serving.settings import Settings
-from serving.verdict.errors import UserError
 
 
 def main() -> int:

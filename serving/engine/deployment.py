@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.model import golden
-from serving.model.predictor import ModelError, Predictor
-from serving.photo import header
-from serving.photo.cores import processor
-from serving.photo.decode import decode
-from serving.photo.errors import DecodersBusy, PhotoError
-from serving.photo.header import Header
+from serving.inference.model import golden
+from serving.inference.model.predictor import ModelError, Predictor
+from serving.inference.photo import header
+from serving.inference.photo.cores import processor
+from serving.inference.photo.decode import decode
+from serving.inference.photo.errors import DecodersBusy, PhotoError
+from serving.inference.photo.header import Header
+from serving.inference.verdict.rule import Measures, Rule
 from serving.process.signature import signed_sha256
 from serving.settings import Settings
-from serving.verdict.rule import Measures, Rule
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from functools import partial
 from serving.engine.batcher import Batcher, Pixels, Scores
 from serving.engine.budget import Budget
 from serving.engine.deployment import Deployment, builtin_photo
-from serving.photo.errors import PhotoError
-from serving.photo.header import Header
+from serving.inference.photo.errors import PhotoError
+from serving.inference.photo.header import Header
 from serving.process import metrics
 from serving.settings import Settings
 

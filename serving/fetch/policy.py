@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 MAX_URL = 2048
 _PORTS = {"http": 80, "https": 443}

@@ -27,7 +27,7 @@ def visible() -> tuple[str, ...]:
         ctypes.CDLL("libcuda.so.1")
     except OSError:  # most machines have no driver
         return ()
-    code = "from serving.model.predictor import gpu_count; print(gpu_count())"
+    code = "from serving.inference.model.predictor import gpu_count; print(gpu_count())"
     try:
         counted = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=COUNT_SECONDS, check=True

@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.model import onnx_check
+from serving.inference.model import onnx_check
+from serving.inference.verdict import rule
+from serving.inference.verdict.errors import UserError
 from serving.process.metrics import MULTIPROCESS_DIR, RELOADS
 from serving.process.signature import MAX_SIGNATURE_BYTES, signature_of
-from serving.verdict import rule
-from serving.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
 

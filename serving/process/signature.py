@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from serving.model.onnx_check import MAX_BYTES, ModelError
-from serving.verdict.errors import read_at_most
+from serving.inference.model.onnx_check import MAX_BYTES, ModelError
+from serving.inference.verdict.errors import read_at_most
 
 MAX_SIGNATURE_BYTES = 1 << 20
 

@@ -11,8 +11,8 @@ from flask_openapi3 import APIBlueprint
 from serving.engine.cars import judge
 from serving.engine.engine import Verdict
 from serving.fetch.policy import UrlError
+from serving.inference.verdict.rule import UNUSABLE
 from serving.process import metrics
-from serving.verdict.rule import UNUSABLE
 from serving.web.predict import FORM, FORM_OVERHEAD, JSON, SECURITY, answer_to, fetched, guard, uploaded
 from serving.web.problems import Kind, Problem, as_problem
 from serving.web.schemas import MAX_VIEWS, CarAnswer, CarUrls, body, form, problems

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving.engine.deployment import Deployment
 from serving.explain import GRID, occlusion, overlay
-from serving.photo.decode import open_photo, upright_rgb
+from serving.inference.photo.decode import open_photo, upright_rgb
 from serving.web.predict import FORM, FORM_OVERHEAD, PHOTO, SECURITY, guard, uploaded
 from serving.web.problems import Kind, Problem
 from serving.web.schemas import ExplainQuery, Explanation, problems

@@ -12,9 +12,9 @@ from flask_openapi3 import APIBlueprint
 
 from serving.engine.engine import Verdict
 from serving.fetch.policy import UrlError
-from serving.photo.errors import PhotoError
+from serving.inference.photo.errors import PhotoError
+from serving.inference.verdict.rule import CLEAN, UNUSABLE
 from serving.process import metrics
-from serving.verdict.rule import CLEAN, UNUSABLE
 from serving.web import auth
 from serving.web.form import read_photos
 from serving.web.problems import Kind, Problem, as_problem

@@ -17,7 +17,7 @@ from serving.engine.deployment import PhotoTooHeavy
 from serving.engine.engine import Overloaded
 from serving.fetch.client import UrlTooLarge, UrlUnfetchable
 from serving.fetch.policy import UrlRefused
-from serving.photo.errors import (
+from serving.inference.photo.errors import (
     BrokenPhoto,
     DecodersBusy,
     NotAPhoto,

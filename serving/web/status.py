@@ -10,8 +10,8 @@ from flask import Response, jsonify
 from flask_openapi3 import APIBlueprint
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from serving.inference.verdict.rule import Limits
 from serving.process import metrics as prometheus
-from serving.verdict.rule import Limits
 from serving.web.auth import guard_status
 from serving.web.problems import Kind, Problem
 from serving.web.schemas import Health, ModelAnswer, problems

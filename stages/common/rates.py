@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE, Measures, Rule
+from serving.inference.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE, Measures, Rule
 
 Outcome = dict[str, float | int | None]
 

@@ -14,10 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from serving.model.onnx_check import ModelError
-from serving.model.predictor import Metadata
-from serving.photo.decode import RESIZE_RULE
-from serving.verdict.rule import CLASSES
+from serving.inference.model.onnx_check import ModelError
+from serving.inference.model.predictor import Metadata
+from serving.inference.photo.decode import RESIZE_RULE
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, sha256, write_atomically
 from stages.common.base.params import load

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata, spearmanr
 
-from serving.model.predictor import Network
+from serving.inference.model.predictor import Network
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

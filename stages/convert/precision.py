@@ -13,7 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 from stages.convert.graph import outside_layers
 
 Images = NDArray[np.uint8]

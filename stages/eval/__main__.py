@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from serving.model.predictor import Network
-from serving.verdict.rule import CLASSES, Measures
+from serving.inference.model.predictor import Network
+from serving.inference.verdict.rule import CLASSES, Measures
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import Data, load

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.paths import FEATURES
 from stages.common.base.photos import rows_of
 from stages.eval.metrics import Bools, Floats

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serving.explain import Logits, occlusion, overlay
-from serving.photo.decode import decode, open_photo, upright_rgb
+from serving.inference.photo.decode import decode, open_photo, upright_rgb
 from stages.common.base.paths import REPORTS
 from stages.common.page import data_uri, template
 from stages.common.rates import Outcome

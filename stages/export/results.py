@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.verdict.rule import CLEAN, DIRTY, Rule
+from serving.inference.verdict.rule import CLEAN, DIRTY, Rule
 from stages.common.base.photos import read_predictions
 from stages.common.rates import Outcome, outcome, verdicts
 

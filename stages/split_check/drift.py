@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.split_check.groups import id_of
 from stages.split_check.scan import ScannedPhoto
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
-from serving.photo.cores import usable_cores
-from serving.photo.decode import open_photo, upright_rgb
-from serving.photo.errors import PhotoError
-from serving.verdict.rule import CLASSES
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.decode import open_photo, upright_rgb
+from serving.inference.photo.errors import PhotoError
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_bytes
 from stages.common.base.paths import REPORTS

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_json
 from stages.common.base.paths import ARTIFACTS

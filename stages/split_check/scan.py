@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from serving.model.quality import SIDE, Quality, quality
-from serving.photo.cores import usable_cores
-from serving.photo.decode import open_photo, square, upright_rgb
-from serving.photo.errors import PhotoError
+from serving.inference.model.quality import SIDE, Quality, quality
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.decode import open_photo, square, upright_rgb
+from serving.inference.photo.errors import PhotoError
 from stages.common.base.errors import StageError
 from stages.common.base.photos import SPLITS, Photo
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.verdict.rule import Limits, Rule
+from serving.inference.verdict.rule import Limits, Rule
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import load

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.verdict.rule import Rule
+from serving.inference.verdict.rule import Rule
 from stages.common.bounds import units_for
 from stages.common.rates import Outcome, outcome, verdicts
 from stages.threshold.choose import choose_threshold

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.verdict.rule import REASONS, Limits, Measures
+from serving.inference.verdict.rule import REASONS, Limits, Measures
 from stages.common.bounds import tail, units_for
 
 Floats = NDArray[np.float64]

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from serving.photo.cores import vector_instructions
+from serving.inference.photo.cores import vector_instructions
 from stages.common.base.errors import StageError
 from stages.train.params import TrainParams
 

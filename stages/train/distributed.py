@@ -18,8 +18,8 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
-from serving.photo.cores import usable_cores
-from serving.verdict.errors import UserError
+from serving.inference.photo.cores import usable_cores
+from serving.inference.verdict.errors import UserError
 from stages.common.base.errors import StageError
 from stages.common.network.scoring import keep_freed_memory
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.photos import Photo
 
 ENOUGH = 200  # held-out photos of each class; with fewer, AUC ranks the epochs by noise

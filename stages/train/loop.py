@@ -16,7 +16,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
 from stages.common.base.files import csv_bytes, json_bytes, sha256, write_atomically
 from stages.common.base.params import load
@@ -48,7 +48,11 @@ def run() -> None:
     fit, held = hold_out(
         list(origin_of), [origin.group for origin in origin_of.values()], params.train.holdout, params.train.seed
     )
-    with process_group(params.train.threads if is_portable(params.train) else None) as ranks, alone(ranks):
+    with (
+        process_group(params.train.threads if is_portable(params.train) else None) as ranks,
+        alone(ranks),
+        fitting(params, ranks),
+    ):
         choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
         version = sha256(TRAIN_PHOTOS)
         key = ranks.shared(run_key(params, fit, held, version, BACKBONE, ranks))
@@ -69,6 +73,19 @@ def alone(ranks: Ranks) -> Iterator[None]:
         if not free:
             raise StageError("training runs in this folder already; `dvc exp run --temp` trains beside it")
         yield
+
+
+@contextmanager
+def fitting(params: Params, ranks: Ranks) -> Iterator[None]:
+    """Raises StageError where a step takes more memory than a card has."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        at_once = params.train.batch_size // ranks.world // params.train.accumulate
+        raise StageError(
+            f"{at_once} photos at once do not fit into the memory of {torch.cuda.get_device_name(ranks.device)}; "
+            "raise train.accumulate, which trains on a batch in so many parts, or lower img_size"
+        ) from error
 
 
 def advise(train: TrainParams, held: list[Photo]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import timm
 import torch
 
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 from stages.common.base.errors import StageError
 from stages.common.base.files import sha256, write_bytes
 from stages.common.base.photos import Photo

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto, helper
 
-from serving.model.golden import Golden, images
-from serving.model.predictor import CARD, GOLDEN, THRESHOLD, Metadata
-from serving.photo.decode import RESIZE_RULE
+from serving.inference.model.golden import Golden, images
+from serving.inference.model.predictor import CARD, GOLDEN, THRESHOLD, Metadata
+from serving.inference.photo.decode import RESIZE_RULE
 
 METADATA = Metadata(
     model="brightness",

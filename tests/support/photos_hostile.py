@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image
 
-import serving.photo.decode  # noqa: F401  # registers HEIF
+import serving.inference.photo.decode  # noqa: F401  # registers HEIF
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

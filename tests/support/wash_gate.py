@@ -6,7 +6,7 @@ from unittest.mock import patch
 import numpy as np
 
 from samples import draw
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 
 GATE, GATE_CAR = 5, (4.4, 1.8, 1.5)  # the photo whose place a gate has; metres, the car its camera was set up for
 

@@ -65,6 +65,8 @@ def write_photos(root: Path, clean: int = 16, dirty: int = 8) -> None:
 class Workspace:
     """A folder with photos and params.yaml, in which stages run as their users run them."""
 
+    cards = ""  # the NVIDIA cards that they see
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "data_cars"
         self.params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -80,12 +82,19 @@ class Workspace:
             place[name] = value
         (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False))
 
-    def run(self, stage: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def start(self, stage: str, **environment: str) -> subprocess.Popen[str]:
         """`python -m stages.STAGE`."""
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", **environment}
+        env = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": self.cards, **environment}
         command = [sys.executable, "-m", f"stages.{stage}"]
-        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=300)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=env, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, stage: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A stage to its end, and what it said."""
+        with self.start(stage, **environment) as process:
+            out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(stage, process.returncode, out, err)
 
     def must(self, *stages: str) -> None:
         """Run stages that have to succeed."""

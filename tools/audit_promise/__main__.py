@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.verdict.rule import CLEAN
+from serving.inference.verdict.rule import CLEAN
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import read_json, write_json
 from stages.common.base.paths import THRESHOLD

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
-from serving.verdict.rule import CLEAN, DIRTY
+from serving.inference.verdict.rule import CLEAN, DIRTY
 from stages.common.base.errors import StageError
 from tools.table import read_table
 

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from pydantic import TypeAdapter, ValidationError
 
 from serving.batch.scorer import Row
-from serving.model.quality import Quality
-from serving.photo.errors import PhotoError
+from serving.inference.model.quality import Quality
+from serving.inference.photo.errors import PhotoError
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_atomically
 from stages.common.base.params import IdRegex

@@ -15,9 +15,9 @@ from werkzeug.exceptions import BadRequest, NotFound
 
 from serving.audit.auditor import Store, open_store
 from serving.audit.kept import parse
-from serving.photo.decode import open_photo, upright_rgb
-from serving.photo.errors import PhotoError
-from serving.verdict.errors import UserError
+from serving.inference.photo.decode import open_photo, upright_rgb
+from serving.inference.photo.errors import PhotoError
+from serving.inference.verdict.errors import UserError
 from stages.common.base.errors import run_stage
 from tools.audit_promise.judgements import VERDICTS
 from tools.judge.book import Book

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_csv
 from stages.common.base.params import load

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 
 class StageError(UserError):

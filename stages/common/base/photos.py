@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.verdict.rule import CLASSES, Limits, Measures
+from serving.inference.verdict.rule import CLASSES, Limits, Measures
 from stages.common.base.errors import StageError
 from stages.common.base.files import read_csv
 from stages.common.base.paths import EXCLUSIONS, GROUPS, PREDICTIONS, TRAIN_PHOTOS

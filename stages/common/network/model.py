@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from serving.verdict.rule import CLASSES
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
 from stages.common.base.photos import CLEAN
 
@@ -82,7 +82,7 @@ class Checkpoint:
 
 
 class Normalise(nn.Module):
-    """uint8 RGB `[N, S, S, 3]`, as serving.photo.decode gives them -> what the backbone expects, float `[N, 3, S, S]`.
+    """uint8 RGB `[N, S, S, 3]`, as the decoder gives them -> what the backbone expects, float `[N, 3, S, S]`.
 
     (x - mean) / std as a batch norm with fixed statistics: one pass over the pixels, in torch and in ONNX Runtime. Its
     epsilon of 1e-5 is nothing beside a variance of thousands.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, get_worker_info
 
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 from stages.common.base.errors import StageError
 from stages.common.network.model import Normalise, clean_logit
 from stages.common.pixels.photo_set import PhotoSet

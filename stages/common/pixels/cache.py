@@ -20,7 +20,7 @@ import PIL
 import pillow_heif
 from numpy.typing import NDArray
 
-from serving.photo import decode
+from serving.inference.photo import decode
 
 # With RESIZE_RULE, which changes when the code makes other pixels, whatever may change one: the libraries that decode.
 DECODER = hashlib.sha256(f"{PIL.__version__} {pillow_heif.__version__}".encode()).hexdigest()[:12]

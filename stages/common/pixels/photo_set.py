@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from serving.photo import header
-from serving.photo.cores import usable_cores
-from serving.photo.decode import PhotoError, decode
+from serving.inference.photo import header
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.decode import PhotoError, decode
 from stages.common.base.errors import StageError
 from stages.common.base.params import Data
 from stages.common.base.photos import Photo

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.photo.cores import usable_cores
+from serving.inference.photo.cores import usable_cores
 from stages.split_check.groups import How, Link
 from stages.split_check.near.align import Likeness, aligned, as_they_lie, blurred, correlation
 from stages.split_check.near.hashing import CROPS, hashes, neighbour_counts, pairs_within, stack, turn

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.verdict.errors import UserError, read_at_most
+from serving.inference.verdict.errors import UserError, read_at_most
 
 CLEAN, DIRTY, UNCERTAIN, UNUSABLE = "clean", "dirty", "uncertain", "unusable"
 TOO_SMALL, TOO_DARK, TOO_BLURRED, NO_CAR = "too_small", "too_dark", "too_blurred", "no_car"  # why a photo is unusable
@@ -26,7 +26,7 @@ class Measures(NamedTuple):
     """What tells whether a photo can be judged; the defaults keep every limit."""
 
     distance: float = 0.0  # from the train photos of cars
-    brightness: float = math.inf  # as serving.model.quality has it
+    brightness: float = math.inf  # as serving.inference.model.quality has it
     sharpness: float = math.inf  # likewise
     side: float = math.inf  # the shorter one of the photo as it was sent, pixels
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.verdict.errors import UserError
+from serving.inference.verdict.errors import UserError
 
 
 class PhotoError(UserError):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from serving.verdict.rule import Rule
+from serving.inference.verdict.rule import Rule
 
 COUNT = 16  # golden images in a file
 CANDIDATES = range(64)  # seeds that `pick` chooses from

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.photo import protocol
-from serving.photo.errors import BrokenPhoto, DecodersBusy, PhotoTooCostly
-from serving.photo.header import MIB, Header
+from serving.inference.photo import protocol
+from serving.inference.photo.errors import BrokenPhoto, DecodersBusy, PhotoTooCostly
+from serving.inference.photo.header import MIB, Header
 
 MEMORY = 768 * MIB
 _ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +112,7 @@ class _Decoder:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | _ENVIRONMENT
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "serving.photo.decoder", str(theirs.fileno())],
+                [sys.executable, "-m", "serving.inference.photo.decoder", str(theirs.fileno())],
                 cwd=_ROOT, env=environment, pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip

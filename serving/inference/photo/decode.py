@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
-from serving.photo import header, pool
-from serving.photo.cores import usable_cores
-from serving.photo.errors import BrokenPhoto, PhotoError, UnsupportedPhoto
-from serving.photo.header import MAX_PIXELS, Header
+from serving.inference.photo import header, pool
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.errors import BrokenPhoto, PhotoError, UnsupportedPhoto
+from serving.inference.photo.header import MAX_PIXELS, Header
 
 pillow_heif.register_heif_opener(thumbnails=False)
 # Pillow's own bomb check knows one limit per process and warns below it; `decode` applies its caller's limit instead.

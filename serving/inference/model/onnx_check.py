@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from serving.verdict.errors import UserError, read_at_most
+from serving.inference.verdict.errors import UserError, read_at_most
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit on a message: a model beyond it needs external data
 

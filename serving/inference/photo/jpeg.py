@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from serving.photo.containers import Layout, unpack
-from serving.photo.errors import BrokenPhoto, PhotoTooCostly
+from serving.inference.photo.containers import Layout, unpack
+from serving.inference.photo.errors import BrokenPhoto, PhotoTooCostly
 
 SEGMENTS = 1000  # before the pixels begin
 JUNK = 4096  # bytes between segments

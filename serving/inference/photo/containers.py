@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from serving.photo.errors import BrokenPhoto, PhotoTooCostly, UnsupportedPhoto
+from serving.inference.photo.errors import BrokenPhoto, PhotoTooCostly, UnsupportedPhoto
 
 PNG_CHUNKS = 20_000  # a file of 25 MB in chunks of 8 KB has 3,000
 GIF_BLOCKS = 20_000  # before the first frame

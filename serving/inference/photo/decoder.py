@@ -1,4 +1,4 @@
-"""`python -m serving.photo.decoder FD`: decodes the photos that come over a socket; started by serving.photo.pool."""
+"""`python -m serving.inference.photo.decoder FD`: decodes the photos that come over a socket; started by pool.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import pillow_heif
 from PIL import AvifImagePlugin
 
-from serving.photo import header, protocol
-from serving.photo.decode import decode_here
-from serving.photo.errors import PhotoError, PhotoTooCostly
-from serving.photo.header import MIB
+from serving.inference.photo import header, protocol
+from serving.inference.photo.decode import decode_here
+from serving.inference.photo.errors import PhotoError, PhotoTooCostly
+from serving.inference.photo.header import MIB
 
 NICENESS = 5  # what waits for these processes is costly anyway; the photos that are not go first
 SLACK = 32 * MIB  # of address space, beside what a photo needs

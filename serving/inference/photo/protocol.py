@@ -8,8 +8,8 @@ import socket
 import struct
 from typing import BinaryIO, NamedTuple
 
-from serving.photo import errors
-from serving.photo.errors import BrokenPhoto, PhotoError
+from serving.inference.photo import errors
+from serving.inference.photo.errors import BrokenPhoto, PhotoError
 
 OUT_OF_TIME = signal.SIGXCPU
 _ORDER = struct.Struct(">IQQdQ")  # the fields of Order, and the size of the photo that follows, in bytes

@@ -14,12 +14,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from serving.model.golden import Golden
-from serving.model.onnx_check import ModelError, read_model
-from serving.model.quality import quality
-from serving.photo.cores import usable_cores
-from serving.photo.decode import RESIZE_RULE
-from serving.verdict.rule import CLASSES, Threshold, ThresholdError, parse_threshold, read_threshold
+from serving.inference.model.golden import Golden
+from serving.inference.model.onnx_check import ModelError, read_model
+from serving.inference.model.quality import quality
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.decode import RESIZE_RULE
+from serving.inference.verdict.rule import CLASSES, Threshold, ThresholdError, parse_threshold, read_threshold
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Network:
         return self.provider == "CUDAExecutionProvider"
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
+        """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.inference.photo`."""
         result: NDArray[np.float32] = self.session.run([self.output], {"image": images})[0]
         return result
 
@@ -159,7 +159,7 @@ class Predictor(Network):
         self.threshold = replace(given, certified=False) if self.threshold_replaced else given
 
     def p_clean(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.photo`."""
+        """Calibrated probability of clean, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]`."""
         return self.run(images)
 
     def verdicts(self, p_clean: NDArray[np.float32]) -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.photo import containers, jpeg
-from serving.photo.containers import Layout
-from serving.photo.errors import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
+from serving.inference.photo import containers, jpeg
+from serving.inference.photo.containers import Layout
+from serving.inference.photo.errors import BrokenPhoto, NotAPhoto, PhotoTooLarge, UnsupportedPhoto
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 120_000_000  # of a JPEG, which is scaled while it is decoded
