@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from serving.engine.deployment import load
 from serving.inference.model import predictor
-from serving.inference.model.predictor import GOLDEN, THRESHOLD, ModelError, Predictor
+from serving.inference.model.predictor import GOLDEN, GPU_BATCH, THRESHOLD, ModelError, Predictor
 from serving.inference.photo.cores import processor
 from serving.inference.verdict.rule import Rule, ThresholdError, read_threshold
 from serving.settings import Settings
@@ -52,6 +52,17 @@ def test_a_model_for_cpus_never_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(predictor.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert predictor.default_providers("gpu")[0] == "CUDAExecutionProvider"
     assert predictor.default_providers("cpu") == ["CPUExecutionProvider"]
+
+
+def test_every_call_of_a_gpu_has_one_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, sizes = Predictor(write_pair(tmp_path).model, threads=1), []
+    images = np.stack([np.full((32, 32, 3), grey, np.uint8) for grey in range(70)])
+    expected, run = loaded.p_clean(images), loaded.session.run
+    monkeypatch.setattr(Predictor, "on_gpu", True)
+    monkeypatch.setattr(loaded.session, "run", lambda *call: sizes.append(len(call[1]["image"])) or run(*call))
+    for count in (1, 32, 70):
+        assert (loaded.p_clean(images[:count]) == expected[:count]).all()
+    assert sizes == [GPU_BATCH] * 5
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serving.inference.model import golden
-from serving.inference.model.predictor import ModelError, Predictor
+from serving.inference.model.predictor import GPU_BATCH, ModelError, Predictor
 from serving.inference.photo import header
 from serving.inference.photo.cores import processor
 from serving.inference.photo.decode import decode
@@ -27,9 +27,9 @@ from serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# A GPU is the quicker the more it gets. A CPU's core takes 3 % less for two photos at once than for one after the other
-# in fp32, no less in int8, but is called half as often; four at once gain little more, and all wait for the last.
-MAX_BATCH_GPU, MAX_BATCH_CPU = 32, 2
+# A core takes 3 % less for two photos at once than for one after the other in fp32, no less in int8, but is called half
+# as often; four at once gain little more, and all wait for the last.
+MAX_BATCH_CPU = 2
 
 
 class PhotoTooHeavy(PhotoError):
@@ -123,7 +123,7 @@ def load(settings: Settings, model: Path, threshold: Path | None, *, verified: b
     predictor = Predictor(model, threshold=threshold, threads=1)  # the batcher's lanes are the parallelism
     if signed not in (None, predictor.sha256):
         raise ModelError(f"{model} changed after its signature was checked")
-    max_batch = settings.max_batch or (MAX_BATCH_GPU if predictor.on_gpu else MAX_BATCH_CPU)
+    max_batch = settings.max_batch or (GPU_BATCH if predictor.on_gpu else MAX_BATCH_CPU)
     deployment = Deployment(predictor, settings.rule(predictor.threshold), max_batch)
     if settings.imgsz not in (None, predictor.image_size):
         raise ModelError(f"IMGSZ={settings.imgsz}, but {model} takes photos of {predictor.image_size} pixels")

@@ -27,6 +27,11 @@ PREFIX = "dirtycar."  # of every metadata key
 SAMPLE_PHOTOS = "8e852cbea2270e0b6d91934a5fdeef87a31b9a338180d43fe834aa8e15c9ec9d"  # data_version of the drawn photos
 DISTANCE = "distance"  # the second output of files that tell whether a photo shows a car
 MAP = "map"  # the last output of files that tell where the logit comes from, [N, h, w]
+CUDA = "CUDAExecutionProvider"
+OPTIONS = {CUDA: {"use_tf32": "0"}}  # fp32 means what it says
+# Photos in every call of a GPU. cuDNN plans each layer anew for each number of them, which takes seconds, and photos in
+# a call of another size get other last bits.
+GPU_BATCH = 32
 THRESHOLD, GOLDEN = PREFIX + "threshold", PREFIX + "golden"  # in best.onnx: the text of threshold.json; golden answers
 CARD = PREFIX + "card"  # the model card in Markdown; files of earlier versions have none
 
@@ -101,24 +106,30 @@ class Network:
     @property
     def on_gpu(self) -> bool:
         """Whether model calls run on a GPU."""
-        return self.provider == "CUDAExecutionProvider"
+        return self.provider == CUDA
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The output, float32 `[N]`, for uint8 RGB images `[N, S, S, 3]` from `serving.inference.photo`."""
-        result: NDArray[np.float32] = self.session.run([self.output], {"image": images})[0]
-        return result
+        return self._outputs([self.output], images)[0]
 
     def run_both(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The output and the distance, float32 `[N, 2]`; a file without a distance gives 0."""
         if not self.measures_distance:
             scores = self.run(images)
             return np.stack([scores, np.zeros_like(scores)], 1)
-        return np.stack(self.session.run([self.output, DISTANCE], {"image": images}), 1)
+        return np.stack(self._outputs([self.output, DISTANCE], images), 1)
 
     def map(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Float32 `[N, h, w]`, of a file that `gives_map`: each place's part in the logit, which is the map's mean."""
-        result: NDArray[np.float32] = self.session.run([MAP], {"image": images})[0]
-        return result
+        return self._outputs([MAP], images)[0]
+
+    def _outputs(self, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        if not self.on_gpu:
+            return self.session.run(names, {"image": images})  # type: ignore[no-any-return]
+        calls = [images[start : start + GPU_BATCH] for start in range(0, len(images), GPU_BATCH)]
+        filled = (np.resize(call, (GPU_BATCH, *images.shape[1:])) for call in calls)
+        answers = zip(*(self.session.run(names, {"image": call}) for call in filled), strict=True)
+        return [np.concatenate(parts)[: len(images)] for parts in answers]
 
     def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The output, then distance, brightness and sharpness as Measures has them, float32 `[N, 4]`."""
@@ -179,13 +190,13 @@ def gpu_count() -> int:
 
 def default_providers(target: str) -> list[str]:
     """For the target `gpu`, CUDA then CPU where a GPU is at hand; else CPU."""
-    if target == "gpu" and gpu_count() and "CUDAExecutionProvider" in ort.get_available_providers():
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if target == "gpu" and gpu_count() and CUDA in ort.get_available_providers():
+        return [CUDA, "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 
 
 def _open_session(model: Path, content: bytes, providers: Sequence[str], threads: int) -> ort.InferenceSession:
-    if "CUDAExecutionProvider" in providers:
+    if CUDA in providers:
         ort.preload_dlls()  # CUDA and cuDNN from the pip packages, where they are
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -193,7 +204,9 @@ def _open_session(model: Path, content: bytes, providers: Sequence[str], threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.load_model_format", "ONNX")  # not ORT's own, which nobody has checked
     try:
-        session = ort.InferenceSession(content, options, providers=list(providers))
+        session = ort.InferenceSession(
+            content, options, providers=[(name, OPTIONS.get(name, {})) for name in providers]
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         raise ModelError(f"{model} is not a usable ONNX model: {error}") from error
     session.disable_fallback()  # to a CPU, in the middle of a call: whoever asked for a GPU is to know
