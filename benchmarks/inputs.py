@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from serving.inference.model.predictor import GOLDEN, THRESHOLD, Metadata, Network
+from serving.inference.model.metadata import GOLDEN, THRESHOLD, Metadata
+from serving.inference.model.predictor import Network
 from serving.inference.photo.cores import usable_cores
 from serving.inference.photo.decode import RESIZE_RULE, decode
 from serving.inference.verdict.rule import parse_threshold

@@ -17,8 +17,9 @@ import numpy as np
 from pydantic import Field
 from sklearn.metrics import roc_auc_score
 
+from serving.inference.model.metadata import CARD, Metadata
 from serving.inference.model.onnx_check import read_model
-from serving.inference.model.predictor import CARD, Metadata, Predictor, default_providers
+from serving.inference.model.predictor import Predictor, default_providers
 from serving.inference.photo.cores import processor, usable_cores
 from serving.inference.photo.decode import decode
 from stages.common.base.errors import run_stage

@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from serving.inference.model.predictor import MAP, Network, Predictor
+from serving.inference.model.metadata import MAP
+from serving.inference.model.predictor import Network, Predictor
 from stages.common.calibration import Calibration
 from stages.convert.cam import add_map
 from stages.convert.precision import to_fp16, to_int8

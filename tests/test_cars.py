@@ -16,7 +16,7 @@ from serving.app import create_app
 from serving.batch.__main__ import main as batch
 from serving.engine.cars import judge
 from serving.fetch.client import UrlUnfetchable
-from serving.inference.model.predictor import THRESHOLD
+from serving.inference.model.metadata import THRESHOLD
 from serving.inference.verdict.rule import Rule, Threshold
 from serving.settings import Settings
 from serving.web import state

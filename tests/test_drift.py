@@ -19,8 +19,9 @@ from tests.support.live import Live, photo, running, wait_until
 from tests.support.onnx_models import write_pair
 from tests.support.populations import normal
 from tools.drift import shift
-from tools.drift.__main__ import Certificate, main
+from tools.drift.__main__ import main
 from tools.drift.predictions import read_file
+from tools.drift.reference import Certificate
 from tools.drift.shift import Scores
 
 PEOPLE, T = normal(3), 0.754

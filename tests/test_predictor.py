@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from serving.engine.deployment import load
 from serving.inference.model import predictor
-from serving.inference.model.predictor import GOLDEN, GPU_BATCH, THRESHOLD, ModelError, Predictor
+from serving.inference.model.metadata import GOLDEN, THRESHOLD
+from serving.inference.model.predictor import GPU_BATCH, ModelError, Predictor
 from serving.inference.photo.cores import processor
 from serving.inference.verdict.rule import Rule, ThresholdError, read_threshold
 from serving.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, send_from_directory
 
-from serving.inference.model.predictor import CARD
+from serving.inference.model.metadata import CARD
 from serving.web import state
 from serving.web.auth import guard_status
 from serving.web.middleware import CSP

@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from serving.inference.model.metadata import Metadata
 from serving.inference.model.onnx_check import ModelError
-from serving.inference.model.predictor import Metadata
 from serving.inference.photo.decode import RESIZE_RULE
 from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage

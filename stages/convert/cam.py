@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.inference.model.predictor import MAP
+from serving.inference.model.metadata import MAP
 from stages.convert.graph import only
 
 _TOLERANCE = 1e-3  # of the logit, which is about 1 to 10

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from serving.inference.model.predictor import DISTANCE
+from serving.inference.model.metadata import DISTANCE
 from stages.common.base.paths import REFERENCE
 from stages.common.network.model import clean_logit
 from stages.common.pixels.photo_set import PhotoSet

@@ -11,7 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.inference.model.golden import CANDIDATES, Golden, images, pick
-from serving.inference.model.predictor import CARD, GOLDEN, MAP, THRESHOLD, Network, Predictor
+from serving.inference.model.metadata import CARD, GOLDEN, MAP, THRESHOLD
+from serving.inference.model.predictor import Network, Predictor
 from serving.inference.verdict.rule import Threshold, read_threshold
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import json_bytes, read_json, write_atomically

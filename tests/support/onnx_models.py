@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from serving.inference.model.golden import Golden, images
-from serving.inference.model.predictor import CARD, GOLDEN, THRESHOLD, Metadata
+from serving.inference.model.metadata import CARD, GOLDEN, THRESHOLD, Metadata
 from serving.inference.photo.decode import RESIZE_RULE
 
 METADATA = Metadata(

@@ -25,7 +25,7 @@ from serving.inference.photo.errors import BrokenPhoto, DecodersBusy, PhotoTooCo
 from serving.inference.photo.header import MIB, Header
 
 MEMORY = 768 * MIB
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 # One heap and no threads that reserve more, for address space counts. Up to 32 MiB of freed memory is kept for the next
 # photo: pages that the system clears anew cost up to 9 ms a photo. Larger blocks go back at once.
