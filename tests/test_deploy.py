@@ -54,8 +54,10 @@ def test_commands_are_those_of_serving_batch() -> None:
 
 
 def test_versions_ports_and_metrics_are_those_of_the_image() -> None:
-    pinned = (ROOT / "serving" / "requirements-ray.txt").read_text()
-    assert f"ray=={kinds('RayJob')[0]['spec']['rayClusterSpec']['rayVersion']}" in pinned
+    version = kinds("RayJob")[0]["spec"]["rayClusterSpec"]["rayVersion"]
+    for extras, name in ("ray", "ray"), ("kuberay", "ray[default]"):  # KubeRay asks the dashboard, which is not in ray
+        assert f"{name}=={version}" in (ROOT / "serving" / f"requirements-{extras}.txt").read_text()
+    assert "EXTRAS=kuberay" in (ROOT / "deploy" / "kubernetes" / "rayjob.yaml").read_text()
     scaled = kinds("HorizontalPodAutoscaler")[0]["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert scaled in {metric.name for metric in metrics.IN_FLIGHT.collect()}
     dockerfile = (ROOT / "Dockerfile").read_text()

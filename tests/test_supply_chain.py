@@ -25,5 +25,5 @@ def names(path: Path) -> list[str]:
     """The distributions that a requirements file pins exactly, in one spelling."""
     lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
     wanted = [line for line in lines if line and not line.startswith("-r ")]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in wanted), path
-    return [re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in wanted]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z]+\])?==[A-Za-z0-9.+!]+", line) for line in wanted), path
+    return [re.sub(r"[-_.]+", "-", re.split(r"\[|==", line)[0]).lower() for line in wanted]
