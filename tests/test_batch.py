@@ -100,6 +100,7 @@ def test_bad_files_are_recorded_and_the_rest_finished(pair: Pair, folder: Path) 
 def test_resume_gives_the_same_file_without_scoring_again(
     folder: Path, out: Path, cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MAX_BATCH", "4")
     score(folder, out)
     whole = out.read_bytes()
     kept = max(0, whole[:cut].count(b"\n") - 1)
