@@ -380,6 +380,29 @@ def test_a_broken_archive_has_a_row(pair: Pair, elsewhere: Path, out: Path, dama
     assert any(row[4] for row in rows(out)[1:])
 
 
+def test_an_archive_that_ends_early_has_a_row_beside_its_photos(pair: Pair, elsewhere: Path, out: Path) -> None:
+    """Cut between two members, within a header, or with a header that is none: tarfile takes each for the end."""
+    shard = elsewhere / "shard.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as archive:
+        middle = archive.getmember("15.jpg").offset
+    for content in whole[:middle], whole[: middle + 100], whole[:middle] + b"?" * 512 + whole[middle + 512 :]:
+        shard.write_bytes(content)
+        assert score(shard, out) == 1
+        *scored, last = rows(out)[1:]
+        assert len(scored) == 5 and not any(row[4] for row in scored)
+        assert last[0] == str(shard) and "cut short" in last[4]
+
+
+def test_a_file_with_holes_in_an_archive_has_a_row(pair: Pair, tmp_path: Path, out: Path) -> None:
+    """GNU tar stores the other bytes alone: read as they lie there they are another photo's."""
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.seek(10 * 2**20)
+        file.write(photo(255))
+    subprocess.run(["tar", "-cSf", "a.tar", "a.jpg"], cwd=tmp_path, check=True)
+    assert score(tmp_path / "a.tar", out) == 1 and "empty" in rows(out)[1][4]
+
+
 def test_each_error_has_its_kind(pair: Pair, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_BYTES", "1000")
     large = tmp_path / "large.jpg"
@@ -415,8 +438,9 @@ def test_one_photo_is_told_in_words(pair: Pair, folder: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     "options",
     [
-        ["--out", "x.jsonl", "--resume"], ["--limit", "0"], ["--status"], ["--out", ""], ["--out", "https://x/y"],
-        ["--out", "x.CSV"], ["--out", "x.csv", "--sheet", "x.csv"], ["--out", "x.csv", "--sheet", "none/page.html"],
+        ["--out", "x.jsonl", "--resume"], ["--limit", "0"], ["--limit", "9" * 20], ["--status"], ["--out", ""],
+        ["--out", "https://x/y"], ["--out", "x.CSV"], ["--out", "x.csv", "--sheet", "x.csv"],
+        ["--out", "x.csv", "--sheet", "none/page.html"],
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_met_are_refused(pair: Pair, folder: Path, options: list[str]) -> None:

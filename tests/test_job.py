@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from serving.inference.verdict.errors import UserError
 from tests.support.jobs import each_once, score
 from tests.support.live import photo
 from tests.support.onnx_models import write_pair
+from tests.support.workspace import full_disk
 
 PHOTOS = 30
 
@@ -115,7 +117,7 @@ def test_a_source_that_changed_while_it_was_listed_is_refused(
 
 
 def test_a_shard_that_fails_thrice_is_reported_and_the_rest_finished(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, asked = Reader.__call__, []
 
@@ -128,9 +130,20 @@ def test_a_shard_that_fails_thrice_is_reported_and_the_rest_finished(
     with monkeypatch.context() as context:
         context.setattr(Reader, "__call__", busy)
         assert score(source, out, "--shard-size", "8") == 1
+    assert f"{PHOTOS - 8} photos" in capsys.readouterr().err
     assert len(asked) == job.TRIES and len(list(out.glob("part-*"))) == 3 and not (out / job.SUCCESS).exists()
     assert score(source, out, "--shard-size", "8") == 0
     assert each_once(out, source)
+
+
+def test_a_full_disk_is_named_and_the_same_command_goes_on(
+    source: Path, out: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for left, named in (100, job.JOB), (2000, "manifest"):
+        with full_disk(left):
+            assert score(source, out) in (1, 2)
+        assert re.search(f"cannot write {out}/{named}.*: File too large", capsys.readouterr().err + caplog.text)
+    assert score(source, out) == 0 and each_once(out, source)
 
 
 def test_a_folder_that_cannot_be_written_is_named(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

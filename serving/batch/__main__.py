@@ -75,7 +75,7 @@ def _on_screen(scorer: Scorer) -> Iterator[results.Write]:
 
 
 def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
-    """Score the sources into a job's folder. Returns the totals so far; those of failed shards count as errors."""
+    """Score the sources into a job's folder. Returns the totals so far, and how many shards `failed`."""
     folder = Folder(args.out)
     args.source = [source if source.startswith(URLS) else os.path.abspath(local(source)) for source in args.source]
     options = {name: getattr(args, name) for name in OPTIONS}
@@ -95,7 +95,7 @@ def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
         sheet.write(args.sheet, status.results(folder), scorer)
     if failed:
         log.error("shards %s failed; the same command tries them again", ", ".join(map(str, failed)))
-    return counts + Counter(error=len(failed))
+    return counts + Counter(failed=len(failed))
 
 
 def run_into_file(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
@@ -133,9 +133,10 @@ def main(arguments: list[str] | None = None) -> int:
             goes_on = f"; --resume goes on with what {args.out} holds"
         print(f"stopped{goes_on}", file=sys.stderr)
         return 130
+    failed = counts.pop("failed", 0)
     if args.out:
         print(f"{counts.total():,} photos: {status.describe(counts)}; written to {args.out}", file=sys.stderr)
-    return 1 if counts["error"] else 0
+    return 1 if failed or counts["error"] else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 from serving.batch.cluster import EMBEDDED
@@ -83,9 +84,9 @@ def _regex(text: str) -> str:
 
 
 def count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if 0 < (number := int(text)) <= sys.maxsize:
+        return number
+    raise ValueError
 
 
 def seconds(text: str) -> float:

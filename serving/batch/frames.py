@@ -24,41 +24,36 @@ _AHEAD = 256 * 1024  # bytes that are asked for at once
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo"
 
 
-class _Remote(io.RawIOBase):
+class _Remote:
     """The video, whose bytes the other end of the line has."""
 
     def __init__(self, line: Connection, size: int) -> None:
         self._line, self._size, self._place = line, size, 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    def tell(self) -> int:
+        return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._place = max(0, offset + (0, self._place, self._size)[whence])
         return self._place
 
-    def readinto(self, buffer: Any) -> int:
+    def read(self, size: int) -> bytes:
         if self._place >= self._size:  # an index may lead anywhere
-            return 0
-        self._line.send_bytes(READ + PLACE.pack(self._place, len(buffer)))
+            return b""
+        self._line.send_bytes(READ + PLACE.pack(self._place, size))
         found = self._line.recv_bytes()
-        buffer[: len(found)] = found
         self._place += len(found)
-        return len(found)
+        return found
 
 
 def _answer(line: Connection, size: int, pixels: int, time: str | None) -> bytes:
     """The video's length in seconds, or the first frame at or after a time, or the last one, upright, as a BMP."""
     import av  # here: the other end of the line imports this module too
 
-    file = io.BufferedReader(_Remote(line, size), _AHEAD)
     limits = {"max_pixels": str(pixels)}
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "", **limits}
     video: Any
-    with av.open(file, options=options) as video:
+    with av.open(_Remote(line, size), buffer_size=_AHEAD, options=options) as video:
         if not video.streams.video:
             raise ValueError("the file has no video")
         stream = video.streams.video[0]

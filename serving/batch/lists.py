@@ -86,9 +86,12 @@ def members(name: str) -> Iterator[Photo]:
                 if hidden or member.name.lower().endswith(SIDECARS):
                     continue
                 if member.isfile() or member.issym() or member.islnk():
-                    # A link has no bytes of its own: its row says so.
-                    size = member.size if member.isfile() else 0
+                    # A link has no bytes of its own, a file with holes not all of them: its row says so.
+                    size = member.size if member.isfile() and not member.issparse() else 0
                     yield Photo(f"{name}/{member.name}", name, member.offset_data, size)
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile takes damage for the end
+                raise ReadError("unreadable", "the archive is damaged or cut short: photos may be missing")
     except (tarfile.TarError, ReadError) as error:
         log.warning("%s: %s", name, error)
         yield Photo(name, name)

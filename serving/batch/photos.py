@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import functools
 import importlib
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from types import SimpleNamespace
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from serving.inference.verdict.errors import UserError
 
@@ -95,7 +95,8 @@ def failing(what: str) -> Iterator[None]:
         with reading():
             yield
     except ReadError as error:
-        raise UserError(f"{what}: {error.kind}: {error}") from None
+        kind = "" if error.kind == "unreadable" else f"{error.kind}: "  # it may be written
+        raise UserError(f"{what}: {kind}{error}") from None
 
 
 @contextmanager
@@ -114,29 +115,10 @@ def open_file(location: str, ahead: int = 2**20) -> BinaryIO:
     with reading():
         if not location.startswith(STORES):
             return open(location, "rb")
-        return io.BufferedReader(_Object(extra("obstore").open_reader(*split(location), buffer_size=ahead)))
-
-
-class _Object(io.RawIOBase):
-    """An object as Python's own kind of file, which obstore's is not."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        read = self._file.read(len(buffer))
-        buffer[: len(read)] = memoryview(read)
-        return len(read)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place: int = self._file.seek(offset, whence)
-        return place
+        reader = extra("obstore").open_reader(*split(location), buffer_size=ahead)
+        methods = {name: getattr(reader, name) for name in ("read", "seek", "tell", "close")}
+        # Arrow makes Python's own kind of file of it, and asks for `closed`, which obstore's lacks.
+        return cast(BinaryIO, extra("pyarrow").PythonFile(SimpleNamespace(**methods, closed=False), mode="r"))
 
 
 def _line(error: Exception) -> str:

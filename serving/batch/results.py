@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.batch.photos import Photo, extra
+from serving.batch.photos import Photo, extra, failing
 from serving.batch.scorer import Row, Scorer
 from serving.engine.cars import judge
 from serving.engine.deployment import Deployment
@@ -68,13 +68,8 @@ def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Gene
         if out.suffix == ".csv":
             with whole(out) as before:  # what an earlier run left is never half there
                 before.write(csv_bytes([Row._fields, *done]))
-            with out.open("ab") as lines:
-
-                def write(row: Row) -> None:
-                    lines.write(csv_bytes([row]))
-                    lines.flush()
-
-                yield write
+            with out.open("ab", buffering=0) as lines:
+                yield lambda row: lines.write(csv_bytes([row]))
                 os.fsync(lines.fileno())
             return
         with whole(out) as file:
@@ -107,7 +102,7 @@ def write_cars(out: Path, rows: Iterable[Row], regex: str, deployment: Deploymen
         else:
             one = judge(usable, deployment.predictor.threshold, deployment.rule)
             lines.append((car, one.label, one.p_clean, one.threshold, one.certified, len(usable), missing))
-    with whole(out) as file:
+    with failing(f"cannot write {out}"), whole(out) as file:
         file.write(csv_bytes(lines))
 
 

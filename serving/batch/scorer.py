@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from serving.audit.auditor import start_auditor
 from serving.batch import video
-from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, reading, split
+from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, open_file, reading, split
 from serving.engine.deployment import Deployment
 from serving.fetch.client import Fetcher
 from serving.fetch.policy import UrlError, UrlRefused
@@ -32,7 +32,7 @@ from serving.settings import Settings
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
-ARCHIVES = (".tgz", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+ARCHIVES = (".tar", ".tgz", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 READING = 4  # batches per core that are read from a network while one is scored
 
 Read = Callable[[Photo], bytes]
@@ -67,14 +67,17 @@ class Reader:
                 pixels = min(self._settings.max_pixels, self._settings.max_bytes // 3)
                 return video.read_frame(photo.location, pixels)
             if photo.location.lower().endswith(ARCHIVES) and not photo.offset:
-                raise ReadError("unreadable", "an archive that is compressed; unpack it, or make a .tar of it")
+                with open_file(photo.location):  # what is not there says so itself
+                    what = "an archive that is compressed, damaged or cut short; unpack it, or make a .tar of it"
+                    raise ReadError("unreadable", what)
             if photo.size == 0:  # no store gives a range of nothing
                 return b""
             if photo.location.startswith(STORES):
                 return self._object(photo)
             if photo.location.startswith(URLS):
                 return self._url(photo.location)
-            with open(photo.location, "rb", opener=_at_once) as file:
+            # Without waiting for the other end of a pipe.
+            with open(photo.location, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
                 file.seek(photo.offset)
                 # No more memory is reserved than is needed.
                 return file.read(self._most(os.fstat(file.fileno()).st_size if photo.size is None else photo.size))
@@ -98,11 +101,6 @@ class Reader:
             return self._fetcher.fetch(url)
         except UrlError as error:
             raise ReadError("refused" if isinstance(error, UrlRefused) else "unfetchable", str(error)) from None
-
-
-def _at_once(path: str, flags: int) -> int:
-    """Opens without waiting for the other end of a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class Scorer:

@@ -14,7 +14,7 @@ from pathlib import Path
 import jinja2
 from PIL import ExifTags, Image
 
-from serving.batch.photos import Photo
+from serving.batch.photos import Photo, failing
 from serving.batch.scorer import Row, Scorer
 from serving.inference.photo.decode import open_photo
 from serving.inference.photo.errors import PhotoError
@@ -46,11 +46,8 @@ def write(out: Path, results: Iterable[tuple[Photo, Row]], scorer: Scorer) -> No
         cards=cards, counts=counts, kinds=[kind for kind in KINDS if counts[kind]], total=counts.total(),
         model=scorer.deployment,
     )  # fmt: skip
-    try:
-        with whole(out) as file:
-            file.write(page.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    with failing(f"cannot write {out}"), whole(out) as file:
+        file.write(page.encode(errors="backslashreplace"))
 
 
 def _thumbnail(photo: Photo, scorer: Scorer) -> str | None:

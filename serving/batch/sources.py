@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import glob
+import heapq
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,19 +40,15 @@ def find(
 
 
 def sample(found: Iterable[Photo], number: int, seed: int) -> Iterator[Photo]:
-    """So many of the photos, drawn uniformly by reservoir sampling (Vitter 1985), in their order."""
-    draw, kept = random.Random(seed), list[tuple[int, Photo]]()
-    for place, photo in enumerate(found):
-        if place < number:
-            kept.append((place, photo))
-        elif (at := draw.randrange(place + 1)) < number:
-            kept[at] = place, photo
-    yield from (photo for _, photo in sorted(kept))
+    """So many of the photos, drawn uniformly, in their order; no more than these are held."""
+    draw = random.Random(seed)
+    drawn = heapq.nsmallest(number, enumerate(found), key=lambda _: draw.random())
+    yield from (photo for _, photo in sorted(drawn))
 
 
 def _source(source: str, column: str | None, ours: Sequence[str], every: float, *, alone: bool) -> Iterator[Photo]:
     if not source.startswith(STORES) and os.path.isdir(source):
-        yield from _folder(source, ours, alone=alone)
+        yield from (Photo(os.path.relpath(path, source) if alone else path, path) for path in _folder(source, ours))
         return
     for name, size in _matches(source):
         if _within(name, ours):
@@ -126,27 +123,24 @@ def _objects(url: str) -> Iterator[tuple[str, int | None]]:
         yield url, None
 
 
-def _folder(folder: str, ours: Sequence[str], *, alone: bool) -> Iterator[Photo]:
-    """Every file below a folder, sorted by path; hidden ones, and the folders of jobs in it, are left out.
+def _folder(folder: str, ours: Sequence[str]) -> Iterator[str]:
+    """Every file below a folder, in the order of the paths; hidden ones, and the folders of jobs in it, are left out.
 
     A link that leads nowhere or to a folder, and a folder that cannot be listed, are among them: each gets a row that
     says so.
     """
-    found: list[str] = []
-    refused: list[OSError] = []
-
-    def kept(parent: str, names: Iterable[str]) -> list[str]:
-        paths = (os.path.join(parent, name) for name in names if not name.startswith("."))
-        return [path for path in paths if not _within(path, ours)]
-
-    for parent, folders, names in os.walk(folder, onerror=refused.append):
-        if JOB in names and parent != folder:
-            folders[:] = names[:] = []
-        below = kept(parent, folders)
-        folders[:] = map(os.path.basename, below)
-        found += [path for path in below if os.path.islink(path)]
-        found += [path for path in kept(parent, names) if os.path.isfile(path) or not os.path.exists(path)]  # no pipe
-    found += [error.filename for error in refused]
-    for path in sorted({os.path.relpath(path, folder) for path in found}):
-        location = os.path.join(folder, path)
-        yield Photo(path if alone else location, location)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
+    except OSError:
+        yield folder
+        return
+    for entry in entries:
+        path = entry.path
+        if entry.name.startswith(".") or _within(path, ours):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if not os.path.lexists(os.path.join(path, JOB)):
+                yield from _folder(path, ours)
+        elif os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):  # no pipe
+            yield path
