@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.batch import __main__ as batch
-from serving.batch import load, predict, predict_many, results, scorer, sheet
+from serving.batch import load, predict, predict_many, results, scorer, sheet, sources
 from serving.batch.photos import Photo
 from serving.inference.model import golden
 from serving.inference.model.predictor import Predictor
@@ -199,6 +199,17 @@ def test_a_folder_that_cannot_be_listed_has_a_row(folder: Path, out: Path, monke
     assert score(folder, out) == 1
     _, *body = rows(out)
     assert [row[0] for row in body if row[4]] == ["1"] and len(body) == 21
+
+
+def test_a_folder_is_listed_in_the_order_of_paths_while_it_is_walked(tmp_path: Path) -> None:
+    names = ["a/0.jpg", "a/b/1.jpg", "a-b.jpg", "a.jpg", "a0.jpg", "b/2.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = sources.find([str(tmp_path)])
+    first = next(found).path
+    (tmp_path / "b" / "3.jpg").touch()
+    assert [first, *(photo.path for photo in found)] == sorted([*names, "b/3.jpg"])
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

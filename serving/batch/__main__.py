@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import closing, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
         results.check_model(scorer, scored, out)
     counts = Counter(row.label or "error" for row in before)
     with (
-        results.writing(out, scorer.deployment, before) if out else _on_screen(scorer) as write,
+        results.writing(out, scorer.deployment, before) if out else nullcontext(partial(_tell, scorer)) as write,
         closing(scorer.rows(left, remote=any(photo.location.startswith(URLS) for photo in left))) as rows,
         tqdm(total=len(before) + len(left), initial=len(before), unit="photo", disable=None if out else True) as bar,
     ):
@@ -61,17 +62,12 @@ def _listed(args: argparse.Namespace) -> Iterable[Photo]:
     return islice(found if args.sample is None else sample(found, args.sample, args.seed), args.limit)
 
 
-@contextmanager
-def _on_screen(scorer: Scorer) -> Iterator[results.Write]:
-    certified = "certified" if scorer.deployment.certified else "not certified"
-
-    def write(row: Row) -> None:
-        verdict = f"no verdict, {row.error}"
-        if row.p_clean is not None:
-            verdict = f"{row.label} (p_clean {row.p_clean:.3f}; clean from {row.threshold:.3f} on, {certified})"
-        print(f"{results.printable(row.path)}: {verdict}")
-
-    yield write
+def _tell(scorer: Scorer, row: Row) -> None:
+    verdict = f"no verdict, {row.error}"
+    if row.p_clean is not None:
+        certified = "certified" if scorer.deployment.certified else "not certified"
+        verdict = f"{row.label} (p_clean {row.p_clean:.3f}; clean from {row.threshold:.3f} on, {certified})"
+    print(f"{results.printable(row.path)}: {verdict}")
 
 
 def run_job(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
