@@ -160,6 +160,7 @@ def test_the_second_output_leaves_the_first_as_it_is(gallery: PhotoSet, model: s
     plain = networks.exported(model)
     scores = car_check.add_features(Logit(checkpoint), model, 64, gallery.batches())
     assert (scores.adapter is not None) == (model == SMALL)
+    assert not any(parameter.is_inference() for parameter in scores.parameters()), "torch.export refuses such"
     both = to_onnx(scores, checkpoint)
     for make in (lambda graph: graph, to_fp16, lambda graph: to_int8(graph, [images])):
         checked = car_check.add_distance(make(both), gallery)

@@ -96,7 +96,7 @@ def first_stages(logit: Logit, image: Tensor) -> Tensor:
     return stages
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: torch.export takes its parameters only by a detour, in twice the time
 def fit_adapter(logit: Logit, features: Features, photos: Iterable[Images]) -> nn.Conv2d:
     """The linear map from the classifier's first stages to the frozen ones: least squares over all places of photos."""
     products: Any = 0
