@@ -135,6 +135,14 @@ def test_too_few_usable_views(app: Flask) -> None:
     assert "p_clean" not in body and len(body["views"]) == 2
 
 
+def test_a_photo_sent_twice_is_one_view(app: Flask) -> None:
+    """Else a dirty car would be sent until the threshold for so many views is below it."""
+    assert ask(app, photo(250), photo(250)).json["reason"] == "too_few_views"
+    body = ask(app, photo(170), photo(250), photo(170)).json
+    assert (body["label"], body["threshold"]) == ("clean", 0.6)
+    assert [view.get("reason") for view in body["views"]] == [None, None, "copy"]
+
+
 def test_at_most_eight_photos(app: Flask) -> None:
     assert ask(app, *[photo(250)] * 9).status_code == 400
 
@@ -196,7 +204,9 @@ def test_the_metadata_of_the_model_carries_the_certificate(app: Flask) -> None:
     assert Path(ROOT / "serving/env.example").read_text().count("MIN_VIEWS") == 1
 
 
-def test_batch_writes_a_table_of_cars(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_writes_a_table_of_cars(
+    app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("MODEL_PATH", str(state.of(app).settings.model_path))
     monkeypatch.setenv("MIN_VIEWS", "2")
     out = tmp_path / "out.csv"
@@ -211,7 +221,16 @@ def test_batch_writes_a_table_of_cars(app: Flask, tmp_path: Path, monkeypatch: p
             }
         assert found["car1"] == ("clean", "True", "2", "0") and found["car2"] == ("dirty", "True", "2", "0")
         assert found["car3"] == ("unusable", "False", "1", "1")
-    assert batch([str(tmp_path / "*.jpg"), "--out", str(out), "--car-regex", "(car1)?[^/]*$"]) == 0
+    assert (
+        batch([str(tmp_path / "car1_a.jpg"), str(tmp_path / "car1_a.jpg"), "--out", str(out), "--car-regex", "(car1)"])
+        == 0
+    )
+    assert "car1,unusable,,,False,1,1" in out.with_suffix(".cars.csv").read_text()
+    assert (
+        batch([str(tmp_path / "*.jpg"), "--out", str(out), "--car-regex", "(car1)?[^/]*$"]) == 0 and not caplog.messages
+    )
+    assert batch([str(tmp_path / "*.jpg"), "--out", str(out), "--car-regex", "car_([0-9]+)"]) == 0
+    assert "each photo is a car of its own" in caplog.text
     for wrong in (["--car-regex", "car"], ["--car-regex", "("]):
         with pytest.raises(SystemExit):
             batch([str(tmp_path), "--out", str(out), *wrong])

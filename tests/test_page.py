@@ -87,8 +87,15 @@ def test_photos_become_views_of_one_car(page: sync_api.Page) -> None:
     sync_api.expect(views.last.locator(".problem")).to_contain_text("This is a PDF")
     sync_api.expect(page.locator("#counts")).to_have_text("1 dirty")
     sync_api.expect(page.locator("#group")).to_be_hidden()
+    page.set_input_files("#pick", [upload(f"{name}.jpg", photo(250)) for name in ("once", "again")])
+    sync_api.expect(page.locator("#counts")).to_have_text("2 clean · 1 dirty")
+    page.get_by_role("button", name="Judge 2 as one car").click()
+    copy = page.locator(".views .card", has_text="again.jpg")
+    sync_api.expect(copy.locator(".problem")).to_have_text("This photo is here already.")
+    sync_api.expect(copy.locator(".scale")).to_be_hidden()
+    page.get_by_role("button", name="Clear").click()
     page.set_input_files("#pick", [upload(f"{n}.jpg", photo(255)) for n in range(9)])
-    sync_api.expect(page.locator("#counts")).to_have_text("9 clean · 1 dirty")
+    sync_api.expect(page.locator("#counts")).to_have_text("9 clean")
     sync_api.expect(page.locator("#group")).to_be_hidden()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
 from collections import defaultdict, deque
@@ -23,6 +24,8 @@ from serving.engine.deployment import Deployment
 from serving.inference.verdict.errors import UserError
 from serving.inference.verdict.rule import UNUSABLE, Rule
 from serving.whole import whole
+
+log = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 CHECKED = 3  # rows whose photos are scored again before a CSV is gone on with
@@ -90,17 +93,21 @@ def write_cars(out: Path, rows: Iterable[Row], regex: str, deployment: Deploymen
     """A CSV with a line for each car, by name; `regex` captures it from a path, and a photo without one is a car of
     its own."""
     cars: dict[str, list[Row]] = defaultdict(list)
+    captured = False
     for row in rows:
         found = re.search(regex, row.path)
+        captured |= bool(found and found[1])
         cars[(found and found[1]) or row.path].append(row)
+    if cars and not captured:
+        log.warning("--car-regex %s captures nothing of any path: each photo is a car of its own", regex)
     lines: list[tuple[object, ...]] = [CAR_COLUMNS]
     for car, views in sorted(cars.items()):
-        usable = [row.p_clean for row in views if row.p_clean is not None]
+        usable = {row.path: row.p_clean for row in views if row.p_clean is not None}  # listed twice, one view
         missing = len(views) - len(usable)
         if len(usable) < min_views:
             lines.append((car, UNUSABLE, "", "", False, len(usable), missing))
         else:
-            one = judge(usable, deployment.predictor.threshold, deployment.rule)
+            one = judge([*usable.values()], deployment.predictor.threshold, deployment.rule)
             lines.append((car, one.label, one.p_clean, one.threshold, one.certified, len(usable), missing))
     with failing(f"cannot write {out}"), whole(out) as file:
         file.write(csv_bytes(lines))

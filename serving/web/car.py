@@ -39,7 +39,7 @@ def cars(*, fetch: bool) -> APIBlueprint:
 def predict_car() -> Response:
     """One verdict on a car: clean if its dirtiest view is. What is not shown, or not fetched, is not judged."""
     if request.mimetype == JSON:
-        with fetched(CarUrls.model_validate(request.get_json()).urls) as photos:
+        with fetched(CarUrls.model_validate(request.get_json(silent=True)).urls) as photos:
             return _judge(photos)
     views = uploaded()
     if len(views) > MAX_VIEWS:
@@ -49,15 +49,14 @@ def predict_car() -> Response:
 
 def _judge(photos: Sequence[bytes | UrlError]) -> Response:
     state = current()
-    scored = iter(state.engine.predict([photo for photo in photos if isinstance(photo, bytes)]))
-    results = [(b"", photo) if isinstance(photo, UrlError) else (photo, next(scored)) for photo in photos]
-    views = [
-        answer_to(photo, result) if isinstance(result, Verdict) else as_problem(result).body()
-        for photo, result in results
-    ]
+    sent = list(dict.fromkeys(photo for photo in photos if isinstance(photo, bytes)))
+    scored = dict(zip(sent, state.engine.predict(sent), strict=True))
+    # A photo sent twice is one view: a second one would lower the threshold and show nothing more.
+    results = [(b"", photo) if isinstance(photo, UrlError) else (photo, scored.pop(photo, None)) for photo in photos]
     verdicts = [result for _, result in results if isinstance(result, Verdict)]
     usable = [verdict.p_clean for verdict in verdicts if verdict.label != UNUSABLE]
     deployment = verdicts[0].deployment if verdicts else state.engine.deployment
+    views = [_view(photo, result, deployment.version) for photo, result in results]
     answer: dict[str, Any]
     if len(usable) < state.settings.min_views:
         answer = {"label": UNUSABLE, "reason": "too_few_views", "certified": False}
@@ -67,3 +66,10 @@ def _judge(photos: Sequence[bytes | UrlError]) -> Response:
     g.verdicts = [answer["label"]]
     metrics.CARS.labels(answer["label"]).inc()
     return jsonify(answer | {"model": deployment.version, "views": views})
+
+
+def _view(photo: bytes, result: Verdict | Exception | None, version: str) -> dict[str, Any]:
+    """The answer for one photo; None: it is a copy of one before."""
+    if result is None:
+        return {"label": UNUSABLE, "reason": "copy", "model": version}
+    return answer_to(photo, result) if isinstance(result, Verdict) else as_problem(result).body()

@@ -81,8 +81,9 @@ class UnusableAnswer(BaseModel):
     model_config = _with_example({"label": "unusable", "reason": "no_car", "model": "resnet50-4f1d0c2b9a77"})
 
     label: Literal["unusable"]
-    reason: Literal["too_small", "too_dark", "too_blurred", "no_car"] = Field(
-        description="The first that applies; too_small: by its pixels; no_car: not the exterior of a car"
+    reason: Literal["too_small", "too_dark", "too_blurred", "no_car", "copy"] = Field(
+        description="The first that applies; too_small: by its pixels; no_car: not the exterior of a car; copy: of "
+        "another view of the car"
     )
     model: str = Field(description="The model that answered")
 

@@ -7,6 +7,7 @@ const REASONS = {
   too_dark: "This photo is too dark.",
   too_blurred: "This photo is too blurred.",
   no_car: "This does not look like the outside of a car.",
+  copy: "This photo is here already.",
   too_few_views: "Too few of these photos can be used.",
 };
 const TRIES = 5; // for an answer that says "overloaded"
@@ -105,16 +106,16 @@ function showVerdict(photo, answer) {
   card.querySelector(".verdict").textContent = answer.label;
   card.querySelector(".problem").hidden = true;
   if (views) showViews(photo, answer.views);
+  card.querySelector(".scale").hidden = answer.label === "unusable";
   if (answer.label === "unusable") {
     showProblem(card, REASONS[answer.reason] || answer.reason, answer.label);
     return;
   }
-  card.querySelector(".scale").hidden = false;
   card.querySelector(".fill").style.width = percent(answer.p_clean);
   card.querySelector(".mark").style.left = percent(answer.threshold);
   card.querySelector(".bar").setAttribute("aria-label", `p_clean ${answer.p_clean}, clean from ${answer.threshold}`);
   card.querySelector(".numbers").textContent =
-    `p_clean ${answer.p_clean.toFixed(4)} · T ${answer.threshold.toFixed(4)}`;
+    `p_clean ${answer.p_clean.toFixed(4)} · T\u00a0${answer.threshold.toFixed(4)}`;
   if (views) card.querySelector(".numbers").textContent += answer.certified ? " (certified for cars)" : " (not certified for cars)";
   else offerReason(photo);
 }
