@@ -152,6 +152,7 @@ def test_a_form_that_is_full_of_boundaries_costs_little(client: FlaskClient) -> 
         ("file", {"file": "text"}, FORM, 400, "bad-request"),
         ("file", b"x", FORM, 400, "bad-request"),
         ("files", {}, FORM, 400, "bad-request"),
+        ("file", {"file": [(io.BytesIO(photo()), "a"), (io.BytesIO(photo()), "b")]}, FORM, 400, "bad-request"),
         ("file", b"x", "image/jpeg", 415, "unsupported-media-type"),
         ("url", b"{}", None, 415, "unsupported-media-type"),
         ("url", b'{"url": "%s"}' % (b"x" * 100_000), JSON, 413, "too-many-bytes"),
@@ -163,6 +164,13 @@ def test_bodies_that_are_not_understood(
     client: FlaskClient, path: str, data: Any, kind: str | None, status: int, slug: str
 ) -> None:
     assert_problem(client.post(f"/predict/{path}", data=data, content_type=kind), status, slug)
+
+
+@pytest.mark.parametrize("path", ["url", "car"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null"])
+def test_a_body_that_is_no_object_is_said_to_be_none(client: FlaskClient, path: str, body: bytes) -> None:
+    answer = client.post(f"/predict/{path}", data=body, content_type=JSON)
+    assert answer.json and answer.json["detail"] == "the body is no JSON object"
 
 
 def test_too_many_bytes_or_photos(client: FlaskClient) -> None:

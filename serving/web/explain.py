@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serving.engine.deployment import Deployment
 from serving.explain import GRID, occlusion, overlay
 from serving.inference.photo.decode import open_photo, upright_rgb
-from serving.web.predict import FORM, FORM_OVERHEAD, PHOTO, SECURITY, guard, uploaded
+from serving.web.predict import FORM, FORM_OVERHEAD, PHOTO, SECURITY, guard, uploaded_one
 from serving.web.problems import Kind, Problem
 from serving.web.schemas import ExplainQuery, Explanation, problems
 from serving.web.state import current
@@ -44,7 +44,7 @@ def explain_file(query: ExplainQuery) -> Response:
     settings, deployment = current().settings, current().engine.deployment
     if query.method == "cam" and not deployment.predictor.gives_map:
         raise Problem(Kind.BAD_REQUEST, f"{deployment.version} has no map of its own; method=occlusion explains it")
-    photo = uploaded()[0]
+    photo = uploaded_one()
     if not _place.acquire(blocking=False):
         raise Problem(Kind.OVERLOADED, "another photo is being explained", reason="explanations")
     try:

@@ -40,7 +40,7 @@ urls = APIBlueprint("urls", __name__, abp_security=SECURITY)
 @files.post("/predict/file", summary="One photo", responses=_ONE, openapi_extensions=PHOTO)
 def predict_file() -> Response:
     """The verdict on one uploaded photo."""
-    return _one(uploaded()[0])
+    return _one(uploaded_one())
 
 
 @files.post("/predict/files", summary="Several photos", responses=_MANY, openapi_extensions=_PHOTOS)
@@ -71,6 +71,14 @@ def predict_url(body: UrlBody) -> Response:
 def uploaded() -> list[bytes]:
     """The photos of a form, one or more. Raises Problem."""
     return read_photos(request.stream, request.mimetype_params.get("boundary", ""))
+
+
+def uploaded_one() -> bytes:
+    """The photo of a form that has one. Raises Problem."""
+    photo, *others = uploaded()
+    if others:
+        raise Problem(Kind.BAD_REQUEST, f"file: {1 + len(others)} photos; one is read here, several at /predict/files")
+    return photo
 
 
 @contextmanager

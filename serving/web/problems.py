@@ -140,7 +140,8 @@ def register(app: Flask) -> None:
 
 def invalid_request(error: ValidationError) -> Response:
     """A body whose parts are not those asked for, told in words."""
-    parts = (f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors(include_input=False))
+    found = error.errors(include_input=False)
+    parts = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else "the body is no JSON object" for e in found)
     return Problem(Kind.BAD_REQUEST, "; ".join(parts)).response()
 
 

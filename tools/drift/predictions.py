@@ -34,7 +34,7 @@ def read_file(path: Path) -> tuple[list[Row], float]:
             rows = [row for _, row in read_table(path, Row._fields, journal=True, errors="surrogateescape")]
         found = [_row(row) for row in rows]
     except (OSError, ValueError) as error:
-        raise StageError(f"{path} is no file of predictions by serving.batch: {error!r}") from error
+        raise StageError(f"{path} is no file of predictions by serving.batch: {error}") from error
     thresholds = {round(row.threshold, 6) for row in found if row.threshold is not None}
     if len(thresholds) != 1:
         raise StageError(f"{path} needs verdicts of one threshold, and has {len(thresholds)}: {sorted(thresholds)[:5]}")
