@@ -204,7 +204,7 @@ class Unscored:
     def __init__(self) -> None:
         self.deployment = load(ROOT / "artifacts" / "best.onnx").deployment
 
-    def rows(self, listed: Sequence[Photo], *, remote: bool) -> Iterator[Row]:
+    def rows(self, listed: Sequence[Photo]) -> Iterator[Row]:
         """A row for each photo."""
         yield from (Row(photo.path, "clean", 1.0, 0.5) for photo in listed)
 

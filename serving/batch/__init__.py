@@ -31,4 +31,4 @@ def predict(model: Scorer, photo: str | Path | bytes) -> Row:
 
 def predict_many(model: Scorer, sources: Sequence[str | Path]) -> Iterator[Row]:
     """The rows of all photos that `sources` name, as on the command line, while they are listed. Raises UserError."""
-    return model.rows(find([str(source) for source in sources]), remote=True)
+    return model.rows(find([str(source) for source in sources]))

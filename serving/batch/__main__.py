@@ -41,7 +41,7 @@ def run(scorer: Scorer, args: argparse.Namespace) -> Counter[str]:
     counts = Counter(row.label or "error" for row in before)
     with (
         results.writing(out, scorer.deployment, before) if out else nullcontext(partial(_tell, scorer)) as write,
-        closing(scorer.rows(left, remote=any(photo.location.startswith(URLS) for photo in left))) as rows,
+        closing(scorer.rows(left)) as rows,
         tqdm(total=len(before) + len(left), initial=len(before), unit="photo", disable=None if out else True) as bar,
     ):
         for photo, row in zip(left, rows, strict=True):

@@ -20,7 +20,7 @@ from typing import Any
 
 from serving.batch import manifest
 from serving.batch.folder import JOB, Folder
-from serving.batch.photos import UNAVAILABLE, URLS, Photo
+from serving.batch.photos import UNAVAILABLE, Photo
 from serving.batch.results import table
 from serving.batch.scorer import Row, Scorer
 from serving.engine.deployment import Deployment
@@ -59,9 +59,8 @@ def score_shard(folder: Folder, scorer: Scorer, shard: int, tick: Tick = lambda 
     """Score a shard into its part. Raises UserError where photos are unavailable just now."""
     ids, photos = manifest.read_segment(folder, shard)
     rows: list[Row] = []
-    remote = any(photo.location.startswith(URLS) for photo in photos)
     try:
-        with closing(scorer.rows(photos, remote=remote)) as scored:
+        with closing(scorer.rows(photos)) as scored:
             for row in scored:
                 if row.error.startswith(UNAVAILABLE):
                     raise UserError(f"{row.path}: {row.error}")

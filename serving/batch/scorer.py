@@ -33,7 +33,7 @@ from serving.settings import Settings
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core
 ARCHIVES = (".tar", ".tgz", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
-READING = 4  # batches per core that are read from a network while one is scored
+READING = 4  # batches per core that are read, perhaps over a network, while one is scored
 
 Read = Callable[[Photo], bytes]
 
@@ -115,14 +115,13 @@ class Scorer:
         self._calls = threading.Semaphore(calls)
         self._cores = threading.Semaphore(self._threads)
 
-    def rows(self, photos: Iterable[Photo], *, remote: bool = False) -> Generator[Row, None, None]:
-        """The row of each photo, in order; those of a network (`remote`) are read ahead.
+    def rows(self, photos: Iterable[Photo]) -> Generator[Row, None, None]:
+        """The row of each photo, in order.
 
         A caller that stops early waits for the batches under way, no more.
         """
         pending: deque[Future[list[Row]]] = deque()
-        threads = self._threads * (1 + READING * remote)
-        pool, left = ThreadPoolExecutor(threads), iter(photos)
+        pool, left = ThreadPoolExecutor(self._threads * (1 + READING)), iter(photos)
         try:
             while batch := list(islice(left, self.batch)):
                 pending.append(pool.submit(self.score, batch))
