@@ -26,9 +26,13 @@ def whole(target: Path, *, new: bool = False) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            os.link(temporary, target)  # unlike a rename, it replaces nothing
-        else:
-            temporary.replace(target)
+            try:
+                os.link(temporary, target)  # unlike a rename, it replaces nothing
+                return
+            except OSError:  # exFAT and some mounted stores know no links; two writers at once are not told apart then
+                if target.exists():
+                    raise FileExistsError(target) from None
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -146,6 +146,16 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(
     assert score(source, out) == 0 and each_once(out, source)
 
 
+def test_a_file_system_without_links_will_do(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for shard_size, code in ("8", 0), ("8", 0), ("9", 2):
+        assert score(source, out, "--shard-size", shard_size) == code
+    assert each_once(out, source) and not list(out.rglob(".*"))
+
+
 def test_a_folder_that_cannot_be_written_is_named(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out.write_text("a file")
     assert score(source, out) == 2 and str(out) in capsys.readouterr().err
