@@ -144,6 +144,17 @@ def test_a_photo_under_both_labels_is_told_and_stays_together(photos: Path, caps
     assert plan()["dirty/same.jpg"] == plan()["clean/car3/6.jpg"]
 
 
+def test_of_a_long_list_the_rest_is_counted(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.split.__main__.LISTED", 2)
+    for car in 3, 4, 5:
+        shutil.copy(photos / f"clean/car{car}/{2 * car}.jpg", photos / f"dirty/same{car}.jpg")
+        (photos / f"clean/{car}.jpg").write_text("broken")
+    main(["photos", "--skip-unreadable"])
+    assert capsys.readouterr().out.count("\n  and 1 more\n") == 2
+
+
 def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "from/clean").mkdir(parents=True)
     (tmp_path / "from/clean/a.jpg").write_bytes(jpeg(np.random.default_rng(0), dirty=False))

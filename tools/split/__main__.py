@@ -59,8 +59,7 @@ def usable(scanned: Sequence[ScannedPhoto], *, skip: bool) -> list[ScannedPhoto]
     """The photos that can be read. Raises StageError naming those that cannot, or says that they are left out."""
     broken = [f"  {one.name}: {one.problem}" for one in scanned if one.problem is not None]
     if broken:
-        more = [f"  and {len(broken) - LISTED} more"] if len(broken) > LISTED else []
-        text = "\n".join([f"{len(broken)} files cannot be read:", *broken[:LISTED], *more])
+        text = f"{len(broken)} files cannot be read:\n{_first(broken)}"
         if not skip:
             raise StageError(f"{text}\nRemove them, or leave them out with SKIP_UNREADABLE=1.")
         print(f"WARNING: {text}\nThey are left out.")
@@ -71,8 +70,13 @@ def warn_of_conflicts(groups: Iterable[Group]) -> None:
     """Say which photos stand under both labels: wherever they go, split_check will stop at them."""
     conflicts = ["  " + " = ".join(group.names[:LISTED]) for group in groups if group.kind == "conflict"]
     if conflicts:
-        text = "\n".join(conflicts[:LISTED])
-        print(f"WARNING: {len(conflicts)} photos stand under both labels; keep each under the right one:\n{text}")
+        told = f"{len(conflicts)} photos stand under both labels; keep each under the right one"
+        print(f"WARNING: {told}:\n{_first(conflicts)}")
+
+
+def _first(lines: list[str]) -> str:
+    more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return "\n".join([*lines[:LISTED], *more])
 
 
 def table(split_of: Mapping[str, str], group_of: Mapping[str, str]) -> str:
