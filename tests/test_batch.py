@@ -1,6 +1,7 @@
 """Scoring a folder: order, bad files, resuming."""
 
 import csv
+import io
 import os
 import re
 import signal
@@ -18,9 +19,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from obstore.exceptions import GenericError
 
 from serving.batch import __main__ as batch
-from serving.batch import load, predict, predict_many, results, scorer, sheet, sources
+from serving.batch import lists, load, predict, predict_many, results, scorer, sheet, sources
 from serving.batch.photos import Photo
 from serving.inference.model import golden
 from serving.inference.model.predictor import Predictor
@@ -403,6 +405,38 @@ def test_an_archive_that_ends_early_has_a_row_beside_its_photos(pair: Pair, else
         *scored, last = rows(out)[1:]
         assert len(scored) == 5 and not any(row[4] for row in scored)
         assert last[0] == str(shard) and "cut short" in last[4]
+
+
+@pytest.mark.parametrize("size", [-1024, -512, 2**40, 2**62])
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE], ids=repr
+)
+def test_sizes_that_no_member_has(pair: Pair, elsewhere: Path, out: Path, size: int, kind: bytes) -> None:
+    hostile = tarfile.TarInfo("b.jpg")
+    hostile.size, hostile.type = size, kind
+    shard = elsewhere / "shard.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as archive:
+        second = archive.getmembers()[1].offset
+    shard.write_bytes(whole[:second] + hostile.tobuf(tarfile.GNU_FORMAT) + whole[second:])
+    assert score(shard, out) == 1
+    assert rows(out)[1][0].endswith("00.jpg") and not rows(out)[1][4]
+    assert rows(out)[-1][0] == str(shard) and "cut short" in rows(out)[-1][4]
+
+
+def test_an_archive_whose_store_fails_is_not_taken_for_a_broken_one(
+    pair: Pair, elsewhere: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 4096:
+                raise GenericError("503 SlowDown")
+            return super().read(size)
+
+    shard = elsewhere / "shard.tar"
+    monkeypatch.setattr(lists, "open_file", lambda name: Failing(Path(name).read_bytes()))
+    assert score(shard, out) == 2
+    assert f"{shard}: 503 SlowDown" in capsys.readouterr().err
 
 
 def test_a_file_with_holes_in_an_archive_has_a_row(pair: Pair, tmp_path: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from serving.batch.photos import Photo, ReadError, extra, failing, open_file, parsing
+from serving.batch.photos import UNAVAILABLE, Photo, ReadError, extra, failing, open_file, parsing, reading
 from serving.inference.verdict.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -77,11 +77,16 @@ def _joined(values: Sequence[object]) -> str:
 
 
 def members(name: str) -> Iterator[Photo]:
-    """The photos of an uncompressed tar archive, as ranges of its bytes; a broken one gets a row with its error."""
+    """The photos of an uncompressed tar archive, as ranges of its bytes; a broken one gets a row with its error.
+
+    Raises UserError where a store is unavailable.
+    """
     try:
-        with open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with reading(), open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # of millions, none has to be remembered
+                if archive.offset <= member.offset:
+                    raise ReadError("unreadable", "a size below zero, which leads back to the same member for ever")
                 hidden = os.path.basename(member.name).startswith(".")
                 if hidden or member.name.lower().endswith(SIDECARS):
                     continue
@@ -92,6 +97,8 @@ def members(name: str) -> Iterator[Photo]:
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile takes damage for the end
                 raise ReadError("unreadable", "the archive is damaged or cut short: photos may be missing")
-    except (tarfile.TarError, ReadError) as error:
-        log.warning("%s: %s", name, error)
+    except (tarfile.TarError, ReadError, OverflowError, MemoryError) as error:  # a header may claim any size
+        if isinstance(error, ReadError) and error.kind == UNAVAILABLE:
+            raise UserError(f"{name}: {error}") from None
+        log.warning("%s: %s", name, error or type(error).__name__)
         yield Photo(name, name)

@@ -68,7 +68,7 @@ def table(rows: Sequence[Row], ids: Sequence[int], deployment: Deployment) -> An
 def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Generator[Write, None, None]:
     """Gives the function that writes a row; a CSV begins with what is `done`. Raises UserError."""
     try:
-        if out.suffix == ".csv":
+        if out.name.endswith(".csv"):
             with whole(out) as before:  # what an earlier run left is never half there
                 before.write(csv_bytes([Row._fields, *done]))
             with out.open("ab", buffering=0) as lines:
@@ -76,7 +76,7 @@ def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Gene
                 os.fsync(lines.fileno())
             return
         with whole(out) as file:
-            if out.suffix == ".jsonl":
+            if out.name.endswith(".jsonl"):
                 common = {"certified": deployment.certified, "model": deployment.version}
                 yield lambda row: file.write(json.dumps(row._asdict() | common).encode() + b"\n")
             else:
@@ -85,7 +85,7 @@ def writing(out: Path, deployment: Deployment, done: Sequence[Row] = ()) -> Gene
                 content = table(rows, range(len(rows)), deployment)
                 extra("pyarrow.parquet").write_table(content, file, compression="zstd")
     except OSError as error:  # of reading a photo, its row tells
-        left = "; what it holds stays, --resume adds the rest" if out.suffix == ".csv" and out.is_file() else ""
+        left = "; what it holds stays, --resume adds the rest" if out.name.endswith(".csv") and out.is_file() else ""
         raise UserError(f"cannot write {out}: {error.strerror}{left}") from error
 
 
