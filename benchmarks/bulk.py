@@ -218,7 +218,7 @@ def manifest_rows(folder: Path) -> None:
             writer.write_table(pa.table({"path": paths}))
             del paths
     scorer, out = Unscored(), Folder(str(folder / "out"))
-    held = rss()
+    held = psutil.Process().memory_info().rss / 2**20
     started = time.perf_counter()
     shards = job.start(out, scorer.deployment, find([str(listed)]), {"shard_size": 10_000}, 0, 1)
     job.score_shard(out, scorer, next(iter(shards)))
@@ -229,11 +229,6 @@ def manifest_rows(folder: Path) -> None:
     print(f"{ROWS:,} rows: first part after {first:.1f} s, all listed after {whole:.1f} s")
     print(f"memory {held:.0f} MiB before, {most:.0f} MiB at most")
     on_paper(whole / ROWS)
-
-
-def rss() -> float:
-    """Memory of this process, in MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def on_paper(listing: float, photos_per_core: float = 60.0, gets: float = 5500.0, total: int = 100_000_000) -> None:

@@ -27,26 +27,7 @@ an error instead, 2 it could not be done, the message says why, 130 stopped by C
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options; `job` is whether --out is a folder or prefix, `own` all that is written. What cannot be met ends the
     program with code 2."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("source", nargs="*", metavar="SOURCE")
-    add("--out", help=f"a file {', '.join(ENDINGS)}, or the folder or prefix of a job")
-    add("--resume", action="store_true", help="keep the rows of a CSV and add the missing ones; a job always does")
-    add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
-    add("--car-regex", type=_regex, metavar="REGEX", help="captures the car from a path: verdicts in OUT.cars.csv")
-    add("--column", help="the column of a list that has the paths or URLs")
-    add("--every", type=seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
-    add("--sample", type=count, metavar="N", help="score N photos, drawn at random")
-    add("--seed", type=int, default=0, help="of --sample")
-    add("--limit", type=count, metavar="N", help="score the first N photos")
-    add("--workers", type=count, metavar="N", help="cores to use, by default all")
-    add("--shard-size", type=count, default=10_000, metavar="N", help="photos in a part of a job")
-    add("--shard-of", type=count, default=1, metavar="N", help="runs that share a job; this is number --shard")
-    add("--shard", type=int, default=0, metavar="I", help="0 to N - 1; run 0 lists the sources")
-    add("--ray", nargs="?", const=EMBEDDED, metavar="ADDRESS", help="score on a Ray cluster, or one of its own")
-    add("--status", action="store_true", help="tell how far the job in --out is")
+    parser = _parser()
     args = parser.parse_args(arguments)
     empty, out = args.out == "", local(args.out or "")
     args.out = out = out.rstrip("/") or out[:1]
@@ -72,6 +53,30 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if applies:
             parser.error(message)
     return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("source", nargs="*", metavar="SOURCE")
+    add("--out", help=f"a file {', '.join(ENDINGS)}, or the folder or prefix of a job")
+    add("--resume", action="store_true", help="keep the rows of a CSV and add the missing ones; a job always does")
+    add("--sheet", type=Path, metavar="PAGE.html", help="a page with thumbnails too, worst first")
+    add("--car-regex", type=_regex, metavar="REGEX", help="captures the car from a path: verdicts in OUT.cars.csv")
+    add("--column", help="the column of a list that has the paths or URLs")
+    add("--every", type=seconds, default=1.0, metavar="1s", help="of a video, score a frame every so many seconds")
+    add("--sample", type=count, metavar="N", help="score N photos, drawn at random")
+    add("--seed", type=int, default=0, help="of --sample")
+    add("--limit", type=count, metavar="N", help="score the first N photos")
+    add("--workers", type=count, metavar="N", help="cores to use, by default all")
+    add("--shard-size", type=count, default=10_000, metavar="N", help="photos in a part of a job")
+    add("--shard-of", type=count, default=1, metavar="N", help="runs that share a job; this is number --shard")
+    add("--shard", type=int, default=0, metavar="I", help="0 to N - 1; run 0 lists the sources")
+    add("--ray", nargs="?", const=EMBEDDED, metavar="ADDRESS", help="score on a Ray cluster, or one of its own")
+    add("--status", action="store_true", help="tell how far the job in --out is")
+    return parser
 
 
 def _regex(text: str) -> str:
