@@ -49,6 +49,7 @@ def page(browser: sync_api.Browser, kept: Folder, tmp_path: Path) -> Iterator[sy
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: "Security Policy" in line.text and faults.append(line.text))
     page.goto(f"http://127.0.0.1:{server.server_port}")
     yield page
     context.close()

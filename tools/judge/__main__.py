@@ -6,12 +6,14 @@ is shown, the oldest photo first. With --judges 2 every photo is shown to two pe
 
 import argparse
 import io
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, jsonify, request, send_from_directory
 from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.serving import make_server
 
 from serving.audit.auditor import Store, open_store
 from serving.audit.kept import parse
@@ -25,7 +27,7 @@ from tools.judge.book import Book
 SIDE = 1600  # pixels of a photo as it is shown, at most
 LOCAL = ("127.0.0.1", "localhost")
 AHEAD = 3  # photos that a browser loads before their turn
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 
 
 def create_app(store: Store, book: Book, judges: int, hosts: list[str] | None) -> Flask:
@@ -110,8 +112,10 @@ def main(arguments: list[str] | None = None) -> None:
     store = open_store(args.audit_dir)
     hosts = list(LOCAL) if args.host in LOCAL else None
     app = create_app(store, Book(args.out), args.judges, hosts)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each request
+    server = make_server(args.host, args.port, app, threaded=True)
     print(f"Judge on http://{args.host}:{args.port} ; judgements go to {args.out}. Ctrl-C ends it.", file=sys.stderr)
-    app.run(args.host, args.port, threaded=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
