@@ -498,8 +498,8 @@ def test_the_sheet_shows_the_worst_first_and_needs_nothing_else(
 ) -> None:
     (folder / "<b>.jpg").write_text("no photo")
     monkeypatch.setattr(sheet, "SHOWN", 4)
-    for out in tmp_path / "out.csv", tmp_path / "job":
-        assert score(folder, out, "--sheet", str(tmp_path / "page.html")) == 1
+    for out, code in (tmp_path / "out.csv", 1), (tmp_path / "job", 0):
+        assert score(folder, out, "--sheet", str(tmp_path / "page.html")) == code
         page = (tmp_path / "page.html").read_text()
         shown = re.findall(r'figure class="(\w+)"', page)
         assert Counter(shown) == {"error": 1, "dirty": 4, "uncertain": 4, "clean": 4} and shown[:2] == [
