@@ -21,7 +21,7 @@ from serving.inference.verdict.rule import Rule, Threshold
 from serving.settings import Settings
 from serving.web import state
 from stages.common.base.params import load
-from stages.threshold.cars import CarThreshold, car_outcomes, car_thresholds, seen_in_views
+from stages.threshold.cars import CarThreshold, Seen, car_outcomes, car_thresholds, seen_in_views
 from stages.threshold.params import Params, ThresholdParams
 from tests.support.live import photo
 from tests.support.onnx_models import brightness, properties, write_model
@@ -45,6 +45,20 @@ def test_each_number_of_views_has_its_own_threshold(params: ThresholdParams) -> 
     assert list(found) == ["1", "2", "3", "4", "any"]
     assert [one.certified for one in found.values()] == [False, True, True, True, True]  # one side hides too much
     assert found["2"].threshold > found["4"].threshold == found["any"].threshold and found["any"].cars == 800
+
+
+def test_four_photos_of_one_side_are_judged_as_cars_come(params: ThresholdParams) -> None:
+    """Most cars have one photo. Four tell the classes apart so well that a low threshold would do for them alone."""
+    clean = np.random.default_rng(1).beta(8, 1, 560), np.random.default_rng(2).beta(20, 1, (100, 4))
+    dirty = np.random.default_rng(3).beta(2, 3, 120), np.random.default_rng(4).beta(1, 30, (20, 4))
+    p_clean = np.concatenate([part.ravel() for part in (*clean, *dirty)])
+    car = np.repeat(np.arange(800), [1] * 560 + [4] * 100 + [1] * 120 + [4] * 20).astype(str)
+    found = thresholds((np.arange(len(car)) < 560 + 400, p_clean, car), params)
+    assert found["4"].certified and found["4"].threshold == found["any"].threshold
+    lowest = clean[1].min(1)
+    assert found["4"].recall == (lowest >= found["4"].threshold).mean()
+    alone = car_thresholds({"4": Seen(np.arange(120) < 100, np.append(lowest, dirty[1].min(1)))}, params)["4"]
+    assert alone.certified and alone.threshold < found["4"].threshold
 
 
 def test_few_cars_are_said_and_photos_alone_are_no_cars(params: ThresholdParams) -> None:

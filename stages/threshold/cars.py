@@ -1,6 +1,6 @@
 """The thresholds of cars that are seen in several photos: a car scores what its dirtiest view scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -67,8 +67,19 @@ def seen_in_views(
 
 
 def car_thresholds(seen: dict[str, Seen], params: ThresholdParams, *, foretell: bool = True) -> dict[str, CarThreshold]:
-    """The threshold for each number of views. foretell: as in `choose_threshold`."""
-    return {views: _certify(*cars, params, foretell) for views, cars in seen.items()}
+    """The threshold for each number of views, for several not below that for any number: nothing tells whether four
+    photos show four sides or one. foretell: as in `choose_threshold`."""
+    found = {views: _certify(*cars, params, foretell) for views, cars in seen.items()}
+    for views in set(found) - {"1", ANY}:
+        found[views] = _at_least(found.get(ANY, found[views]).threshold, found[views], seen[views])
+    return found
+
+
+def _at_least(least: float, one: CarThreshold, cars: Seen) -> CarThreshold:
+    """A stricter threshold than a certified one is certified as well: see fixed_sequence."""
+    if not one.certified or one.threshold >= least:
+        return one
+    return replace(one, threshold=least, recall=float((cars.lowest[cars.is_clean] >= least).mean()))
 
 
 def car_outcomes(seen: dict[str, Seen], thresholds: dict[str, CarThreshold]) -> dict[str, Outcome]:
