@@ -44,7 +44,7 @@ class Case(NamedTuple):
     precision: str
 
 
-CASES = (Case("tf_efficientnet_lite0", 128, "fp32"), Case("resnet50", 256, "int8"))
+CASES = (Case("tf_efficientnet_lite0", 128, "int8"), Case("resnet50", 256, "int8"))
 
 
 class Scored(NamedTuple):

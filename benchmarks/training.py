@@ -119,6 +119,8 @@ def compare(folder: Path, model: str, count: int, seeds: int) -> None:
     write_photos(folder / "data_cars", count)
     content = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"model": model, "img_size": SIZE}
     content["train"]["epochs"] = EPOCHS
+    if model != "tf_efficientnet_lite0":
+        content["backbone"]["source"] = "random"  # no package has its weights
     pairs = []
     for seed in range(seeds):
         content["train"]["seed"] = seed
