@@ -18,6 +18,7 @@ from serving.engine.cars import judge
 from serving.fetch.client import UrlUnfetchable
 from serving.inference.model.metadata import THRESHOLD
 from serving.inference.verdict.rule import Rule, Threshold
+from serving.process import metrics
 from serving.settings import Settings
 from serving.web import state
 from stages.common.base.params import load
@@ -151,7 +152,10 @@ def test_too_few_usable_views(app: Flask) -> None:
 
 def test_a_photo_sent_twice_is_one_view(app: Flask) -> None:
     """Else a dirty car would be sent until the threshold for so many views is below it."""
+    copies = metrics.UNUSABLE.labels("copy")._value
+    before = copies.get()
     assert ask(app, photo(250), photo(250)).json["reason"] == "too_few_views"
+    assert copies.get() == before + 1
     body = ask(app, photo(170), photo(250), photo(170)).json
     assert (body["label"], body["threshold"]) == ("clean", 0.6)
     assert [view.get("reason") for view in body["views"]] == [None, None, "copy"]

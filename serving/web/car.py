@@ -71,5 +71,7 @@ def _judge(photos: Sequence[bytes | UrlError]) -> Response:
 def _view(photo: bytes, result: Verdict | Exception | None, version: str) -> dict[str, Any]:
     """The answer for one photo; None: it is a copy of one before."""
     if result is None:
+        metrics.VERDICTS.labels(UNUSABLE).inc()
+        metrics.UNUSABLE.labels("copy").inc()
         return {"label": UNUSABLE, "reason": "copy", "model": version}
     return answer_to(photo, result) if isinstance(result, Verdict) else as_problem(result).body()
