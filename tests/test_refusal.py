@@ -277,7 +277,7 @@ def test_poor_photos_are_unusable_for_their_reasons(tmp_path: Path, monkeypatch:
         model = client.get("/model").json
         assert model["refuses"] and {name: model[name] for name in refusal} == refusal
         reasons = client.get("/openapi.json").json["components"]["schemas"]["UnusableAnswer"]["properties"]["reason"]
-        assert reasons["enum"] == list(REASONS)
+        assert reasons["enum"] == [*REASONS, "copy"]
     finally:
         state.of(app).engine.close()
     monkeypatch.setenv("MODEL_PATH", str(tmp_path / "best.onnx"))
