@@ -227,19 +227,19 @@ def report(rates: dict[str, list[float]], loads: dict[str, list[Load]], target: 
         print(f"| {name}: requests/s against the baseline | {mid[name].rate / base.rate:.2f} x | >= {asked} x |")
         print(f"| {name}: p99 against the baseline | {mid[name].p99 / base.p99:.2f} x | <= 0.4 x |")
         if target == "gpu":
-            continue  # decoding and model calls overlap
+            continue  # there decoding and model calls overlap: it is no limit
         ideal = 1 / (1 / rate["decode, scaled"] + 1 / rate[f"model, {name}"])
         print(f"| {name}: requests/s against 1/(1/decode + 1/model) | {mid[name].rate / ideal:.2f} | >= 0.85 |")
         print(f"| {name}: the engine without the web against it | {rate[WITHOUT_WEB.format(name)] / ideal:.2f} | |")
 
 
-def memory(folder: Path, photos: list[bytes]) -> None:
+def memory(folder: Path, photos: list[bytes], target: str) -> None:
     """Print the service's memory after 2,000 and after 20,000 requests."""
-    messages = [request_bytes(photo) for photo in photos]
-    with ours(folder, CHECKED.format("int8")) as one:
-        load(one, messages, 600, 8, limit=2_000)
+    messages, connections = [request_bytes(photo) for photo in photos], CONNECTIONS[target]
+    with ours(folder, precisions_for(target)[0]) as one:
+        load(one, messages, 600, connections, limit=2_000)
         early = memory_mib(*one.workers())
-        load(one, messages, 1800, 8, limit=18_000)
+        load(one, messages, 1800, connections, limit=18_000)
         late = memory_mib(*one.workers())
     print(
         f"\nmemory: {early:.0f} MiB after 2,000 requests, {late:.0f} MiB after 20,000: {late / early - 1:+.1%} (<= 5 %)"
@@ -270,7 +270,7 @@ def main() -> None:
                 make_models(folder, photos, *NETWORKS[name], check=True, target=target)
             report(*measure(folder, photos, args.seconds, args.rounds, target), target)
             if args.memory:
-                memory(folder, photos)
+                memory(folder, photos, target)
 
 
 if __name__ == "__main__":

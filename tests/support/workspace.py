@@ -84,17 +84,16 @@ class Workspace:
 
     def start(self, stage: str, **environment: str) -> subprocess.Popen[str]:
         """`python -m stages.STAGE`."""
-        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": self.cards, **environment}
-        command = [sys.executable, "-m", f"stages.{stage}"]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=env, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(stdout=subprocess.PIPE, stderr=subprocess.PIPE, **self._call(stage, environment))
 
     def run(self, stage: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A stage to its end, and what it said."""
-        with self.start(stage, **environment) as process:
-            out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(stage, process.returncode, out, err)
+        """The same to its end, and what it said; one that hangs is killed."""
+        return subprocess.run(capture_output=True, timeout=300, **self._call(stage, environment))
+
+    def _call(self, stage: str, environment: dict[str, str]) -> dict[str, Any]:
+        paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": self.cards, **environment}
+        return {"args": [sys.executable, "-m", f"stages.{stage}"], "cwd": self.folder, "env": env, "text": True}
 
     def must(self, *stages: str) -> None:
         """Run stages that have to succeed."""
