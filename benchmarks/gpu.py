@@ -187,7 +187,7 @@ def show(found: dict[str, Any]) -> None:
     print("| training | photos/s | one batch over and over/s | share | first step s | peak GiB |")
     print("|---|---|---|---|---|---|")
     for name, row in found["train"].items():
-        values = "not measured: out of time | | | |" if row is None else (
+        values = "not measured | | | |" if row is None else (
             f"{row['photos_per_s']:.1f} | {row['one_batch_per_s']:.1f} | {row['share']:.3f} "
             f"| {row['first_step_s']:.1f} | {row['peak_gib']:.2f} |"
         )  # fmt: skip

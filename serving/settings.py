@@ -40,9 +40,9 @@ def _split(value: object) -> object:
 
 
 def _workers() -> int:
-    """One for each card, for two would only wait for each other there; without a card, one for some cores."""
+    """One for some cores, and at least one for each card, as far as there are cores."""
     gpus, cores = len(cards.visible()), usable_cores()
-    return min(gpus, cores) or -(-cores // CORES_PER_WORKER)
+    return max(min(gpus, cores), -(-cores // CORES_PER_WORKER))
 
 
 def _bearer(token: str) -> str:

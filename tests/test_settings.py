@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.inference.photo.cores import usable_cores
 from serving.near_misses import near_misses
 from serving.process import cards
 from serving.settings import Settings, SettingsError
@@ -41,7 +40,18 @@ def test_visible_cards(
     monkeypatch.setattr(cards.ctypes, "CDLL", lambda name: None)
     monkeypatch.setattr(cards.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{shown}\n"))
     assert cards.visible() == expected
-    assert Settings.from_env({}).workers == (min(len(expected), usable_cores()) or -(-usable_cores() // 4))
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "workers"),
+    [(1, 0, 1), (1, 2, 1), (2, 2, 2), (4, 1, 1), (5, 0, 2), (16, 0, 4), (16, 1, 4), (16, 8, 8)],
+)
+def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, workers: int) -> None:
+    """Every card is used, and no worker has more cores than Python's lock lets it use."""
+    monkeypatch.setattr("serving.settings.usable_cores", lambda: cores)
+    monkeypatch.setattr(cards, "visible", lambda: tuple(map(str, range(gpus))))
+    settings = Settings.from_env({})
+    assert (settings.workers, settings.threads) == (workers, cores // workers)
 
 
 def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
