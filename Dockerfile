@@ -1,8 +1,8 @@
 # The service: serving/ and the artifacts of the pipeline, no training library.
 #   docker build -t dirtycar .                              for NVIDIA GPUs (falls back to the CPU)
 #   docker build -t dirtycar --build-arg DEVICE=cpu .       for CPUs, several GB smaller
-# Add --build-arg EXTRAS=batch for serving.batch with Parquet and object stores, EXTRAS=ray for that on Ray, EXTRAS=kuberay
-# for Ray under KubeRay, EXTRAS=sign for VERIFY_KEY.
+# Add --build-arg EXTRAS="batch sign" for one or more of: batch (Parquet and object stores), ray (serving.batch on Ray),
+# kuberay (on Ray under KubeRay), sign (VERIFY_KEY).
 # Add --build-arg GIT_COMMIT=$(git rev-parse HEAD) to see it in /model, and --build-arg PYTHON=NAME@sha256:DIGEST for a base
 # that no one can replace: `docker buildx imagetools inspect NAME` tells the digest of today.
 
@@ -20,7 +20,8 @@ RUN if [ "$DEVICE" = cpu ]; then \
     else \
       sed -i 's/^onnxruntime-gpu==/onnxruntime-gpu[cuda,cudnn]==/' requirements.txt; \
     fi
-RUN /opt/venv/bin/pip install --no-cache-dir -r requirements.txt ${EXTRAS:+-r requirements-$EXTRAS.txt} -c constraints.txt
+RUN /opt/venv/bin/pip install --no-cache-dir -r requirements.txt -c constraints.txt \
+      ${EXTRAS:+$(printf -- '-r requirements-%s.txt ' $EXTRAS)}
 # KubeRay starts login shells, whose /etc/profile forgets PATH.
 RUN echo 'PATH=/opt/venv/bin:$PATH' > /opt/venv/profile.sh
 

@@ -70,20 +70,23 @@ def _start(settings: Settings) -> AppState:
     fetcher = Fetcher.from_settings(settings)
     engine = _start_engine(settings, store)
     fetching = threading.BoundedSemaphore(settings.url_concurrency)
-    auditor = start_auditor(settings)
-    return AppState(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store, auditor)
+    return AppState(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)
 
 
 def _start_engine(settings: Settings, store: Store | None) -> Engine:
     """An engine on the server's current model, which it then follows; outside of a server, on the configured files."""
+    auditor = start_auditor(settings)
     if store is None:
-        return Engine(settings, load(settings, settings.model_path, settings.threshold_path))
+        return Engine(settings, load(settings, settings.model_path, settings.threshold_path), auditor)
     current = store.current
-    engine = Engine(settings, load(settings, *reload.files(current), verified=True))
+    engine = Engine(settings, load(settings, *reload.files(current), verified=True), auditor)
 
     def change(folder: Path) -> None:
-        engine.deployment = load(settings, *reload.files(folder), verified=True)
-        log.info("now serving %s", engine.deployment.version)
+        new, old = load(settings, *reload.files(folder), verified=True), engine.deployment
+        if (new.predictor.on_gpu, new.max_batch) != (old.predictor.on_gpu, old.max_batch):
+            log.warning("%s needs other batches than %s: restart the service", new.version, old.version)
+        engine.deployment = new
+        log.info("now serving %s", new.version)
 
     reload.follow(store, current, change)
     watchdog.watch(engine.batcher, settings.stuck_seconds)

@@ -29,7 +29,7 @@ from serving.inference.verdict.rule import Limits, Rule, Threshold, ThresholdErr
 from serving.process import cards
 
 MEMORY_PER_CORE = 768 * MIB
-CORES_PER_WORKER = 4  # past about four cores, one process is held back by Python's lock rather than by the model
+CORES_PER_WORKER = 4  # past about four cores, the GIL limits a process rather than the model
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -40,7 +40,7 @@ def _split(value: object) -> object:
 
 
 def _workers() -> int:
-    """One for some cores, and at least one for each card, as far as there are cores."""
+    """One per CORES_PER_WORKER cores, and at least one per GPU, as far as there are cores."""
     gpus, cores = len(cards.visible()), usable_cores()
     return max(min(gpus, cores), -(-cores // CORES_PER_WORKER))
 
@@ -158,7 +158,7 @@ class Settings(BaseModel):
     @property
     def decode_memory(self) -> int:
         """Bytes for the photos that decoders have at a time: half of the whole. Bodies are held up to twice and take a
-        third, which leaves a sixth for the process and its model."""
+        third, which leaves a sixth for the process and its model (CUDA apart)."""
         return self.max_memory // 2
 
     @property

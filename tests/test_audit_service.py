@@ -39,7 +39,7 @@ def make(pair: Pair, **environ: str) -> Flask:
 def send(app: Flask, *photos: bytes) -> list[dict[str, Any]]:
     parts = [(io.BytesIO(data), "private-name.jpg") for data in photos]
     answers = app.test_client().post("/predict/files", data={"file": parts})
-    auditor = state.of(app).auditor
+    auditor = state.of(app).engine.auditor
     if auditor is not None:
         auditor.flush()
     return list(answers.json)

@@ -15,8 +15,10 @@ from flask import Flask
 from serving.app import create_app
 from serving.batch.__main__ import main as batch
 from serving.engine.cars import judge
+from serving.engine.deployment import Deployment
 from serving.fetch.client import UrlUnfetchable
 from serving.inference.model.metadata import THRESHOLD
+from serving.inference.photo.errors import DecodersBusy
 from serving.inference.verdict.rule import Rule, Threshold
 from serving.process import metrics
 from serving.settings import Settings
@@ -159,6 +161,22 @@ def test_a_photo_sent_twice_is_one_view(app: Flask) -> None:
     body = ask(app, photo(170), photo(250), photo(170)).json
     assert (body["label"], body["threshold"]) == ("clean", 0.6)
     assert [view.get("reason") for view in body["views"]] == [None, None, "copy"]
+
+
+def test_a_car_is_not_judged_without_a_view_that_the_service_had_no_time_for(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dirty = photo(5, kind="PNG")
+    pixels = Deployment.pixels
+
+    def busy(self: Deployment, data: bytes, *args: Any, **options: Any) -> Any:
+        if data == dirty:
+            raise DecodersBusy("try again")
+        return pixels(self, data, *args, **options)
+
+    monkeypatch.setattr(Deployment, "pixels", busy)
+    answer = ask(app, photo(250), photo(170), dirty)
+    assert answer.status_code == 503 and answer.headers["Retry-After"] and "label" not in answer.json
 
 
 def test_at_most_eight_photos(app: Flask) -> None:

@@ -15,7 +15,7 @@ from playwright import sync_api
 from serving.inference.verdict.rule import Measures
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_json
-from tests.support.live import Live, photo, running, wait_until
+from tests.support.live import Live, photo, running, samples, wait_until
 from tests.support.onnx_models import write_pair
 from tests.support.populations import normal
 from tools.drift import shift
@@ -169,7 +169,7 @@ def test_a_live_service_and_its_page(
             report = json.loads(Path("reports/drift.json").read_text())
             assert "note" not in report["now"] or "reloaded" not in report["now"]["note"]
             os.kill(live.pid, signal.SIGHUP)
-            wait_until(lambda: 'dirtycar_reloads_total{result="done"}' in metrics_of(live))
+            wait_until(lambda: samples(metrics_of(live), "dirtycar_reloads_total", result="done") > 0)
             with pytest.raises(SystemExit):
                 main([live.url, "--out", "reloaded.json"])
     assert "may be of another" in json.loads(Path("reloaded.json").read_text())["now"]["note"]

@@ -13,8 +13,10 @@ from playwright import sync_api
 
 from serving.app import create_app
 from serving.explain import GRID, occlusion, overlay
+from serving.inference.photo import decode
 from serving.settings import Settings
 from serving.web import explain
+from serving.web.explain import SIDE
 from tests.support.live import photo, running
 from tests.support.onnx_models import write_pair
 
@@ -59,9 +61,14 @@ def test_the_path(tmp_path: Path) -> None:
     assert status == 200 and grid.shape == (GRID, GRID)
     assert (grid[:, 8:] > 0).all() and (grid[:, :6] < 0).all()  # the network tells brightness
     picture = Image.open(io.BytesIO(base64.b64decode(str(answer["overlay"]).partition(",")[2])))
-    assert picture.size == (400, 300) and answer["caution"]
+    assert picture.size == (SIDE, SIDE) and answer["caution"]
     told = app.test_client().post("/predict/file", data={"file": (io.BytesIO(buffer.getvalue()), "a")}).json
     assert {name: told[name] for name in ("label", "p_clean", "model")}.items() <= answer.items()
+
+
+def test_a_costly_photo_is_decoded_by_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "decode_here", lambda *_: pytest.fail("in the process that knows the secrets"))
+    assert ask(make(tmp_path), photo(200, size=(4000, 3000), kind="PNG"))[0] == 200
 
 
 @pytest.mark.parametrize(("cells", "by_default"), [(0, "occlusion"), (8, "occlusion"), (16, "cam")])

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,14 @@ from gunicorn.http.parser import RequestParser
 from serving.front.body import Body, ChunkedBody, Received
 from serving.front.connection import Connection, State
 from serving.front.handshakes import refuse_handshakes
-from serving.front.limits import Connections, Limits, Overdue, Room, overdue
+from serving.front.limits import ClientLimits, Connections, Overdue, Room, overdue
 from serving.web.state import Budget
 from tests.support.live import ROOT, Live, free_port, photo, retry_until_refused, running, samples, wait_until
 from tests.support.onnx_models import Pair, write_pair
 from tests.support.raw_http import FORM, PART, read, request
 
 CFG = Config()
-LIMITS = Limits(seconds=10, idle=30, connections=4, per_address=3)
+LIMITS = ClientLimits(seconds=10, idle=30, connections=4, per_address=3)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,20 @@ def live(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]
 
 def connect(live: Live) -> socket.socket:
     return socket.create_connection(("127.0.0.1", live.port), timeout=30)
+
+
+def test_connections_are_counted_over_both_ports(live: Live) -> None:
+    def counted() -> float:
+        return samples(requests.get(live.url + "/metrics", timeout=10).text, "dirtycar_connections")
+
+    with ExitStack() as opened:
+        for _ in range(5):
+            opened.enter_context(connect(live))
+        wait_until(lambda: counted() >= 5)
+        for _ in range(10):  # over some sweeps of both
+            assert counted() >= 5
+            time.sleep(0.1)
+    wait_until(lambda: counted() < 5)
 
 
 def ask(live: Live, data: bytes) -> bytes:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.batch import __main__ as batch
-from serving.batch import job, manifest
+from serving.batch import cluster, job, manifest
 from serving.batch.folder import Folder
 from serving.batch.photos import Photo, ReadError
 from serving.batch.scorer import Reader
@@ -25,7 +25,7 @@ PHOTOS = 30
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MODEL_PATH", str(write_pair(tmp_path / "artifacts", t_clean=0.75).model))
+    monkeypatch.setenv("MODEL_PATH", str(write_pair(tmp_path / "artifacts", t_clean=0.75, max_distance=2).model))
     monkeypatch.setattr(job, "PAUSE", 0.01)
     monkeypatch.setattr(job, "WAIT", 0.01)
     source = tmp_path / "photos"
@@ -88,6 +88,7 @@ def test_runs_at_once_share_the_work(source: Path, out: Path) -> None:
     "setting, options, named",
     [
         ({"THRESH": "0.6"}, [], "decision"),
+        ({"REFUSE": "off"}, [], "limits"),
         ({}, ["--limit", "5"], "limit"),
         ({}, ["--shard-size", "9"], "shard_size"),
         ({"MODEL_PATH": "other/best.onnx"}, [], "model"),
@@ -244,3 +245,18 @@ def test_names_that_are_not_utf8_are_read_again(source: Path, out: Path) -> None
 def test_options_that_cannot_be_met_are_refused(source: Path, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         batch.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("target", "nodes", "expected"),
+    [
+        ("cpu", [{"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}], (1, 0)),
+        ("gpu", [{"CPU": 16.0}], (1, 0)),
+        ("gpu", [{"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 32.0, "GPU": 8.0}], (4, 1)),
+        ("gpu", [{"CPU": 2.0, "GPU": 4.0}], (1, 1)),
+    ],
+)
+def test_a_task_on_ray_fits_its_nodes(target: str, nodes: list[dict[str, float]], expected: tuple[int, int]) -> None:
+    """Not the whole cluster, whose mean node there may not be."""
+    alive = [{"Alive": True, "Resources": resources} for resources in nodes]
+    assert cluster.place([*alive, {"Alive": False, "Resources": {"CPU": 1.0, "GPU": 1.0}}], target) == expected

@@ -32,6 +32,20 @@ def test_what_is_too_large_is_not_copied(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.glob("model-*"))
 
 
+def test_a_published_model_stays_where_the_folder_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TMPDIR may be."""
+    model, link = tmp_path / "best.onnx", tmp_path / "link"
+    model.write_bytes(b"a model")
+    (tmp_path / "real").mkdir()
+    link.symlink_to("real")
+    monkeypatch.setattr(reload.Store, "_try", lambda self, copy: None)
+    store = reload.Store(link)
+    for _ in range(3):
+        store.publish(model, None)
+        assert (store.current / "best.onnx").read_bytes() == b"a model"
+    assert len(list((tmp_path / "real").glob("model-*"))) == 2
+
+
 def test_a_failed_reload_is_tried_again_with_growing_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(reload, "LONGEST_PAUSE", 0.05)

@@ -88,15 +88,23 @@ def _connected(address: str, workers: int | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def place(nodes: Iterable[dict[str, Any]], target: str) -> tuple[int, int]:
+    """CPUs and GPUs of a task: a core; for a model that is meant for a GPU, where a node has one, a GPU and the fewest
+    cores for each that such a node has. The other nodes then have no task."""
+    with_gpus = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
+    if target != "gpu" or not with_gpus:
+        return 1, 0
+    return min(max(1, int(resources.get("CPU", 1) // resources["GPU"])) for resources in with_gpus), 1
+
+
 def run(
     address: str, workers: int | None, folder: Folder, scorer: Scorer, shards: Iterable[int], tick: Tick
 ) -> list[int]:
     """Score shards on all nodes; Ray starts those of a dead process or node again. Returns those that failed."""
     failed: list[int] = []
     with _connected(address, workers) as ray:
-        gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-        each = max(1, cpus // gpus) if gpus else 1
-        task = ray.remote(num_cpus=each, num_gpus=1 if gpus else 0, max_retries=DEATHS)(_score)
+        each, gpus = place(ray.nodes(), scorer.deployment.predictor.metadata.target)
+        task = ray.remote(num_cpus=each, num_gpus=gpus, max_retries=DEATHS)(_score)
         settings = scorer.settings
         content = settings.model_path.read_bytes()
         if hashlib.sha256(content).hexdigest() != scorer.deployment.predictor.sha256:

@@ -46,6 +46,7 @@ def claim(folder: Folder, deployment: Deployment, options: dict[str, Any]) -> No
     job = {
         "model": deployment.predictor.sha256,
         "decision": {"T_clean": rule.t_clean, "T_low": rule.t_low, "certified": deployment.certified},
+        "limits": repr(rule.limits),  # some may be infinite, which JSON has no number for
         **options,
     }
     if folder.write_json(JOB, job):

@@ -136,7 +136,7 @@ class Scorer:
         """One model call for the photos that can be read; the rows of the others say what is wrong with them."""
         files = [self._bytes(photo, read or self.read) for photo in photos]
         with self._cores:
-            headers = [None if isinstance(file, str) else self.deployment.header(file, self.settings) for file in files]
+            headers = [None if isinstance(file, str) else self.deployment.header(file) for file in files]
             found = [f if isinstance(f, str) else self._pixels(f, h) for f, h in zip(files, headers, strict=True)]
             scores: list[list[float]] = []
             if images := [image for image in found if not isinstance(image, str)]:
@@ -169,6 +169,6 @@ class Scorer:
     def _pixels(self, file: bytes, header: Header | None) -> NDArray[np.uint8] | str:
         """A photo's pixels, or what keeps it from being used, in one line so that a torn row shows."""
         try:
-            return self.deployment.pixels(file, self.settings, header)
+            return self.deployment.pixels(file, header)
         except PhotoError as error:
             return f"unreadable: {' '.join(str(error).split())}"

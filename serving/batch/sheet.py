@@ -54,7 +54,7 @@ def _thumbnail(photo: Photo, scorer: Scorer) -> str | None:
     """What the model saw of a photo, in the photo's own aspect, as a JPEG in base64; None where it cannot be read."""
     try:
         file = scorer.read(photo)
-        pixels = scorer.deployment.pixels(file, scorer.settings)
+        pixels = scorer.deployment.pixels(file)
         header = open_photo(file, max_pixels=scorer.settings.max_pixels)
         turned = header.getexif().get(ExifTags.Base.Orientation) in _TURNED
     except (PhotoError, UserError):

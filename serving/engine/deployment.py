@@ -1,4 +1,4 @@
-"""A model in service: loaded, held against the settings and its golden answers."""
+"""A model in service: loaded, verified against the settings and its golden answers."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Deployment:
     """A model in service and the rule in force."""
 
     predictor: Predictor
+    settings: Settings
     rule: Rule
     max_batch: int  # photos in one model call at most
 
@@ -68,26 +69,28 @@ class Deployment:
         return threshold.certified and unchanged
 
     def concurrency(self, cores: int) -> Concurrency:
-        """On a CPU a model call occupies its core. A GPU takes one call at a time while every core decodes."""
+        """On a CPU a model call occupies its core. On a GPU a process makes one at a time, while its cores decode."""
         return Concurrency(cores + 1, 1) if self.predictor.on_gpu else Concurrency(cores, cores)
 
-    def header(self, photo: bytes, settings: Settings) -> Header | None:
+    def header(self, photo: bytes) -> Header | None:
         """What a photo says of itself; None where `pixels` tells what is wrong with it."""
         try:
-            return header.read(photo, max_pixels=settings.max_pixels)
+            return header.read(photo, max_pixels=self.settings.max_pixels)
         except PhotoError:
             return None
 
     def pixels(
-        self, photo: bytes, settings: Settings, found: Header | None = None, *, deadline: float = math.inf
+        self, photo: bytes, found: Header | None = None, *, size: int | None = None, deadline: float = math.inf
     ) -> NDArray[np.uint8]:
-        """What the model is to see of a photo, uint8 `[S, S, 3]`; `found`: its `header`. Raises PhotoError, also for
-        what is over a limit, and for want of memory, or of a decoder before the deadline by the monotonic clock."""
+        """A photo as the model is to see it, uint8 `[size, size, 3]`, by default of the size it takes; `found`: its
+        `header`. Raises PhotoError, also for what is over a limit, and for want of memory, or of a decoder before the
+        deadline by the monotonic clock."""
+        settings = self.settings
         if len(photo) > settings.max_bytes:
             raise PhotoTooHeavy(f"the photo has {len(photo):,} bytes; at most {settings.max_bytes:,} are accepted")
         try:
             return decode(
-                photo, self.predictor.image_size,
+                photo, size or self.predictor.image_size,
                 max_pixels=settings.max_pixels, memory=settings.decode_memory, processes=settings.threads,
                 deadline=deadline, found=found,
             )  # fmt: skip
@@ -118,18 +121,18 @@ def photos_per_call(predictor: Predictor) -> int:
 
 
 def load(settings: Settings, model: Path, threshold: Path | None, *, verified: bool = False) -> Deployment:
-    """Load a model, hold it against the settings and its golden answers. `threshold`: in place of its own; `verified`:
-    this very file was held against its signature before.
+    """Load a model, verify it against the settings and its golden answers. `threshold`: in place of its own;
+    `verified`: the signature of this very file was verified before.
 
     Raises ModelError or ThresholdError with what is wrong.
     """
     key = None if verified else settings.verify_key
     signed = None if key is None else signed_sha256(model, key)
-    predictor = Predictor(model, threshold=threshold, threads=1)  # the batcher's lanes are the parallelism
+    predictor = Predictor(model, threshold=threshold, threads=1)  # the batcher's threads are the parallelism
     if signed not in (None, predictor.sha256):
         raise ModelError(f"{model} changed after its signature was checked")
     max_batch = settings.max_batch or photos_per_call(predictor)
-    deployment = Deployment(predictor, settings.rule(predictor.threshold), max_batch)
+    deployment = Deployment(predictor, settings, settings.rule(predictor.threshold), max_batch)
     if settings.imgsz not in (None, predictor.image_size):
         raise ModelError(f"IMGSZ={settings.imgsz}, but {model} takes photos of {predictor.image_size} pixels")
     if settings.require_gpu and not predictor.on_gpu:

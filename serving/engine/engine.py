@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from serving.audit.auditor import Auditor
 from serving.engine.batcher import Batcher, Pixels, Scores
 from serving.engine.budget import Budget
 from serving.engine.deployment import Deployment, builtin_photo
 from serving.inference.photo.errors import PhotoError
 from serving.inference.photo.header import Header
+from serving.inference.verdict.rule import CLEAN
 from serving.process import metrics
 from serving.settings import Settings
 
@@ -38,16 +40,17 @@ class Verdict:
     reason: str | None  # why it is unusable
     p_clean: float
     deployment: Deployment
+    audit: bool | None = None  # whether it was sampled for people to judge; None where none are
 
 
 class Engine:
     """One process's serving path. Create it after the server has forked."""
 
-    def __init__(self, settings: Settings, deployment: Deployment) -> None:
+    def __init__(self, settings: Settings, deployment: Deployment, auditor: Auditor | None = None) -> None:
         self.deployment = deployment  # replaced as a whole on reload; a photo keeps the one it began with
         self.photos = Budget(settings.queue)
         self.batcher = Batcher(*deployment.concurrency(settings.threads), deployment.max_batch)
-        self._settings = settings
+        self._settings, self.auditor = settings, auditor
         self._checking = threading.Lock()
         self._checked = float("-inf")
         self._failure: Exception | None = None
@@ -69,7 +72,16 @@ class Engine:
                     metrics.P_CLEAN.observe(verdict.p_clean)
                 else:
                     metrics.UNUSABLE.labels(verdict.reason).inc()
-        return verdicts
+        if self.auditor is None:
+            return verdicts
+        return [self._audited(photo, verdict) for photo, verdict in zip(photos, verdicts, strict=True)]
+
+    def _audited(self, photo: bytes, verdict: Verdict | PhotoError) -> Verdict | PhotoError:
+        """The verdict, and whether its photo was sampled."""
+        if isinstance(verdict, PhotoError) or self.auditor is None:
+            return verdict
+        mark = partial(self.auditor.mark, photo, verdict.p_clean, verdict.deployment.version)
+        return replace(verdict, audit=verdict.label == CLEAN and mark())
 
     def failure(self) -> Exception | None:
         """What keeps a built-in photo from going through the whole path, if anything; tried at most once a second."""
@@ -99,9 +111,9 @@ class Engine:
         """
         deployment, started = self.deployment, time.monotonic()
         submit = partial(self.batcher.submit, deployment.predictor, first=first)
-        found = [deployment.header(photo, self._settings) for photo in photos]
+        found = [deployment.header(photo) for photo in photos]
         both = zip(photos, found, strict=True)
-        decode = [partial(deployment.pixels, photo, self._settings, header) for photo, header in both]
+        decode = [partial(deployment.pixels, photo, header) for photo, header in both]
         light = [place for place, header in enumerate(found) if deployment.is_light(header)]
         results = dict(zip(light, submit([decode[place] for place in light]), strict=True))
         try:

@@ -17,7 +17,7 @@ from gunicorn.workers.gthread import PollableMethodQueue  # type: ignore[import-
 from serving.engine.budget import Budget
 from serving.front.connection import Connection, State
 from serving.front.handler import Handler
-from serving.front.limits import Connections, Limits, Overdue, Room, overdue
+from serving.front.limits import ClientLimits, Connections, Overdue, Room, overdue
 from serving.front.poller import READ, TURN, WRITE, Poller
 from serving.process import metrics
 from serving.web.problems import Kind
@@ -36,7 +36,7 @@ class Front:
     """The connections of some listeners. One thread calls `step` again and again; nothing in it waits for a client."""
 
     def __init__(
-        self, cfg: Any, listeners: Sequence[socket.socket], handler: Handler, limits: Limits, budget: Budget
+        self, cfg: Any, listeners: Sequence[socket.socket], handler: Handler, limits: ClientLimits, budget: Budget
     ) -> None:
         self._cfg, self._handler, self._limits = cfg, handler, limits
         self._connections = Connections(limits)
@@ -211,7 +211,6 @@ class Front:
         self._room.resume()
         if self._stopping is not None and time.monotonic() - self._stopping > ACCEPT_SECONDS:
             self._close_listeners()
-        metrics.CONNECTIONS.set(len(self._connections))
 
     def _cut(self, reason: Overdue, connection: Connection | None) -> None:
         """End a connection, if there is one, with an answer where the client may still expect it."""

@@ -22,9 +22,9 @@ from serving.web.problems import Kind, raw_response
 
 log = logging.getLogger(__name__)
 
-STATUS_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-_PHOTO_THREADS = 64  # more would only wait for Python's lock, and others for theirs to be done with it
-_PAGE_THREADS = 1  # none of them waits for anything: with more, a crowd would take more of Python's lock from photos
+PROBE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+_PHOTO_THREADS = 64  # more would only wait for the GIL, and others for theirs to be done with it
+_PAGE_THREADS = 1  # none of them waits for anything: with more, a crowd would take more of the GIL from photos
 _STATUS_THREADS = 4  # a self-check may hold one
 _LIMITS = 256  # limits of bodies that are remembered
 
@@ -74,7 +74,7 @@ class Handler:
         may stay open, None if it is gone."""
         request = connection.request
         assert request is not None
-        if request.path in STATUS_PATHS:
+        if request.path in PROBE_PATHS:
             self._status.submit(self._work, connection, done)
         elif request.method != "POST" or not connection.complete:
             self._pages.submit(self._work, connection, done)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from serving.engine.budget import Budget
 from serving.front.connection import Connection, State
+from serving.process import metrics
 
 HEAD_SECONDS = 5.0  # for a head, from its first byte, and for the first byte of a new connection
 MIN_RATE = 8 * 1024  # bytes a second of a body or an answer, over each REQUEST_SECONDS
@@ -17,7 +18,7 @@ STALL_SECONDS = 2.0  # where others wait for room, a body or an answer that does
 LINGER_SECONDS = 2.0  # for a client to close after us, and for the last request on a connection of a stopping server
 
 
-class Limits(NamedTuple):
+class ClientLimits(NamedTuple):
     """What the settings say: seconds and connections."""
 
     seconds: float  # REQUEST_SECONDS
@@ -38,7 +39,7 @@ class Overdue(Enum):
     LINGER = "linger"
 
 
-def overdue(connection: Connection, limits: Limits, *, short: bool, stopping: float | None) -> Overdue | None:
+def overdue(connection: Connection, limits: ClientLimits, *, short: bool, stopping: float | None) -> Overdue | None:
     """Why a connection is to be cut off now, if it is. `short`: others wait for room; `stopping`: since when the
     server stops."""
     now = time.monotonic()
@@ -66,7 +67,7 @@ def overdue(connection: Connection, limits: Limits, *, short: bool, stopping: fl
 class Connections(set[Connection]):
     """All that are open. One too many takes the place of the one that has not moved for the longest time."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ClientLimits) -> None:
         super().__init__()
         self._limits = limits
         self._addresses: Counter[str] = Counter()
@@ -79,11 +80,13 @@ class Connections(set[Connection]):
         elif len(self) >= self._limits.connections:
             excess = self.stalest() or connection
         self.add(connection)
+        metrics.CONNECTIONS.inc()
         self._addresses[connection.address] += 1
         return excess
 
     def leave(self, connection: Connection) -> None:
         self.remove(connection)
+        metrics.CONNECTIONS.dec()
         self._addresses[connection.address] -= 1
         if not self._addresses[connection.address]:
             del self._addresses[connection.address]

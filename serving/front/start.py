@@ -11,8 +11,8 @@ from flask import Flask
 
 from serving.engine.budget import Budget
 from serving.front.front import Front
-from serving.front.handler import STATUS_PATHS, Handler
-from serving.front.limits import Limits
+from serving.front.handler import PROBE_PATHS, Handler
+from serving.front.limits import ClientLimits
 from serving.web import state
 
 _PROBES, _PROBE_BYTES = 64, 1024 * 1024  # connections at HEALTH_PORT, and what they may hold
@@ -24,10 +24,12 @@ def start(cfg: Any, app: Flask, listeners: Sequence[socket.socket], alive: Calla
     shared = state.of(app)
     settings = shared.settings
     inside = [one for one in listeners if one.getsockname()[1] == settings.health_port]
-    limits = Limits(settings.request_seconds, cfg.keepalive, settings.connections, settings.connections_per_address)
+    limits = ClientLimits(
+        settings.request_seconds, cfg.keepalive, settings.connections, settings.connections_per_address
+    )
     if inside:
         few = limits._replace(connections=_PROBES, per_address=_PROBES)
-        probes = Front(cfg, inside, Handler(cfg, app, alive, only=STATUS_PATHS), few, Budget(_PROBE_BYTES))
+        probes = Front(cfg, inside, Handler(cfg, app, alive, only=PROBE_PATHS), few, Budget(_PROBE_BYTES))
 
         def answer() -> None:
             while alive():

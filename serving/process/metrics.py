@@ -21,7 +21,7 @@ UNAVAILABLE = Counter("dirtycar_unavailable", "Requests answered with 503", ["re
 LATENCY = Histogram("dirtycar_request_seconds", "From a request's last byte to its answer", ["path"], buckets=_SECONDS)
 RECEIVE_SECONDS = Histogram("dirtycar_receive_seconds", "From a request's first byte to its last", buckets=_SECONDS)
 THREAD_WAIT = Histogram("dirtycar_thread_wait_seconds", "From a request's last byte to its thread", buckets=_SECONDS)
-CONNECTIONS = Gauge("dirtycar_connections", "Open connections of clients", multiprocess_mode="livesum")
+CONNECTIONS = Gauge("dirtycar_connections", "Open connections, of probes too", multiprocess_mode="livesum")
 CUT_OFF = Counter(
     "dirtycar_clients_cut_off",
     "Connections that were too slow with a head, body or answer, or idle, or had to make room for bytes or others",
@@ -33,7 +33,7 @@ QUEUE_WAIT = Histogram(
 BATCH_SIZE = Histogram("dirtycar_batch_size", "Photos in one model call", buckets=(1, 2, 4, 8, 16, 32, 64))
 VERDICTS = Counter("dirtycar_verdicts", "Verdicts given", ["label"])
 UNUSABLE = Counter("dirtycar_unusable", "Photos without a verdict", ["reason"])
-AUDIT = Counter("dirtycar_audit_photos", "Photos called clean that were drawn for people to judge", ["result"])
+AUDIT = Counter("dirtycar_audit_photos", "Photos called clean that were sampled for people to judge", ["result"])
 CARS = Counter("dirtycar_cars", "Verdicts on cars", ["label"])
 P_CLEAN = Histogram("dirtycar_p_clean", "Calibrated probability of clean", buckets=[i / 20 for i in range(1, 21)])
 IN_FLIGHT = Gauge("dirtycar_photos_in_flight", "Photos being decoded, queued or scored", multiprocess_mode="livesum")
@@ -47,6 +47,10 @@ WORKERS_STUCK = Counter("dirtycar_workers_stuck", "Workers that were replaced be
 RELOADS = Counter("dirtycar_reloads", "Reloads of model and threshold, by worker, or refused as a whole", ["result"])
 
 LOG_LINES_DROPPED = Counter("dirtycar_log_lines_dropped", "Log lines that standard error did not take")
+
+for _counter, _results in ((RELOADS, ("done", "refused", "failed")), (AUDIT, ("marked", "kept", "failed", "dropped"))):
+    for _result in _results:  # from 0: Prometheus' increase() does not see a series that begins at 1
+        _counter.labels(_result)
 
 
 def reserve() -> None:
@@ -65,7 +69,7 @@ def reserve() -> None:
 
 
 class ModelInService(Collector):
-    """What decides the answers, as metrics of its own: all workers have the same pair, and there is but one at a time,
+    """What decides the answers, as metrics of its own: all workers serve the same model, one at a time,
     however often it is reloaded."""
 
     def __init__(self, version: str, precision: str, certified: bool, t_clean: float, t_low: float | None) -> None:

@@ -48,7 +48,7 @@ class Store:
     """Copies of models in one folder: `current` is a link to the one in service."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.resolve()
         self._numbers = itertools.count(1)
         self._trial: subprocess.Popen[str] | None = None
 
@@ -93,7 +93,7 @@ class Store:
         (self._folder / "next").replace(self._folder / "current")
         (self._folder / "refused").unlink(missing_ok=True)
         for past in self._folder.glob("model-*"):
-            if past not in (copy.resolve(), old):  # a worker may still be reading the one before
+            if past not in (copy, old):  # a worker may still be reading the one before
                 shutil.rmtree(past)
 
     def stop(self) -> None:

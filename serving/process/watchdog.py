@@ -20,7 +20,7 @@ LAST_SECONDS = 5  # for the answers that a worker is still sending
 def watch(batcher: Batcher, seconds: float) -> None:
     """Start a thread that ends this process, a gunicorn worker, when its batcher has stood still for `seconds`.
 
-    What holds Python's lock holds this thread too; gunicorn itself then misses the worker's heartbeat, and kills it.
+    What holds the GIL holds this thread too; gunicorn itself then misses the worker's heartbeat, and kills it.
     """
     threading.Thread(target=_watch, args=(batcher, seconds), name="watchdog", daemon=True).start()
 

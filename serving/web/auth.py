@@ -9,7 +9,7 @@ from flask import request
 from serving.web.problems import Kind, Problem
 from serving.web.state import current
 
-STATUS_PATHS = ("/metrics", "/model", "/card", "/docs", "/openapi.json")
+TOKEN_PATHS = ("/metrics", "/model", "/card", "/docs", "/openapi.json")
 
 
 def require(token: str | None, scheme: str = "Bearer") -> None:
@@ -22,9 +22,9 @@ def require(token: str | None, scheme: str = "Bearer") -> None:
 
 
 def guard_status() -> None:
-    """Ask for the token on STATUS_PATHS."""
+    """Ask for the token on TOKEN_PATHS."""
     path = f"/{request.path.split('/')[1]}"
-    if path in STATUS_PATHS:
+    if path in TOKEN_PATHS:
         require(current().settings.status_token, "Basic" if path == "/docs" else "Bearer")
 
 

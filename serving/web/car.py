@@ -11,6 +11,7 @@ from flask_openapi3 import APIBlueprint
 from serving.engine.cars import judge
 from serving.engine.engine import Verdict
 from serving.fetch.policy import UrlError
+from serving.inference.photo.errors import DecodersBusy
 from serving.inference.verdict.rule import UNUSABLE
 from serving.process import metrics
 from serving.web.predict import FORM, FORM_OVERHEAD, JSON, SECURITY, answer_to, fetched, guard, uploaded
@@ -51,12 +52,14 @@ def _judge(photos: Sequence[bytes | UrlError]) -> Response:
     state = current()
     sent = list(dict.fromkeys(photo for photo in photos if isinstance(photo, bytes)))
     scored = dict(zip(sent, state.engine.predict(sent), strict=True))
+    if busy := next((result for result in scored.values() if isinstance(result, DecodersBusy)), None):
+        raise busy  # a car is not judged without a view that was sent
     # A photo sent twice is one view: a second one would lower the threshold and show nothing more.
-    results = [(b"", photo) if isinstance(photo, UrlError) else (photo, scored.pop(photo, None)) for photo in photos]
-    verdicts = [result for _, result in results if isinstance(result, Verdict)]
+    results = [photo if isinstance(photo, UrlError) else scored.pop(photo, None) for photo in photos]
+    verdicts = [result for result in results if isinstance(result, Verdict)]
     usable = [verdict.p_clean for verdict in verdicts if verdict.label != UNUSABLE]
     deployment = verdicts[0].deployment if verdicts else state.engine.deployment
-    views = [_view(photo, result, deployment.version) for photo, result in results]
+    views = [_view(result, deployment.version) for result in results]
     answer: dict[str, Any]
     if len(usable) < state.settings.min_views:
         answer = {"label": UNUSABLE, "reason": "too_few_views", "certified": False}
@@ -68,10 +71,10 @@ def _judge(photos: Sequence[bytes | UrlError]) -> Response:
     return jsonify(answer | {"model": deployment.version, "views": views})
 
 
-def _view(photo: bytes, result: Verdict | Exception | None, version: str) -> dict[str, Any]:
+def _view(result: Verdict | Exception | None, version: str) -> dict[str, Any]:
     """The answer for one photo; None: it is a copy of one before."""
     if result is None:
         metrics.VERDICTS.labels(UNUSABLE).inc()
         metrics.UNUSABLE.labels("copy").inc()
         return {"label": UNUSABLE, "reason": "copy", "model": version}
-    return answer_to(photo, result) if isinstance(result, Verdict) else as_problem(result).body()
+    return answer_to(result) if isinstance(result, Verdict) else as_problem(result).body()

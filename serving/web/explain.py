@@ -12,16 +12,17 @@ import numpy as np
 from flask import Response, g, jsonify
 from flask_openapi3 import APIBlueprint
 from numpy.typing import NDArray
+from PIL import Image
 
 from serving.engine.deployment import Deployment
+from serving.engine.engine import DECODE_SHARE
 from serving.explain import GRID, occlusion, overlay
-from serving.inference.photo.decode import open_photo, upright_rgb
 from serving.web.predict import FORM, FORM_OVERHEAD, PHOTO, SECURITY, guard, uploaded_one
 from serving.web.problems import Kind, Problem
 from serving.web.schemas import ExplainQuery, Explanation, problems
 from serving.web.state import current
 
-SIDE = 640  # pixels of the overlay's longer side
+SIDE = 640  # pixels of the overlay, a square, as the network sees the photo
 CAUTION = "The map shows where the score comes from, not that the reason is right."
 
 Method = Literal["occlusion", "cam"]
@@ -48,12 +49,11 @@ def explain_file(query: ExplainQuery) -> Response:
     if not _place.acquire(blocking=False):
         raise Problem(Kind.OVERLOADED, "another photo is being explained", reason="explanations")
     try:
-        found = deployment.header(photo, settings)
-        pixels = deployment.pixels(photo, settings, found, deadline=time.monotonic() + settings.request_seconds / 2)
+        found, deadline = deployment.header(photo), time.monotonic() + settings.request_seconds * DECODE_SHARE
+        pixels = deployment.pixels(photo, found, deadline=deadline)
         scores = deployment.predictor.scores(pixels[None])[0].tolist()
         method, grid = _explained(deployment, pixels, query.method)
-        shown = upright_rgb(open_photo(photo, max_pixels=settings.max_pixels), SIDE)
-        shown.thumbnail((SIDE, SIDE))
+        shown = Image.fromarray(deployment.pixels(photo, found, size=SIDE, deadline=deadline))
         buffer = io.BytesIO()
         overlay(shown, grid).save(buffer, "PNG")
     finally:

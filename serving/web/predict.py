@@ -13,7 +13,7 @@ from flask_openapi3 import APIBlueprint
 from serving.engine.engine import Verdict
 from serving.fetch.policy import UrlError
 from serving.inference.photo.errors import PhotoError
-from serving.inference.verdict.rule import CLEAN, UNUSABLE
+from serving.inference.verdict.rule import UNUSABLE
 from serving.process import metrics
 from serving.web import auth
 from serving.web.form import read_photos
@@ -52,10 +52,7 @@ def predict_files() -> Response:
     results = state.engine.predict(photos)
     g.verdicts = [as_problem(r).kind.name if isinstance(r, PhotoError) else r.label for r in results]
     return jsonify(
-        [
-            as_problem(result).body() if isinstance(result, PhotoError) else answer_to(photo, result)
-            for photo, result in zip(photos, results, strict=True)
-        ]
+        [as_problem(result).body() if isinstance(result, PhotoError) else answer_to(result) for result in results]
     )
 
 
@@ -154,10 +151,10 @@ def _one(photo: bytes) -> Response:
     if isinstance(result, PhotoError):
         return as_problem(result).response()  # raised, it would hold the photo in a circle with this frame
     g.verdicts = [result.label]
-    return jsonify(answer_to(photo, result))
+    return jsonify(answer_to(result))
 
 
-def answer_to(photo: bytes, verdict: Verdict) -> dict[str, Any]:
+def answer_to(verdict: Verdict) -> dict[str, Any]:
     """A verdict as it is sent; only here are numbers rounded, after the decision."""
     if verdict.label == UNUSABLE:
         return {"label": UNUSABLE, "reason": verdict.reason, "model": verdict.deployment.version}
@@ -167,6 +164,4 @@ def answer_to(photo: bytes, verdict: Verdict) -> dict[str, Any]:
         "threshold": round(verdict.deployment.rule.t_clean, 6),
         "model": verdict.deployment.version,
     }
-    if (auditor := current().auditor) is not None:
-        answer["audit"] = verdict.label == CLEAN and auditor.mark(photo, verdict.p_clean, verdict.deployment.version)
-    return answer
+    return answer if verdict.audit is None else answer | {"audit": verdict.audit}

@@ -96,7 +96,7 @@ _KINDS: dict[type[Exception], tuple[Kind, str | None]] = {
     BrokenPhoto: (Kind.BROKEN_PHOTO, None),
     PhotoTooLarge: (Kind.TOO_MANY_PIXELS, None),
     PhotoTooCostly: (Kind.TOO_COSTLY, None),
-    DecodersBusy: (Kind.OVERLOADED, None),
+    DecodersBusy: (Kind.OVERLOADED, "decoders"),
     UnsupportedPhoto: (Kind.UNSUPPORTED_PHOTO, None),
     PhotoTooHeavy: (Kind.TOO_MANY_BYTES, None),
     UrlRefused: (Kind.URL_REFUSED, None),

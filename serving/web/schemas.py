@@ -49,7 +49,7 @@ class VerdictAnswer(BaseModel):
     p_clean: float = Field(ge=0, le=1, description="Calibrated probability that the car is clean")
     threshold: float = Field(ge=0, le=1, description="p_clean at or above this is clean")
     model: str = Field(description="The model that answered: its architecture and the start of its sha256")
-    audit: bool | None = Field(None, description="Drawn for people to judge; only where the service draws photos")
+    audit: bool | None = Field(None, description="Sampled for people to judge; absent where AUDIT_SHARE=0")
 
 
 class ExplainQuery(BaseModel):
@@ -71,7 +71,7 @@ class Explanation(BaseModel):
         description="Rows from the top. occlusion: how much the logit of clean falls without the cell; cam: the cell's "
         "own logit of clean, and their mean is the logit"
     )
-    overlay: str = Field(description="The photo under the grid, as a data: URI of a PNG")
+    overlay: str = Field(description="The photo, a square as the network sees it, under the grid: a PNG as a data: URI")
     caution: str
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
-from serving.audit.auditor import Auditor
 from serving.engine.budget import Budget
 from serving.engine.engine import Engine
 from serving.fetch.client import Fetcher
@@ -27,7 +26,6 @@ class AppState:
     bytes: Budget  # of bodies and fetched photos
     fetching: threading.BoundedSemaphore  # places for URLs that are being fetched
     store: Store | None  # None outside of gunicorn
-    auditor: Auditor | None  # None where no photos are drawn for people to judge
 
 
 def current() -> AppState:

@@ -79,5 +79,5 @@ def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float], boo
     counts = {"refused": failed, UNCERTAIN: labels[UNCERTAIN], UNUSABLE: labels[UNUSABLE]}
     rates = {kind: count / (failed + labels.total()) for kind, count in counts.items() if count}
     edges = np.array([end for end, _ in below[:-2]])
-    reloaded = any(s.name == "dirtycar_reloads_total" and s.labels["result"] == "done" for s in samples)
+    reloaded = any(s.name == "dirtycar_reloads_total" and s.labels["result"] == "done" and s.value for s in samples)
     return Scores(bins, labels[CLEAN]), edges, threshold, rates, reloaded

@@ -141,7 +141,9 @@ function offerReason(photo) {
       const answer = await response.json();
       if (!response.ok) throw new Error(answer.detail || answer.title);
       const map = photo.card.querySelector(".map");
-      map.querySelector("img").src = answer.overlay;
+      const [thumb, picture] = [".thumb img", ".map img"].map((part) => photo.card.querySelector(part));
+      picture.src = answer.overlay; // a square
+      if (thumb.naturalWidth) picture.style.aspectRatio = `${thumb.naturalWidth} / ${thumb.naturalHeight}`;
       map.querySelector("figcaption").textContent = `Green speaks for clean, orange for dirty. ${answer.caution}`;
       map.hidden = false;
       why.hidden = true;
@@ -216,4 +218,4 @@ fetch("model")
     const proof = model.certified ? "certified" : "not certified";
     byId("model").textContent = `${model.model} at ${model.image_size} px · clean from T = ${model.T_clean.toFixed(4)} (${proof})`;
   })
-  .catch(() => {}); // the line then keeps what it says without a model
+  .catch(() => {}); // the line stays empty
