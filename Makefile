@@ -61,8 +61,8 @@ test: data lint ## lint and the tests but those marked slow
 
 check: data ## the slow tests, whether dvc.lock is current, a few of the faults of the service, the GPU benchmark without one
 	$(PYTEST) -m slow
-	python benchmarks/faults.py --quick --only service --seed 1
-	python benchmarks/gpu.py --cpu --models test_efficientnet --size 64 --batch 4 --steps 2 --seconds 0.05 \
+	python -m benchmarks.faults --quick --only service --seed 1
+	python -m benchmarks.gpu --cpu --models test_efficientnet --size 64 --batch 4 --steps 2 --seconds 0.05 \
 	  --matrix 64 --no-compile
 
 lint: setup ## ruff and mypy

@@ -1,6 +1,6 @@
 """Many photos: the job engine beside the single file, Ray and S3 beside the disk, kills, and ten million rows.
 
-    python benchmarks/bulk.py [rates] [faults] [manifest] [--photos 2000] [--rounds 3] [--trials 20] [--before COMMIT]
+    python -m benchmarks.bulk [rates] [faults] [manifest] [--photos 2000] [--rounds 3] [--trials 20] [--before COMMIT]
         [--only WORDS]
 
 rates: 1600 x 1200 JPEGs and an int8 tf_efficientnet_lite0 at 128 pixels with random weights and no car check. Every
@@ -30,22 +30,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import obstore
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.inputs import make_models, make_photos
+from serving.batch import job, load, photos
+from serving.batch.folder import Folder
+from serving.batch.photos import Photo
+from serving.batch.scorer import Row
+from serving.batch.sources import find
+from tests.support import ray_cluster, store
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
-
-import obstore  # noqa: E402
-import psutil  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-
-from benchmarks.inputs import make_models, make_photos  # noqa: E402
-from serving.batch import job, load, photos  # noqa: E402
-from serving.batch.folder import Folder  # noqa: E402
-from serving.batch.photos import Photo  # noqa: E402
-from serving.batch.scorer import Row  # noqa: E402
-from serving.batch.sources import find  # noqa: E402
-from tests.support import ray_cluster, store  # noqa: E402
-
 MACHINE_CORES = 16
 ROWS = 10_000_000
 

@@ -1,4 +1,4 @@
-"""Faults against the real service: gunicorn on a local port, with a small model. `python benchmarks/faults.py`."""
+"""Faults against the real service: gunicorn on a local port, with a small model. `python -m benchmarks.faults`."""
 
 from __future__ import annotations
 

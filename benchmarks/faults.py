@@ -1,4 +1,4 @@
-"""What the pipeline and the service withstand: `python benchmarks/faults.py [--quick] [--only SCENARIO …]`.
+"""What the pipeline and the service withstand: `python -m benchmarks.faults [--quick] [--only SCENARIO …]`.
 
 Every fault is injected many times, at moments and in ways that the seed decides, against real processes: gunicorn on a
 port of this machine, training runs in a temporary folder. The exit code is 1 if anything was lost.
@@ -14,11 +14,8 @@ import time
 from itertools import chain
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # not this folder, where `serving` would be a benchmark
-
-from benchmarks import fault_service, fault_training  # noqa: E402
-from benchmarks.fault_row import HEAD, Row  # noqa: E402
+from benchmarks import fault_service, fault_training
+from benchmarks.fault_row import HEAD, Row
 
 TRIALS, QUICK_TRIALS = 20, 1
 

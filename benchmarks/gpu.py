@@ -1,6 +1,6 @@
 """What a CUDA card makes of training and inference. Begins no compilation after BUDGET seconds; skipped without a GPU.
 
-    python benchmarks/gpu.py [--batch 96] [--size 256]
+    python -m benchmarks.gpu [--batch 96] [--size 256]
 
 For resnet50, efficientnet_b0 and convnext_tiny with random weights (speed does not depend on them), in bfloat16: the
 train stage's own steps on photos that come through its cache and loader, beside the same steps on one batch that is
@@ -19,28 +19,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from stages.backbone.fit import without_head
+from stages.common.base.params import Data, load
+from stages.common.base.paths import BACKBONE
+from stages.common.base.photos import Origin, list_photos
+from stages.common.network.model import Normalise, create
+from stages.common.network.scoring import loader
+from stages.train.devices import choose_algorithms
+from stages.train.distributed import process_group
+from stages.train.params import Params
+from stages.train.sampling import Batches, Positioned
+from stages.train.trainer import Trainer
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # not this folder
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from torch.utils.benchmark import Timer  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from stages.backbone.fit import without_head  # noqa: E402
-from stages.common.base.params import Data, load  # noqa: E402
-from stages.common.base.paths import BACKBONE  # noqa: E402
-from stages.common.base.photos import Origin, list_photos  # noqa: E402
-from stages.common.network.model import Normalise, create  # noqa: E402
-from stages.common.network.scoring import loader  # noqa: E402
-from stages.train.devices import choose_algorithms  # noqa: E402
-from stages.train.distributed import process_group  # noqa: E402
-from stages.train.params import Params  # noqa: E402
-from stages.train.sampling import Batches, Positioned  # noqa: E402
-from stages.train.trainer import Trainer  # noqa: E402
-
 MODELS = ("resnet50", "efficientnet_b0", "convnext_tiny")
 BUDGET = 400.0  # seconds after which no further compilation is begun
 
@@ -171,7 +169,7 @@ def measure(args: argparse.Namespace, device: torch.device, folder: Path) -> dic
                 base.train, batch_size=args.batch, accumulate=1, amp="bf16", compile=compile_,
                 deterministic=deterministic,
             )  # fmt: skip
-            data = Data(str(folder / "photos"), "disk", 10.0)
+            data = Data(str(folder / "photos"), "disk", 10.0, None)
             runtime = replace(base.runtime, num_workers=args.workers)
             params = replace(base, model=model, img_size=args.size, data=data, train=train, runtime=runtime)
             found["train"][f"{model} {variant}"] = train_rates(params, args.seconds)

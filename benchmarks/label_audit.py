@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from serving.inference.photo.cores import usable_cores
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, DIRTY, SPLITS, read_origins, usable_photos
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, SPLITS, read_origins, usable_photos
 from stages.train.params import Params
 from tools.audit import Features, Labels, features, out_of_fold, rank_suspects
 
@@ -40,7 +40,7 @@ def measure(features: Features, truth: Labels, groups: NDArray[np.str_], share: 
         probabilities = out_of_fold(features, labels, groups)
         listed = rank_suspects(labels, probabilities)
         precision, recall = wrong[listed[:FIRST]].mean(), wrong[listed].sum() / wrong.sum()
-        auc = roc_auc_score(truth == CLEAN, probabilities[:, CLEAN])
+        auc = roc_auc_score(truth == CLEAN_LABEL, probabilities[:, CLEAN_LABEL])
         precisions.append(precision)
         lines.append(f"{seed:6} {wrong.sum():8} {len(listed):8} {precision:10.2f} {recall:8.2f} {auc:8.3f}")
     head = f"{'seed':>6} {'wrong':>8} {'listed':>8} {f'first {FIRST}':>10} {'found':>8} {'AUC':>8}"
@@ -59,10 +59,11 @@ def main() -> None:
     start = time.perf_counter()
     found = features(photos, params)
     seconds = time.perf_counter() - start
-    every, few = np.arange(len(truth)), np.flatnonzero((truth == CLEAN) | (np.cumsum(truth == DIRTY) % 8 == 0))
+    dirty = truth == DIRTY_LABEL
+    every, few = np.arange(len(truth)), np.flatnonzero(~dirty | (np.cumsum(dirty) % 8 == 0))
 
     def run(title: str, kept: NDArray[np.int64]) -> str:
-        head = f"{title}: {len(kept)} photos, {(truth[kept] == DIRTY).mean():.1%} dirty"
+        head = f"{title}: {len(kept)} photos, {(truth[kept] == DIRTY_LABEL).mean():.1%} dirty"
         return f"{head}\n{measure(found[kept], truth[kept], groups[kept], args.share, args.seeds)}"
 
     text = [

@@ -1,6 +1,6 @@
 """The service beside what one would write in ten minutes: FastAPI, uvicorn, the fp32 model and Pillow's full decode.
 
-    python benchmarks/serving.py [--seconds 8] [--rounds 3] [--memory] [--models FOLDER] [--gpu]
+    python -m benchmarks.serving [--seconds 8] [--rounds 3] [--memory] [--models FOLDER] [--gpu]
 
 Both serve tf_efficientnet_lite0 at 128 pixels and at 224, then resnet50 at 256 (random weights: speed does not depend
 on them), to 8 connections that send 1600 x 1200 JPEGs. All measurements take turns in every round, on the same cores,
@@ -25,21 +25,18 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # not this folder, where `serving` would be this file
+import requests
+from PIL import Image
 
-import requests  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from benchmarks.inputs import CHECKED, LOW, alone, make_models, make_photos  # noqa: E402
-from serving.engine import deployment  # noqa: E402
-from serving.engine.engine import Engine  # noqa: E402
-from serving.inference.model.predictor import Predictor  # noqa: E402
-from serving.inference.photo.cores import usable_cores  # noqa: E402
-from serving.inference.photo.decode import decode  # noqa: E402
-from serving.settings import Settings  # noqa: E402
-from tests.support.live import Live, memory_mib, running  # noqa: E402
-from tests.support.onnx_models import Pair  # noqa: E402
+from benchmarks.inputs import CHECKED, LOW, alone, make_models, make_photos
+from serving.engine import deployment
+from serving.engine.engine import Engine
+from serving.inference.model.predictor import Predictor
+from serving.inference.photo.cores import usable_cores
+from serving.inference.photo.decode import decode
+from serving.settings import Settings
+from tests.support.live import Live, memory_mib, running
+from tests.support.onnx_models import Pair
 
 NETWORKS = {
     f"{name}@{size}": (name, size)

@@ -27,7 +27,7 @@ from samples.draw import render
 from serving.inference.photo.cores import usable_cores
 from stages.benchmark import peak_memory_mb
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, SPLITS, Photo, list_photos
+from stages.common.base.photos import CLEAN_LABEL, SPLITS, Photo, list_photos
 from stages.split_check.groups import JOINING
 from stages.split_check.near.hashing import BITS, CROPS, SYMMETRIES, neighbour_counts, pairs_within
 from stages.split_check.near.search import near_links
@@ -92,7 +92,7 @@ def plant(originals: list[Path], folder: Path, kind: str, rng: np.random.Generat
 
 def listed(folder: Path) -> list[Photo]:
     """Every JPEG below a folder; labels do not matter here."""
-    return [Photo(path.relative_to(folder).as_posix(), CLEAN) for path in sorted(folder.rglob("*.jpg"))]
+    return [Photo(path.relative_to(folder).as_posix(), CLEAN_LABEL) for path in sorted(folder.rglob("*.jpg"))]
 
 
 def named(scanned: list[ScannedPhoto], prefix: str) -> list[ScannedPhoto]:
@@ -179,7 +179,7 @@ def gated(folder: Path, params: Params, cars: int = 300) -> Iterator[str]:
     found = near_links(scan(folder, listed(folder)), section.hash_radius, section.similarity)
     how = [link.how for link in found.links]
     yield f"{cars} cars before one fixed camera, {cars * (cars - 1) // 2:,} pairs"
-    yield f"  photos left aside as a crowd {len(found.hubs)}"
+    yield f"  photos left aside as hubs {len(found.hubs)}"
     yield f"  pairs told as one scene {how.count('scene')}"
     yield f"  joined as shots of one moment (false) {how.count('edited')}, as copies (false) {how.count('near')}"
 

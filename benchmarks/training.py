@@ -28,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 
 from serving.inference.photo.cores import usable_cores
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, Photo, list_photos
+from stages.common.base.photos import CLEAN_LABEL, Photo, list_photos
 from stages.common.network.model import Checkpoint, Normalise
 from stages.common.network.scoring import score
 from stages.common.pixels.photo_set import PhotoSet
@@ -99,7 +99,7 @@ def ours(folder: Path, params: Params) -> dict[str, float]:
     photos = PhotoSet(data, list_photos(folder / "data_cars", "test"), SIZE)
     normalise = Normalise(checkpoint.mean, checkpoint.std)
     logits = score(checkpoint.network(), normalise, photos, batch_size=64, num_workers=0)
-    return {"seconds": seconds, "auc": float(roc_auc_score(photos.labels == CLEAN, logits)), "peak_mb": peak}
+    return {"seconds": seconds, "auc": float(roc_auc_score(photos.labels == CLEAN_LABEL, logits)), "peak_mb": peak}
 
 
 def plain(folder: Path, params: Params) -> dict[str, float]:

@@ -26,7 +26,7 @@ from stages.common.base.errors import run_stage
 from stages.common.base.files import json_bytes, write_atomically
 from stages.common.base.params import Data, load, strict
 from stages.common.base.paths import ARTIFACTS, MODEL, REPORTS
-from stages.common.base.photos import CLEAN, Photo, usable_photos
+from stages.common.base.photos import CLEAN_LABEL, Photo, usable_photos
 from stages.common.pixels.photo_set import PhotoSet
 from stages.common.rates import outcome, verdicts
 
@@ -104,7 +104,7 @@ def as_served(predictor: Predictor, data: Data, photos: list[Photo]) -> dict[str
     """The verdicts of the file that is served, on the test photos."""
     pixels = PhotoSet(data, photos, predictor.image_size)
     scores = np.column_stack([pixels.outputs(predictor.scores), pixels.sides()])
-    is_clean = np.array([photo.label == CLEAN for photo in photos])
+    is_clean = np.array([photo.label == CLEAN_LABEL for photo in photos])
     auc = float(roc_auc_score(is_clean, scores[:, 0]))
     return {"roc_auc": auc, **outcome(is_clean, verdicts(predictor.threshold.rule, scores[:, 0], scores[:, 1:]))}
 
@@ -113,7 +113,7 @@ def card(predictor: Predictor, report: dict[str, Any]) -> bytes:
     """The card that the file carries, and the speed measured here."""
     rows = [
         f"| {provider} | {found['photo_to_verdict_batch_1']['p50_ms']:.1f} ms | "
-        f"{max(row['images_per_s'] for row in found.values() if isinstance(row, dict)):.0f} |"
+        f"{max(found[f'photo_to_verdict_batch_{size}']['images_per_s'] for size in BATCHES):.0f} |"
         for provider, found in report["speed"].items()
     ]
     on = f"{report['processor']}, {report['threads']} threads"

@@ -8,7 +8,7 @@ import pytest
 
 from stages.common.base.errors import StageError
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, DIRTY, list_photos
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, list_photos
 from stages.train.params import Params
 from tests.support.workspace import Workspace
 from tools.audit import Labels, features, main, out_of_fold, rank_suspects
@@ -19,9 +19,9 @@ AUDIT, BLIND, PAGE = (Path("reports", name) for name in ("label_audit.csv", "bli
 def clouds(n_clean: int, n_dirty: int, distance: float) -> tuple[np.ndarray, Labels]:
     """Features `[N, 200]`, of which 40 lie `distance` standard deviations apart in the two classes; true labels."""
     rng = np.random.default_rng(0)
-    labels = np.array([CLEAN] * n_clean + [DIRTY] * n_dirty)
+    labels = np.array([CLEAN_LABEL] * n_clean + [DIRTY_LABEL] * n_dirty)
     x = rng.normal(size=(len(labels), 200)).astype(np.float32)
-    x[labels == CLEAN, :40] += distance
+    x[labels == CLEAN_LABEL, :40] += distance
     return x, labels
 
 
@@ -45,11 +45,11 @@ def test_a_photo_is_not_judged_by_copies_of_itself() -> None:
     x, labels = clouds(300, 60, distance=1.5)
     x[:10] = x[0]
     x[:10, 50:60] = 5.0  # what the copies have in common
-    labels[:10] = DIRTY
+    labels[:10] = DIRTY_LABEL
     cars = np.arange(len(labels)).astype(str)
-    alone = out_of_fold(x, labels, cars)[:10, DIRTY]
+    alone = out_of_fold(x, labels, cars)[:10, DIRTY_LABEL]
     cars[:10] = "one car"
-    together = out_of_fold(x, labels, cars)[:10, DIRTY]
+    together = out_of_fold(x, labels, cars)[:10, DIRTY_LABEL]
     assert alone.min() > 2 * together.max()
 
 

@@ -83,16 +83,17 @@ def test_every_mistake_is_on_the_page(pipeline: Workspace, browser: sync_api.Bro
     page.close()
 
 
-def test_the_worst_come_first_by_source() -> None:
+def test_the_worst_car_comes_first_with_all_its_photos() -> None:
     one = Result("test/dirty/a.jpg", "dirty", 0.9, "clean", "car", "north")
     results = [
         one,
+        replace(one, p_clean=0.95, car="another"),
         replace(one, p_clean=0.99),
-        replace(one, source="east", p_clean=0.7),
         replace(one, label="clean", p_clean=0.1, verdict="dirty"),
         replace(one, label="clean", p_clean=0.55),
         replace(one, verdict="uncertain"),
     ]
     found = mistakes.sections(results, 0.6)
-    assert [(x.source, x.p_clean) for x in found["false clean"]] == [("east", 0.7), ("north", 0.99), ("north", 0.9)]
+    cars = [(x.car, x.p_clean) for x in found["false clean"]]
+    assert cars == [("car", 0.99), ("car", 0.9), ("another", 0.95)]
     assert len(found["false dirty"]) == 1 and [x.p_clean for x in found["least certain"]] == [0.55, 0.9]

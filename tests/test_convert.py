@@ -153,7 +153,12 @@ def test_a_bug_is_no_reason_for_another_precision(copy: Workspace, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "no .* photo to judge"), ("path\ntrain/clean/gone.jpg\n", "gone.jpg"), ("name\nx\n", "KeyError")],
+    [
+        ("", "no header"),
+        ("path\n", "no .* photo to judge"),
+        ("path\ntrain/clean/gone.jpg\n", "gone.jpg"),
+        ("name\nx\n", "KeyError"),
+    ],
 )
 def test_a_list_of_held_out_photos_that_is_damaged_or_stale(copy: Workspace, content: str, message: str) -> None:
     Path("artifacts/holdout.csv").write_text(content)

@@ -13,7 +13,7 @@ from PIL import Image
 from samples.camera import take
 from samples.draw import draw_photo, render
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, DIRTY, Photo
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, Photo
 from stages.split_check.check import check, find_links
 from stages.split_check.near import search
 from stages.split_check.near.hashing import BITS, SYMMETRIES, hashes, neighbour_counts, pairs_within, turn
@@ -38,7 +38,7 @@ def cars() -> list[Image.Image]:
 
 def near(folder: Path) -> dict[tuple[str, str], str]:
     """Which of the photos in a folder are linked, and how."""
-    names = [Photo(path.name, CLEAN) for path in sorted(folder.iterdir())]
+    names = [Photo(path.name, CLEAN_LABEL) for path in sorted(folder.iterdir())]
     found = near_links(scan(folder, names), RADIUS, SIMILARITY).links
     return {(link.first, link.second): link.how for link in found}
 
@@ -73,7 +73,7 @@ def test_the_same_shot_before_and_after_the_wash_is_no_copy_under_both_labels(tm
             shot = render(5, index, severity)
             photo = take(np.random.default_rng([index, int(severity > 0)]), shot.image, shot.size)
             (tmp_path / f"{index}{'ab'[severity > 0]}.jpg").write_bytes(photo)
-    photos = [Photo(path.name, CLEAN if "a" in path.name else DIRTY) for path in sorted(tmp_path.iterdir())]
+    photos = [Photo(path.name, CLEAN_LABEL if "a" in path.name else DIRTY_LABEL) for path in sorted(tmp_path.iterdir())]
     hows = [link.how for link in near_links(scan(tmp_path, photos), RADIUS, SIMILARITY).links]
     assert hows and set(hows) <= {"edited", "scene"}
 
@@ -86,7 +86,8 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> list[ScannedPhoto]:
         (folder / split).mkdir(parents=True)
     for number, car in enumerate((4, 7, 9, 11, 19)):
         shoot(folder / ("train/clean", "test/clean")[number % 2], car, GATE)
-    return scan(folder, [Photo(path.relative_to(folder).as_posix(), CLEAN) for path in sorted(folder.rglob("*.jpg"))])
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.jpg")))
+    return scan(folder, [Photo(name, CLEAN_LABEL) for name in names])
 
 
 def test_cars_behind_a_fixed_camera_are_told_and_neither_joined_nor_left_out(gate: list[ScannedPhoto]) -> None:

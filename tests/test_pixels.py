@@ -33,7 +33,7 @@ def photos() -> list[Photo]:
 
 
 def open_set(cache: str = "disk", cache_gb: float = 1.0, size: int = SIZE) -> PhotoSet:
-    return PhotoSet(Data("data_cars", cache, cache_gb), photos(), size)  # type: ignore[arg-type]
+    return PhotoSet(Data("data_cars", cache, cache_gb, None), photos(), size)  # type: ignore[arg-type]
 
 
 def whole(photo_set: PhotoSet) -> np.ndarray:
@@ -159,7 +159,7 @@ def test_a_full_pack_keeps_its_rows_whatever_else_is_asked_for(workspace: Worksp
     room = len(photos()) * ROW / 1e9
     open_set(cache_gb=room)
     rows = PixelCache(scratch("pixels"), SIZE).rows
-    other = PhotoSet(Data("data_cars", "disk", room), list_photos(ROOT, "val"), SIZE)
+    other = PhotoSet(Data("data_cars", "disk", room, None), list_photos(ROOT, "val"), SIZE)
     expected = [read_pixels(ROOT, photo, SIZE) for photo in other.photos]
     assert (whole(other) == np.stack(expected)).all()
     assert PixelCache(scratch("pixels"), SIZE).rows == rows
@@ -168,7 +168,7 @@ def test_a_full_pack_keeps_its_rows_whatever_else_is_asked_for(workspace: Worksp
 def test_copies_of_photos_are_found_in_a_full_pack(no_decoding: None) -> None:
     shutil.copytree(ROOT, "copies")
     room = len(photos()) * ROW / 1e9
-    assert whole(PhotoSet(Data("copies", "disk", room), photos(), SIZE)).any()
+    assert whole(PhotoSet(Data("copies", "disk", room, None), photos(), SIZE)).any()
 
 
 def test_another_decoder_has_its_own_pack_and_the_useless_one_goes_first(
@@ -254,7 +254,7 @@ from stages.common.pixels.photo_set import PhotoSet
 reads, read = [], DigestCache.read
 DigestCache.read = lambda self, name: reads.append(name) or read(self, name)
 photos = list_photos(Path("data_cars"), "train")
-PhotoSet(Data("data_cars", "disk", 1.0), photos, 32)
+PhotoSet(Data("data_cars", "disk", 1.0, None), photos, 32)
 with Path(sys.argv[1]).open("a") as file:
     print(len(reads), file=file)
 """

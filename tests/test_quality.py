@@ -14,7 +14,7 @@ from serving.inference.model.quality import SIDE, quality
 from serving.inference.photo import header
 from serving.inference.photo.decode import decode
 from stages.common.base.params import Data
-from stages.common.base.photos import CLEAN, Photo
+from stages.common.base.photos import CLEAN_LABEL, Photo
 from stages.common.pixels.photo_set import PhotoSet
 from stages.convert.__main__ import contents
 from stages.split_check.scan import photo_stats
@@ -86,7 +86,9 @@ def test_a_network_s_scores_are_its_outputs_and_these_measures(tmp_path: Path) -
     path.write_bytes(contents(networks.exported(), METADATA.__class__(**{**vars(METADATA), "image_size": "64"})))
     (tmp_path / "a.jpg").write_bytes(encode(car(), "JPEG"))
     (tmp_path / "b.png").write_bytes(encode(car().resize((90, 70)), "PNG"))
-    photos = PhotoSet(Data(str(tmp_path), "none", 1.0), [Photo(name, CLEAN) for name in ("a.jpg", "b.png")], 64)
+    photos = PhotoSet(
+        Data(str(tmp_path), "none", 1.0, None), [Photo(name, CLEAN_LABEL) for name in ("a.jpg", "b.png")], 64
+    )
     network, pixels = Network(path), photos.pixels(range(2))
     scores = network.scores(pixels)
     assert (scores[:, :2] == network.run_both(pixels)).all() and photos.sides().tolist() == [480, 70]

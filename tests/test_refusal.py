@@ -151,7 +151,7 @@ def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PhotoSet:
     names = [f"train/{label}/{number:03}.jpg" for label in ("clean", "dirty") for number in range(4)]
     rows = "".join(f"{name},{name},\n" for name in names)
     Path("artifacts/train_photos.csv").write_text("path,group,source\n" + rows)
-    return PhotoSet(Data("data_cars", "none", 1.0), list(train_photos()), 64)
+    return PhotoSet(Data("data_cars", "none", 1.0, None), list(train_photos()), 64)
 
 
 @pytest.mark.parametrize("model", [SMALL, networks.SMALL], ids=["stages shared", "nothing shared"])
@@ -163,7 +163,7 @@ def test_the_second_output_leaves_the_first_as_it_is(gallery: PhotoSet, model: s
     assert not any(parameter.is_inference() for parameter in scores.parameters()), "torch.export refuses such"
     both = to_onnx(scores, checkpoint)
     for make in (lambda graph: graph, to_fp16, lambda graph: to_int8(graph, [images])):
-        checked = car_check.add_distance(make(both), gallery)
+        checked = car_check.add_distance(make(both), gallery.batches())
         Path("network.onnx").write_bytes(contents(checked, replace(METADATA, image_size="64")))
         network = Network(Path("network.onnx"))
         found = network.run_both(np.concatenate([images, 255 - images]))

@@ -46,7 +46,7 @@ def audit(*names: str) -> None:
 
 def findings(**changes: Any) -> Findings:
     """Findings of a clean bill, with changes."""
-    kinds = ("unreadable", "odd", "excluded", *KINDS, "crowd", "small", "dark", "washed_out", "blurred")
+    kinds = ("unreadable", "odd", "excluded", *KINDS, "hubs", "small", "dark", "washed_out", "blurred")
     content: dict[str, Any] = {
         "root": "data_cars", "data_version": "0", "photos": {"train": {"clean": 16, "dirty": 8}},
         "totals": dict.fromkeys(kinds, 0), "unreadable": (), "odd": (), "excluded": (), "groups": (), "shortcuts": (),

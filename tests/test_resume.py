@@ -13,7 +13,7 @@ import torch
 from stages.common.base.errors import StageError
 from stages.common.base.params import Data, Runtime, load
 from stages.common.base.paths import CHECKPOINT
-from stages.common.base.photos import CLEAN, DIRTY, Photo
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, Photo
 from stages.common.pixels.scratch import locked, scratch
 from stages.train import recovery
 from stages.train.distributed import Ranks
@@ -48,7 +48,7 @@ def test_a_run_that_is_stopped_and_whose_state_is_damaged_goes_on(
     for number, said in ((3, ""), (2, "goes on from step 2 of epoch 1")):
         stop_at(monkeypatch, number)
         done = trainable.run("train")
-        assert done.returncode == 130 and "interrupted; `dvc repro` goes on" in done.stderr and said in done.stderr
+        assert done.returncode == 130 and "train: interrupted" in done.stderr and said in done.stderr
     assert not CHECKPOINT.exists()
     *_, newest = sorted(Path(".scratch/train").glob("*/[0-9]*.pt"))
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -108,10 +108,10 @@ def test_a_state_that_cannot_be_written_does_not_stop_training(
 
 def test_the_key_follows_all_that_decides_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load(Params, ROOT / "params.yaml")
-    same = replace(params, data=Data("elsewhere", "none", 1.0), runtime=Runtime(7, 1.0, True))
+    same = replace(params, data=Data("elsewhere", "none", 1.0, None), runtime=Runtime(7, 1.0, True))
     backbone = tmp_path / "backbone"
     backbone.write_bytes(b"weights")
-    fit, held = [Photo("train/clean/1.jpg", CLEAN)], [Photo("train/dirty/2.jpg", DIRTY)]
+    fit, held = [Photo("train/clean/1.jpg", CLEAN_LABEL)], [Photo("train/dirty/2.jpg", DIRTY_LABEL)]
     ranks = Ranks(0, 1, torch.device("cpu"))
     key = run_key(params, fit, held, "version", backbone, ranks)
     assert key == run_key(same, fit, held, "version", backbone, ranks)

@@ -13,7 +13,7 @@ from PIL import Image
 from samples.draw import draw_photo
 from stages.common.base.errors import StageError
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, DIRTY, Photo, list_photos
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, Photo, list_photos
 from stages.split_check.check import check
 from stages.split_check.drift import LARGEST, find_drift
 from stages.split_check.groups import Group, Link, components, group_table, groups, id_of
@@ -32,7 +32,7 @@ def photo() -> Image.Image:
 
 
 def look(folder: Path, name: str = "photo.jpg") -> PhotoStats:
-    found = scan_photo(folder, Photo(name, CLEAN)).stats
+    found = scan_photo(folder, Photo(name, CLEAN_LABEL)).stats
     assert found is not None
     return found
 
@@ -71,7 +71,7 @@ def test_every_kind_of_photo_goes_by_its_names(tmp_path: Path, kind: str, suffix
     (tmp_path / f"photo{suffix}").write_bytes(
         encode(photo(), kind, **({"save_all": True, "append_images": [photo()]} if kind == "MPO" else {}))
     )
-    found = scan_photo(tmp_path, Photo(f"photo{suffix}", CLEAN))
+    found = scan_photo(tmp_path, Photo(f"photo{suffix}", CLEAN_LABEL))
     assert found.problem is None and not found.oddities
 
 
@@ -86,13 +86,13 @@ def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(where, full)
     with pytest.raises(StageError, match=r"photo\.jpg: too little memory"):
-        scan_photo(tmp_path, Photo("photo.jpg", CLEAN))
+        scan_photo(tmp_path, Photo("photo.jpg", CLEAN_LABEL))
 
 
 def test_a_file_too_large_for_a_photo_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "photo.jpg").open("wb") as file:
         file.truncate(MAX_BYTES + 1)  # takes no room on the disk
-    assert "too many for a photo" in str(scan_photo(tmp_path, Photo("photo.jpg", CLEAN)).problem)
+    assert "too many for a photo" in str(scan_photo(tmp_path, Photo("photo.jpg", CLEAN_LABEL)).problem)
 
 
 def test_colours_of_the_border_and_of_the_whole(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_an_unsplit_folder_is_scanned_in_the_order_asked(tmp_path: Path) -> None
 
 
 def test_a_file_that_is_gone_is_a_problem(tmp_path: Path) -> None:
-    assert scan_photo(tmp_path, Photo("gone.jpg", CLEAN)).problem == "No such file or directory"
+    assert scan_photo(tmp_path, Photo("gone.jpg", CLEAN_LABEL)).problem == "No such file or directory"
 
 
 @given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=20))
@@ -131,7 +131,7 @@ def test_groups_are_what_can_be_reached(pairs: list[tuple[int, int]]) -> None:
         for a, b in pairs:
             reach[a] = reach[b] = reach[a] | reach[b]
     reach = (reach.astype(int) @ reach.T.astype(int)) > 0
-    for a, group in group_table(names, links):
+    for a, group in group_table(names, links).items():
         assert group == min(b for b in names if reach[int(a), int(b)])
     assert sorted(name for members in components(names, links) for name in members) == names
 
@@ -145,8 +145,8 @@ def test_an_id_is_the_named_group_or_the_first() -> None:
 def copies(pairs: int) -> list[ScannedPhoto]:
     """Photos of which each has a copy in another split, and as many broken files with one content."""
     names = [(f"{split}/clean/{number}.jpg", number) for number in range(pairs) for split in ("train", "test")]
-    whole = [ScannedPhoto(Photo(x, CLEAN), x.split("/")[0], 1, f"{n}", None, (), None) for x, n in names]
-    broken = (Photo(f"{x.split('/')[0]}/dirty/{n}.jpg", DIRTY) for x, n in names)
+    whole = [ScannedPhoto(Photo(x, CLEAN_LABEL), x.split("/")[0], 1, f"{n}", None, (), None) for x, n in names]
+    broken = (Photo(f"{x.split('/')[0]}/dirty/{n}.jpg", DIRTY_LABEL) for x, n in names)
     return whole + [ScannedPhoto(photo, photo.name.split("/")[0], 0, "same", "broken", (), None) for photo in broken]
 
 
@@ -162,7 +162,7 @@ def test_findings_are_bounded_counted_and_read_back(tmp_path: Path) -> None:
 def plain(name: str, content: str) -> ScannedPhoto:
     """A photo that is known by its bytes alone."""
     return ScannedPhoto(
-        Photo(name, DIRTY if "/dirty/" in name else CLEAN), name.split("/")[0], 1, content, None, (), None
+        Photo(name, DIRTY_LABEL if "/dirty/" in name else CLEAN_LABEL), name.split("/")[0], 1, content, None, (), None
     )
 
 
@@ -203,8 +203,8 @@ def test_of_thousands_of_sources_the_largest_are_counted_and_the_rest_together()
 
 def test_only_sources_that_a_tree_can_tell_apart_become_columns(tmp_path: Path) -> None:
     photo().save(tmp_path / "photo.jpg")
-    one = scan_photo(tmp_path, Photo("photo.jpg", CLEAN))
-    photos = [replace(one, photo=Photo(f"s{n}_", CLEAN)) for n in range(3000)]
-    photos += [replace(one, photo=Photo(f"yard{n % 2}_", CLEAN)) for n in range(200)]
+    one = scan_photo(tmp_path, Photo("photo.jpg", CLEAN_LABEL))
+    photos = [replace(one, photo=Photo(f"s{n}_", CLEAN_LABEL)) for n in range(3000)]
+    photos += [replace(one, photo=Photo(f"yard{n % 2}_", CLEAN_LABEL)) for n in range(200)]
     assert _features(photos, "([a-z0-9]+)_")["source"].shape == (3200, 2)
     assert _features(photos[:300] * 5, "([a-z0-9]+)_")["source"].shape[1] <= MAX_SOURCES

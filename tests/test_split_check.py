@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from samples.draw import draw_photo
 from stages.common.base.errors import StageError
-from stages.common.base.photos import DIRTY, list_photos, read_origins, train_photos, usable_photos
+from stages.common.base.photos import DIRTY_LABEL, list_photos, read_origins, train_photos, usable_photos
 from stages.split_check.report import Findings
 from tests.support.workspace import ROOT, Workspace
 
@@ -288,7 +288,7 @@ def test_without_the_exclusion_list_no_stage_goes_on(workspace: Workspace, conte
 
 def test_a_class_that_is_left_out_whole_is_named(workspace: Workspace) -> None:
     Path("artifacts").mkdir()
-    gone = [photo.name for photo in list_photos(workspace.data, "val") if photo.label == DIRTY]
+    gone = [photo.name for photo in list_photos(workspace.data, "val") if photo.label == DIRTY_LABEL]
     Path("artifacts/exclusions.csv").write_text("path,reason\n" + "".join(f"{name},x\n" for name in gone))
     with pytest.raises(StageError, match="every photo of data_cars/val/dirty is left out"):
         usable_photos(Path("data_cars"), "val")

@@ -147,7 +147,7 @@ def test_a_photo_under_both_labels_is_told_and_stays_together(photos: Path, caps
 def test_of_a_long_list_the_rest_is_counted(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.split.__main__.LISTED", 2)
+    monkeypatch.setattr("stages.split_check.policy.MAX_LINES", 2)
     for car in 3, 4, 5:
         shutil.copy(photos / f"clean/car{car}/{2 * car}.jpg", photos / f"dirty/same{car}.jpg")
         (photos / f"clean/{car}.jpg").write_text("broken")

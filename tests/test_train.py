@@ -26,7 +26,7 @@ from stages.common.base.errors import StageError
 from stages.common.base.files import write_bytes
 from stages.common.base.params import Data, load
 from stages.common.base.paths import BACKBONE, CHECKPOINT
-from stages.common.base.photos import CLEAN, DIRTY, Origin, list_photos
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, Origin, list_photos
 from stages.common.network.model import Checkpoint, check_image_size, create
 from stages.common.network.scoring import loader
 from stages.train import augment, devices
@@ -41,7 +41,7 @@ from tests.support.workspace import ROOT, SMALL_MODEL, Workspace, full_disk
 
 PARAMS = load(Params, Path(__file__).parents[1] / "params.yaml").train
 OUTPUTS = torch.tensor([[2.0, -1.0], [0.5, 0.3], [-1.0, 3.0]])
-LABELS = torch.tensor([DIRTY, CLEAN, CLEAN])
+LABELS = torch.tensor([DIRTY_LABEL, CLEAN_LABEL, CLEAN_LABEL])
 EVEN = torch.ones(2)
 
 
@@ -62,16 +62,17 @@ def test_focal_without_gamma_is_cross_entropy_and_with_it_forgives_easy_photos()
 @pytest.mark.parametrize("gamma", [0.01, 0.5])
 def test_focal_loss_of_a_certain_photo_has_a_gradient(gamma: float) -> None:
     outputs = torch.tensor([[40.0, -40.0], [0.5, 0.3]], requires_grad=True)
-    loss(outputs, torch.tensor([DIRTY, CLEAN]), EVEN, replace(PARAMS, loss="focal", focal_gamma=gamma)).backward()
+    focal = replace(PARAMS, loss="focal", focal_gamma=gamma)
+    loss(outputs, torch.tensor([DIRTY_LABEL, CLEAN_LABEL]), EVEN, focal).backward()
     assert outputs.grad is not None and bool(torch.isfinite(outputs.grad).all())
 
 
 def test_class_weights() -> None:
-    labels = np.array([CLEAN] * 30 + [DIRTY] * 10)
+    labels = np.array([CLEAN_LABEL] * 30 + [DIRTY_LABEL] * 10)
     auto = class_weights(labels, replace(PARAMS, class_weights="auto"))
-    assert auto[DIRTY] == 2 and torch.isclose(auto[CLEAN], torch.tensor(2 / 3))
+    assert auto[DIRTY_LABEL] == 2 and torch.isclose(auto[CLEAN_LABEL], torch.tensor(2 / 3))
     pair = class_weights(labels, replace(PARAMS, class_weights=(1.0, 5.0)))
-    assert (pair[CLEAN], pair[DIRTY]) == (1, 5)
+    assert (pair[CLEAN_LABEL], pair[DIRTY_LABEL]) == (1, 5)
     params = replace(PARAMS, class_weights="none")
     assert (class_weights(labels, params) == 1).all()
     heavier = loss(OUTPUTS, LABELS, pair, params) - loss(OUTPUTS, LABELS, EVEN, params)
@@ -102,10 +103,10 @@ def test_grey_takes_the_colour_away() -> None:
 
 
 def test_dirt_is_painted_on_clean_photos_only_and_makes_them_dirty() -> None:
-    images, labels = torch.full((64, 3, 64, 64), 200.0), torch.tensor([CLEAN, DIRTY] * 32)
+    images, labels = torch.full((64, 3, 64, 64), 200.0), torch.tensor([CLEAN_LABEL, DIRTY_LABEL] * 32)
     painted, found = augment.apply(images, labels, augment.draw(0, 0, range(64)), only(dirt=0.5))
     changed = (painted != images).flatten(1).any(1)
-    assert (changed == (labels != found)).all() and not changed[labels == DIRTY].any() and 8 < changed.sum() < 24
+    assert (changed == (labels != found)).all() and not changed[labels == DIRTY_LABEL].any() and 8 < changed.sum() < 24
     assert painted.min() >= 0 and painted.max() <= 255
     corner, middle = painted[changed][..., :4, :4], painted[changed][..., 28:48, 20:44]
     assert torch.allclose(corner, torch.tensor(200.0)) and (middle - 200).abs().mean() > 20
@@ -222,10 +223,10 @@ def test_kernels_are_limited_where_bits_shall_be_the_same(
 @pytest.mark.parametrize("changes", [{}, {"loss": "focal", "focal_gamma": 0.5}, {"loss": "focal", "focal_gamma": 1.5}])
 def test_a_step_computes_nothing_that_processors_approximate(trainable: Workspace, changes: dict[str, Any]) -> None:
     trainable.set(**{f"train.{name}": value for name, value in changes.items()})
-    trainer = Trainer(load(Params), np.array([CLEAN, DIRTY]), 10, Ranks(0, 1, torch.device("cpu")))
+    trainer = Trainer(load(Params), np.array([CLEAN_LABEL, DIRTY_LABEL]), 10, Ranks(0, 1, torch.device("cpu")))
     images = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
     with Operations() as used:
-        trainer.step(images, torch.tensor([CLEAN, DIRTY]), torch.arange(2), 0, 0)
+        trainer.step(images, torch.tensor([CLEAN_LABEL, DIRTY_LABEL]), torch.arange(2), 0, 0)
     assert not used.seen & {"sqrt", "log2", "log10", "acos", "asin", "atan", "_cdist_forward", "pow 0.5"}
 
 
@@ -333,7 +334,7 @@ def test_accumulating_gives_the_same_gradient(workspace: Workspace) -> None:
     write_backbone("convnext_atto")
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (8, 64, 64, 3), np.uint8))
-    labels, positions = torch.tensor([DIRTY, CLEAN] * 4), torch.arange(8)
+    labels, positions = torch.tensor([DIRTY_LABEL, CLEAN_LABEL] * 4), torch.arange(8)
 
     def step(parts: int) -> tuple[float, torch.Tensor]:
         workspace.set(**{"train.accumulate": parts})
@@ -402,7 +403,7 @@ def test_the_backbone_of_another_network_is_named(workspace: Workspace) -> None:
 @pytest.mark.parametrize("cache", ["disk", "none"])
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 def test_readers_beside_a_gpu_give_the_same_batches(workspace: Workspace, cache: str) -> None:
-    params = replace(load(Params), data=Data("data_cars", cache, 1.0))  # type: ignore[arg-type]
+    params = replace(load(Params), data=Data("data_cars", cache, 1.0, None))  # type: ignore[arg-type]
     photos = Positioned(params.data, list_photos(workspace.data, "train"), 64)
     batches = Batches(photos.labels, [Origin(photo.name) for photo in photos.photos], params.train, 0, 1)
     here = list(loader(photos, batches, torch.device("cpu"), 2))

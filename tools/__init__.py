@@ -1,1 +1,1 @@
-"""Commands beside the pipeline, each with a target in the Makefile. No stage reads what they write."""
+"""Commands beside the pipeline."""

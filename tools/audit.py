@@ -28,7 +28,7 @@ from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_csv
 from stages.common.base.params import load
-from stages.common.base.photos import CLEAN, SPLITS, Photo, read_origins, usable_photos
+from stages.common.base.photos import CLEAN_LABEL, SPLITS, Photo, read_origins, usable_photos
 from stages.common.network.model import Normalise
 from stages.common.network.scoring import pick_device
 from stages.common.pixels.photo_set import PhotoSet
@@ -130,7 +130,7 @@ def main() -> None:
     write_csv(AUDIT, AUDIT_HEADER, found)
     write_csv(BLIND, ["path"], ([name] for name in blind_sample(photos)))
     write_page()
-    auc = roc_auc_score(labels == CLEAN, probabilities[:, CLEAN])
+    auc = roc_auc_score(labels == CLEAN_LABEL, probabilities[:, CLEAN_LABEL])
     print(f"{len(found)} of {len(photos)} labels are suspicious; {AUDIT} ranks them.")
     print("Correct val and test by the page's blind sample too: else they only come to agree with the model.")
     print(f"The head that judged them tells clean from dirty with an AUC of {auc:.3f} on photos it has not seen.")

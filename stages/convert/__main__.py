@@ -4,7 +4,6 @@ Judged on photos that train held out, never on val or test: what is chosen here 
 afterwards, like any network.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,13 +18,13 @@ from serving.inference.model.onnx_check import ModelError
 from serving.inference.photo.decode import RESIZE_RULE
 from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
-from stages.common.base.files import json_bytes, sha256, write_atomically
+from stages.common.base.files import json_bytes, read_csv, sha256, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import CHECKPOINT, HOLDOUT, NETWORK, REPORTS
-from stages.common.base.photos import CLEAN, DIRTY, Photo, train_photos
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, Photo, train_photos
 from stages.common.network.model import Checkpoint, Normalise
 from stages.common.network.scoring import pick_device, score
-from stages.common.pixels.photo_set import PhotoSet, batch_size
+from stages.common.pixels.photo_set import PhotoSet
 from stages.convert import candidates
 from stages.convert.cam import add_map
 from stages.convert.candidates import Candidate, Floats
@@ -42,11 +41,7 @@ IN_ORDER = {"cpu": ("int8", "fp32"), "gpu": ("fp16", "fp32")}
 
 def split_held_out(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
     """The train photos that train held out, and the others. Raises StageError: HOLDOUT damaged, stale or too small."""
-    try:
-        with HOLDOUT.open(newline="") as file:
-            names = {row["path"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise StageError(f"cannot read {HOLDOUT}: {error!r}; run `dvc repro train`") from error
+    names = set(read_csv(HOLDOUT, lambda row: row["path"]))
     if unknown := names - {photo.name for photo in photos}:
         raise StageError(f"{HOLDOUT} names {min(unknown)}, which is not among the train photos; run `dvc repro train`")
     held_out = [photo for photo in photos if photo.name in names]
@@ -57,9 +52,9 @@ def split_held_out(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
 
 
 def calibration_photos(photos: list[Photo], count: int) -> list[Photo]:
-    """`count` photos, as many of either class as there are, evenly spread over the list."""
+    """Up to `count` photos, half of each class, evenly spaced."""
     picked = []
-    for label in (DIRTY, CLEAN):
+    for label in (DIRTY_LABEL, CLEAN_LABEL):
         members = [photo for photo in photos if photo.label == label]
         take = min(len(members), -(-count // 2))
         picked += [members[i * len(members) // take] for i in range(take)]
@@ -70,7 +65,7 @@ def checkpoint_scores(checkpoint: Checkpoint, photos: PhotoSet) -> Floats:
     """The checkpoint's own logits, in torch, `[N]`."""
     device = pick_device()
     network, normalise = checkpoint.network().to(device), Normalise(checkpoint.mean, checkpoint.std).to(device)
-    return score(network, normalise, photos, batch_size=batch_size(photos.size), num_workers=0)
+    return score(network, normalise, photos, num_workers=0)
 
 
 def build(precision: str, fp32: onnx.ModelProto, calibration: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
@@ -100,7 +95,7 @@ class Trial:
         self.calibration = list(PhotoSet(params.data, chosen, size).batches())
         self.photos = PhotoSet(params.data, held_out, size)
         self.gallery = PhotoSet(params.data, calibration_photos(others, GALLERY), size)
-        self.is_clean = self.photos.labels == CLEAN
+        self.is_clean = self.photos.labels == CLEAN_LABEL
         self.reference = checkpoint_scores(checkpoint, self.photos)
         logit = Logit(checkpoint)
         check = params.convert.car_check
@@ -125,7 +120,9 @@ class Trial:
     def content(self, chosen: Candidate) -> bytes:
         """The candidate's file, with a distance if `convert.car_check` wants one and a map where there can be one."""
         model = add_map(chosen.graph, self.fp32)
-        return contents(add_distance(model, self.gallery) if self.params.car_check else model, chosen.network.metadata)
+        if self.params.car_check:
+            model = add_distance(model, self.gallery.batches())
+        return contents(model, chosen.network.metadata)
 
 
 def try_all(trial: Trial, wanted: Sequence[str]) -> dict[str, Candidate | str]:
@@ -163,15 +160,14 @@ def main() -> None:
     trial = Trial(Checkpoint.load(CHECKPOINT), params)
     wanted = IN_ORDER[params.convert.target] if params.convert.precision == "auto" else (params.convert.precision,)
     tried = try_all(trial, wanted)
-    passed = [name for name in wanted if isinstance(found := tried[name], Candidate) and found.judged.passed]
-    report = describe(trial, tried, passed[0] if passed else None)
+    loaded = {name: found for name in wanted if isinstance(found := tried[name], Candidate)}
+    taken = next((name for name, found in loaded.items() if found.judged.passed), None)
+    report = describe(trial, tried, taken)
     for name, row in report["candidates"].items():
         print(f"{'->' if row['taken'] else '  '} {name}: {row.get('photos_per_s', 0):.0f} photos/s, {row['why']}")
-    if not passed:
+    if taken is None:
         raise StageError(f"{' and '.join(wanted)} did not pass; see `convert` in params.yaml")
-    chosen = tried[passed[0]]
-    assert isinstance(chosen, Candidate)
-    write_atomically({NETWORK: trial.content(chosen), REPORT: json_bytes(report)})
+    write_atomically({NETWORK: trial.content(loaded[taken]), REPORT: json_bytes(report)})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from serving.inference.model.metadata import DISTANCE
 from stages.common.base.paths import REFERENCE
 from stages.common.network.model import clean_logit
-from stages.common.pixels.photo_set import PhotoSet
 from stages.convert.graph import Logit, export
 
 NAME = "tf_efficientnet_lite0"
@@ -133,11 +132,11 @@ class Distance(nn.Module):
         return distance
 
 
-def add_distance(network: onnx.ModelProto, gallery: PhotoSet) -> onnx.ModelProto:
-    """The network with a distance in place of its features. `gallery`: train photos of cars."""
+def add_distance(network: onnx.ModelProto, gallery: Iterable[Images]) -> onnx.ModelProto:
+    """The network with a distance in place of its features. `gallery`: batches of train photos of cars."""
     session = ort.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
-    known = gallery.outputs(lambda images: session.run([FEATURES], {"image": images})[0])
-    distance = export(Distance(known.astype(np.float32)), torch.zeros(2, known.shape[1]), FEATURES, [DISTANCE])
+    known = np.concatenate([session.run([FEATURES], {"image": images})[0] for images in gallery])
+    distance = export(Distance(known), torch.zeros(2, known.shape[1]), FEATURES, [DISTANCE])
     named = onnx.compose.add_prefix(distance, f"{DISTANCE}/", rename_inputs=False, rename_outputs=False)
     joined = onnx.ModelProto()
     joined.CopyFrom(network)

@@ -13,7 +13,7 @@ from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import Data, load
 from stages.common.base.paths import CALIBRATION, NETWORK, PREDICTIONS, REPORTS
-from stages.common.base.photos import CLEAN, Origin, Photo, read_origins, usable_photos
+from stages.common.base.photos import CLEAN_LABEL, Origin, Photo, read_origins, usable_photos
 from stages.common.calibration import cross_fitted, fit
 from stages.common.pixels.photo_set import PhotoSet
 from stages.eval.leaning import Leaning, auc_within_sources, leanings, read_features
@@ -36,7 +36,7 @@ class Scored:
 
     @property
     def is_clean(self) -> Bools:
-        return np.array([photo.label == CLEAN for photo in self.photos])
+        return np.array([photo.label == CLEAN_LABEL for photo in self.photos])
 
     @property
     def groups(self) -> list[str]:

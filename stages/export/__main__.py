@@ -104,13 +104,13 @@ def check(predictor: Predictor, data: Data, split: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write the bundle after it was held against the predictions, its card, and the page of mistakes."""
+    """Write the bundle after it was verified against the predictions, its card, and the page of mistakes."""
     params = load(Params)
     data, reports = params.data, card.read_reports()
     network, calibration = Network(NETWORK), Calibration(**read_json(CALIBRATION))
-    golden = golden_answers(network, calibration, read_threshold(DECISION))
-    rule = read_threshold(DECISION).rule
-    results = read_results(rule)
+    threshold = read_threshold(DECISION)
+    golden = golden_answers(network, calibration, threshold)
+    results = read_results(threshold.rule)
     sources, facts = by_source(results), asdict(network.metadata) | {"drawn": network.metadata.trained_on_drawings}
     facts["size_bytes"] = NETWORK.stat().st_size
     texts = {
@@ -125,7 +125,7 @@ def main() -> None:
     checked = {split: check(predictor, data, split) for split in ("val", "test")}
     precision = predictor.metadata.precision
     report = {"precision": precision, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    page = mistakes.render(results, sources, rule.t_clean, Path(data.root), network.run, network.image_size)
+    page = mistakes.render(results, sources, threshold.rule.t_clean, Path(data.root), network.run, network.image_size)
     write_atomically({
         MODEL: content, REPORT: json_bytes(report | checked), mistakes.PAGE: page.encode(),
     })  # fmt: skip

@@ -63,7 +63,7 @@ def check(scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_regex: 
     """Find everything and rule on it. Shortcuts, drift and quality are of the photos that are not left out."""
     links, hubs = _links(scanned, params, car_regex)
     found = groups(scanned, links)
-    group_of = dict(group_table([one.name for one in scanned], (link for link in links if link.how in JOINING)))
+    group_of = group_table([one.name for one in scanned], (link for link in links if link.how in JOINING))
     rulings = judge(scanned, links, found, params)
     excluded = exclusions(rulings)
     gone = {one.path for one in excluded}

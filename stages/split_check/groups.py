@@ -130,6 +130,6 @@ def _joined(
     return sorted(((weakest[sets[names[0]]], tuple(names)) for names in found), key=lambda group: group[1])
 
 
-def group_table(names: Sequence[str], links: Iterable[Link]) -> list[tuple[str, str]]:
-    """(photo, group) of every photo, sorted; a group is called after its first photo."""
-    return sorted((name, members[0]) for members in components(names, links) for name in members)
+def group_table(names: Sequence[str], links: Iterable[Link]) -> dict[str, str]:
+    """photo -> group; a group is called after its first photo."""
+    return {name: members[0] for members in components(names, links) for name in members}

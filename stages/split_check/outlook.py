@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from serving.inference.verdict.rule import CLASSES
-from stages.common.base.photos import DIRTY, SPLITS
+from stages.common.base.photos import SPLITS
 from stages.common.bounds import rate_high, units_for
 
 LEVEL = 0.05  # 1 - threshold.confidence as it is by default; params.yaml of another stage is not read here
@@ -24,7 +23,7 @@ def outlook(dirty_photos: Iterable[tuple[str, str]]) -> str:
     best = np.ceil(1000 * float(rate_high(0, dirty["val"], LEVEL))) / 10
     limits = (_limit(limit, dirty) for limit in LIMITS)
     return (
-        f"val has {dirty['val']} {CLASSES[DIRTY]} cars: even of a perfect model they prove no false-clean rate below "
+        f"val has {dirty['val']} dirty cars: even of a perfect model they prove no false-clean rate below "
         f"{best:g} % (confidence {1 - LEVEL:g}). Least numbers in val: {'; '.join(limits)}"
     )
 

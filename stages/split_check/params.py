@@ -11,7 +11,7 @@ Policy = Literal["fail", "drop", "warn"]
 
 @strict
 class SplitCheckParams:
-    on_unreadable: Policy
+    on_unreadable: Literal["fail", "drop"]
     on_leak: Policy
     on_conflict: Policy
     on_duplicate: Policy

@@ -20,7 +20,7 @@ from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
 from stages.common.base.files import write_json
 from stages.common.base.paths import ARTIFACTS
-from stages.common.base.photos import DIRTY
+from stages.common.base.photos import DIRTY_LABEL
 from stages.split_check.check import Checked, PoorPhoto
 from stages.split_check.drift import Drift
 from stages.split_check.groups import EXACT, Group, Kind
@@ -48,7 +48,7 @@ def report(checked: Checked) -> dict[str, Any]:
         "photos": count_photos(checked.scanned),
         "unreadable": sum(one.problem is not None for one in checked.scanned),
         "odd": _oddities(checked),
-        "duplicates": {"exact": by_kind(*EXACT), "near": by_kind("near")},
+        "duplicates": {"exact": by_kind(*EXACT), "near": by_kind("near", "edited")},
         "ids_in_several_splits": sum(group.how == "id" for group in checked.groups),
         "cars_under_both_labels": cars_under_both_labels(checked),
         "excluded": dict(sorted(excluded.items())),
@@ -95,9 +95,9 @@ class Findings:
     root: str  # data.root as params.yaml has it
     data_version: str
     photos: dict[str, dict[str, int]]  # split -> label -> count; the split is "" in a folder without splits
-    totals: dict[str, int]  # of unreadable, odd, excluded, each kind of group, crowd, and each kind of poor quality
+    totals: dict[str, int]  # of unreadable, odd, excluded, each kind of group, hubs, and each kind of poor quality
     unreadable: tuple[Note, ...]
-    odd: tuple[Note, ...]  # wrong type for the name, tiny, extreme aspect, decode warnings
+    odd: tuple[Note, ...]  # wrong type for the name, extreme aspect, decode warnings
     excluded: tuple[Note, ...]  # what artifacts/exclusions.csv lists, with the reasons
     groups: tuple[Group, ...]  # conflicts first, then leaks, copies within a split, scenes
     shortcuts: tuple[Shortcut, ...]
@@ -113,9 +113,9 @@ class Findings:
         odd = [Note(one.name, text) for one in checked.scanned for text in one.oddities]
         kinds = Counter(group.kind for group in checked.groups)
         totals = {"unreadable": len(unreadable), "odd": len(odd), "excluded": len(checked.excluded)}
-        totals |= {kind: kinds[kind] for kind in get_args(Kind)} | {"crowd": len(checked.hubs)}
+        totals |= {kind: kinds[kind] for kind in get_args(Kind)} | {"hubs": len(checked.hubs)}
         totals |= {kind: len(photos) for kind, photos in checked.poor.items()}
-        dirty = ((one.split, checked.group_of[one.name]) for one in checked.usable if one.photo.label == DIRTY)
+        dirty = ((one.split, checked.group_of[one.name]) for one in checked.usable if one.photo.label == DIRTY_LABEL)
         return cls(
             root=root, data_version=data_version(checked.usable), photos=count_photos(checked.scanned), totals=totals,
             unreadable=tuple(unreadable[:MAX_NOTES]), odd=tuple(odd[:MAX_NOTES]),

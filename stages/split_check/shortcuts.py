@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
-from stages.common.base.photos import CLEAN
+from stages.common.base.photos import CLEAN_LABEL
 from stages.split_check.groups import id_of
 from stages.split_check.scan import PhotoStats, ScannedPhoto
 
@@ -41,7 +41,7 @@ def find_shortcuts(
     groups than there are folds.
     """
     photos = _thinned([one for one in scanned if one.stats is not None])
-    is_clean = np.array([one.photo.label == CLEAN for one in photos])
+    is_clean = np.array([one.photo.label == CLEAN_LABEL for one in photos])
     cars = np.unique([group[one.name] for one in photos], return_inverse=True)[1]
     if min(len(np.unique(cars[is_clean == label])) for label in (False, True)) < FOLDS:
         return []

@@ -47,24 +47,34 @@ def decide_clean(val: Predictions, params: ThresholdParams, *, foretell: bool = 
     )  # fmt: skip
 
 
-def decide(val: Predictions, params: ThresholdParams) -> list[Decision]:
-    """The decision on T_clean and, where the dirty verdict has a target too, the one on T_low."""
+def decide(val: Predictions, params: ThresholdParams) -> dict[str, Decision]:
+    """The decision on T_clean, `clean`, and where the dirty verdict has a target too the one on T_low, `dirty`.
+
+    Raises StageError where one class is missing.
+    """
+    counted = val.is_clean[one_per_car(val.groups, len(val.groups))]
+    if counted.all() or not counted.any():
+        raise StageError(
+            f"val has {len(counted)} cars or sessions (one photo each is used) and none of them is "
+            f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend data.car_regex"
+        )
     clean = decide_clean(val, params)
     if params.target_precision_dirty is None:
-        return [clean]
+        return {"clean": clean}
     dirty = choose_low_threshold(
         val.is_clean, val.p_clean, target_precision_dirty=params.target_precision_dirty,
         confidence=params.confidence_each, t_clean=clean.threshold, dirty_share=params.dirty_share, groups=val.groups,
     )  # fmt: skip
-    return [clean, dirty]
+    return {"clean": clean, "dirty": dirty}
 
 
-def refuse_trivial(decisions: list[Decision], val: Predictions, params: ThresholdParams) -> None:
+def refuse_trivial(decisions: dict[str, Decision], val: Predictions, params: ThresholdParams) -> None:
     """Raises StageError with what to set, and what T_clean it gives on val, unless a trivial promise is accepted."""
-    trivial = [name for name, one in zip(("clean", "dirty"), decisions, strict=False) if one.trivial]
+    trivial = [name for name, one in decisions.items() if one.trivial]
     if not trivial or params.on_trivial == "accept":
         return
-    share = params.dirty_share or decisions[0].n_dirty / (decisions[0].n_clean + decisions[0].n_dirty)
+    clean = decisions["clean"]
+    share = params.dirty_share or clean.n_dirty / (clean.n_clean + clean.n_dirty)
     lines = [
         f"the precision of {' and '.join(trivial)} is TRIVIAL where {share:.1%} of the cars are dirty: calling every "
         "car the same meets it, so it says nothing of the model. Set one of these; on val it gives:"
@@ -82,9 +92,9 @@ def refuse_trivial(decisions: list[Decision], val: Predictions, params: Threshol
     raise StageError("\n".join(lines))
 
 
-def speak_up(decisions: list[Decision], params: ThresholdParams) -> None:
+def speak_up(decisions: dict[str, Decision], params: ThresholdParams) -> None:
     """Say loudly what is not promised. Raises StageError where that must stop the pipeline."""
-    for name, decision in zip(("clean", "dirty"), decisions, strict=False):
+    for name, decision in decisions.items():
         if not decision.certified:
             message = f"the precision of {name} >= {decision.target_precision} is NOT CERTIFIED: {decision.reason}"
             if params.on_unreachable == "fail" and not decision.trivial:
@@ -100,7 +110,7 @@ def plots(tables: Scenarios) -> dict[Path, bytes]:
     }
 
 
-def describe(rule: Rule, refusal: Refusal, decisions: list[Decision], params: ThresholdParams) -> dict[str, Any]:
+def describe(rule: Rule, refusal: Refusal, decisions: dict[str, Decision], params: ThresholdParams) -> dict[str, Any]:
     """The content of threshold.json: the rule, whether it is certified, and all that is known of the promise.
 
     `confidence` is that of all promises of all `tries` together; each promise has its own, higher one.
@@ -108,12 +118,12 @@ def describe(rule: Rule, refusal: Refusal, decisions: list[Decision], params: Th
     return {
         "T_clean": rule.t_clean,
         "T_low": rule.t_low,
-        "certified": all(decision.certified for decision in decisions),
-        "trivial": any(decision.trivial for decision in decisions),
+        "certified": all(decision.certified for decision in decisions.values()),
+        "trivial": any(decision.trivial for decision in decisions.values()),
         "confidence": params.confidence,
         "tries": params.tries,
         "refusal": asdict(refusal),
-        "promise": {"clean": asdict(decisions[0]), "dirty": asdict(decisions[1]) if len(decisions) > 1 else None},
+        "promise": {name: asdict(decisions[name]) if name in decisions else None for name in ("clean", "dirty")},
     }
 
 
@@ -126,16 +136,10 @@ def main() -> None:
         seen_in_views(one.is_clean, one.p_clean, one.groups, one.usable(refusal.limits)) for one in (val, test)
     )
     val = val.within(refusal.limits)
-    counted = val.is_clean[one_per_car(val.groups, len(val.groups))]
-    if counted.all() or not counted.any():
-        raise StageError(
-            f"val has {len(counted)} cars or sessions (one photo each is used) and none of them is "
-            f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend data.car_regex"
-        )
     decisions = decide(val, params)
     refuse_trivial(decisions, val, params)
     speak_up(decisions, params)
-    clean, low = decisions[0], decisions[1] if len(decisions) > 1 else None
+    clean, low = decisions["clean"], decisions.get("dirty")
     rule = Rule(clean.threshold, low.threshold if low else None, refusal.limits)
     found = describe(rule, refusal, decisions, params)
     thresholds = cars and car_thresholds(cars, params)

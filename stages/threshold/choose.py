@@ -38,11 +38,9 @@ def choose_threshold(
     lower bound on precision is highest, `certified` is False and `reason` says what is missing; where one class is
     missing, T is 1. A promise that accepting every photo keeps is `trivial` and not certified.
     """
-    clean, score = np.asarray(is_clean), np.asarray(p_clean, dtype=np.float64)
-    units = one_per_car(groups, len(clean))
-    unit = "photos" if len(units) == len(clean) else "cars"
+    clean, score, unit = one_photo_per_car(is_clean, p_clean, groups)
     promise = Promise(target_precision, confidence, dirty_share, max_false_clean_rate, unit=unit)
-    return replace(decide(Cuts.of(clean[units], score[units]), promise, foretell), n_photos=len(clean))
+    return replace(decide(Cuts.of(clean, score), promise, foretell), n_photos=np.size(is_clean))
 
 
 def choose_low_threshold(
@@ -62,21 +60,17 @@ def choose_low_threshold(
     and recall are those of dirty, false_clean_rate is the share of the clean called dirty, n_clean and
     accepted_clean count dirty photos. Where one class is missing, T_low is 0.
     """
-    clean, score = np.asarray(is_clean), np.asarray(p_clean, dtype=np.float64)
-    units = one_per_car(groups, len(clean))
-    clean_share, unit = (
-        None if dirty_share is None else 1 - dirty_share,
-        "photos" if len(units) == len(clean) else "cars",
-    )
+    clean, score, unit = one_photo_per_car(is_clean, p_clean, groups)
+    clean_share = None if dirty_share is None else 1 - dirty_share
     promise = Promise(target_precision_dirty, confidence, clean_share, names=("dirty", "clean"), unit=unit)
-    cuts = Cuts.of(~clean[units], 1 - score[units])
+    cuts = Cuts.of(~clean, 1 - score)
     mirror = decide(cuts, promise, foretell)
     low = min(1 - mirror.threshold, float(t_clean))
     if low < 1 - mirror.threshold:  # stricter than what was certified
         mirror = describe(
             cuts, int((1 - cuts.score < low).sum()) - 1, promise, certified=mirror.certified, reason=mirror.reason
         )
-    return replace(mirror, threshold=low, dirty_share=dirty_share, n_photos=len(clean))
+    return replace(mirror, threshold=low, dirty_share=dirty_share, n_photos=np.size(is_clean))
 
 
 def decide(cuts: Cuts, promise: Promise, foretell: bool) -> Decision:
@@ -138,6 +132,15 @@ def _need(more: Forecast | None, promise: Promise) -> str:
         f"; {more.more_dirty} more {other} {promise.unit}, and {accepted} ones in proportion, would do with a chance "
         f"of {CHANCE:.0%} if they score alike, at a recall of about {more.recall:.2f}"
     )
+
+
+def one_photo_per_car(
+    is_clean: ArrayLike, p_clean: ArrayLike, groups: ArrayLike | None
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], str]:
+    """is_clean and p_clean of the photos that count, `[U]`, and whether these are `photos` or `cars`."""
+    clean, score = np.asarray(is_clean, bool), np.asarray(p_clean, np.float64)
+    units = one_per_car(groups, len(clean))
+    return clean[units], score[units], "photos" if len(units) == len(clean) else "cars"
 
 
 def one_per_car(groups: ArrayLike | None, n_photos: int) -> NDArray[np.int64]:

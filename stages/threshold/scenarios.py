@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.common.bounds import Floats, precision_at_share, rate_high, rate_low, ratio_high
-from stages.threshold.choose import one_per_car
+from stages.threshold.choose import one_photo_per_car
 from stages.threshold.decision import Cuts, Decision, Promise, describe
 from stages.threshold.fixed_sequence import certify, choose_cut
 
@@ -47,9 +47,7 @@ def scenarios(
 
     is_clean: bool [N], with both classes. p_clean: float [N]. groups: car ids [N], as for the decision.
     """
-    clean, score = np.asarray(is_clean, dtype=bool), np.asarray(p_clean, dtype=float)
-    units = one_per_car(groups, len(clean))
-    clean, score = clean[units], score[units]
+    clean, score, _ = one_photo_per_car(is_clean, p_clean, groups)
     cuts = Cuts.of(clean, score)
     rate = decision.max_false_clean_rate
     promise = Promise(decision.target_precision, decision.confidence, decision.dirty_share, rate)

@@ -13,7 +13,7 @@ def main() -> None:
     from stages.train.loop import run
 
     choose_device(params.train.device)
-    launch(run, process_count(params.train.devices), params.train.share)
+    launch(run, process_count(params.train.devices), params.train.local_batch_size)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.base.photos import CLEAN, DIRTY
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL
 from stages.train import dirt
 from stages.train.params import AugmentParams
 
@@ -61,9 +61,9 @@ def _move(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:
 
 def _soil(images: Tensor, labels: Tensor, draws: Tensor, params: AugmentParams) -> tuple[Tensor, Tensor]:
     """Paint dirt on some of the clean images, last: a colour change could make it invisible, and the label wrong."""
-    painted = torch.nonzero((draws[:, 0] < params.dirt) & (labels == CLEAN))[:, 0]
+    painted = torch.nonzero((draws[:, 0] < params.dirt) & (labels == CLEAN_LABEL))[:, 0]
     soiled = dirt.paint(images[painted], draws[painted, 1:])
-    return images.index_copy(0, painted, soiled), labels.index_fill(0, painted, DIRTY)
+    return images.index_copy(0, painted, soiled), labels.index_fill(0, painted, DIRTY_LABEL)
 
 
 def _colour(images: Tensor, draws: Tensor, params: AugmentParams) -> Tensor:

@@ -44,28 +44,28 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
-    def shared(self, value: T, source: int = 0) -> T:
-        """What the first process has, or another one."""
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """The value of the process with rank `source`."""
         values = [value]
         if self.world > 1:
             dist.broadcast_object_list(values, source, device=self.device)
         return values[0]
 
-    def gathered(self, value: T) -> list[T]:
-        """What every process has, by rank."""
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
-    def mean(self, value: Tensor) -> Tensor:
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes, in its place and still on the device."""
         if self.world > 1:
             dist.all_reduce(value)
             value /= self.world
         return value
 
-    def share_weights(self, module: nn.Module) -> None:
+    def broadcast_weights(self, module: nn.Module) -> None:
         """Give a module the first process's weights; the running statistics of batch norms are each process's own."""
         if self.world > 1:
             for tensor in module.state_dict().values():

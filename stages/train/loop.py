@@ -21,7 +21,7 @@ from stages.common.base.errors import StageError
 from stages.common.base.files import csv_bytes, json_bytes, sha256, write_atomically
 from stages.common.base.params import load
 from stages.common.base.paths import BACKBONE, CHECKPOINT, HOLDOUT, REPORTS, TRAIN_PHOTOS
-from stages.common.base.photos import CLEAN, Origin, Photo, train_photos
+from stages.common.base.photos import CLEAN_LABEL, Origin, Photo, train_photos
 from stages.common.network.model import Checkpoint
 from stages.common.network.scoring import loader, score
 from stages.common.pixels.photo_set import PhotoSet
@@ -36,7 +36,6 @@ from stages.train.sampling import Batches, Positioned, hold_out
 from stages.train.trainer import Trainer
 
 REPORT = REPORTS / "train.json"
-SCORE_BATCH = 64
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def run() -> None:
     ):
         choose_algorithms(params.train, gpu=ranks.device.type == "cuda")
         version = sha256(TRAIN_PHOTOS)
-        key = ranks.shared(run_key(params, fit, held, version, BACKBONE, ranks))
+        key = ranks.broadcast(run_key(params, fit, held, version, BACKBONE, ranks))
         if ranks.first:
             advise(params.train, held)
         with recovery_store(key, params.runtime.save_every, ranks) as states:
@@ -172,21 +171,21 @@ def train(
 def newest(state: dict[str, Any] | None, ranks: Ranks) -> dict[str, Any] | None:
     """The state that is furthest on, whichever process found it on its node."""
     found = (-1, -1) if state is None else (state["progress"]["epoch"], state["progress"]["step"])
-    places = ranks.gathered(found)
-    return ranks.shared(state, places.index(max(places)))
+    places = ranks.all_gather(found)
+    return ranks.broadcast(state, places.index(max(places)))
 
 
 def holdout_auc(trainer: Trainer, held: list[Photo], mine: PhotoSet, ranks: Ranks) -> float:
     """ROC-AUC on the held-out photos, each process scoring its share of them, `held[rank::world]`."""
-    ranks.share_weights(trainer.eval_model)
+    ranks.broadcast_weights(trainer.eval_model)
     own = score(
-        trainer.eval_model, trainer.normalise, mine, batch_size=SCORE_BATCH,
+        trainer.eval_model, trainer.normalise, mine,
         num_workers=trainer.params.runtime.num_workers, precision=trainer.precision,
     )  # fmt: skip
     logits = np.empty(len(held))
-    for rank, share in enumerate(ranks.gathered(own)):
+    for rank, share in enumerate(ranks.all_gather(own)):
         logits[rank :: ranks.world] = share
-    return float(roc_auc_score([photo.label == CLEAN for photo in held], logits))
+    return float(roc_auc_score([photo.label == CLEAN_LABEL for photo in held], logits))
 
 
 def write(params: Params, trainer: Trainer, kept: Kept, fit: list[Photo], held: list[Photo], version: str) -> None:

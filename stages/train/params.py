@@ -66,8 +66,8 @@ class TrainParams:
     keep: Literal["last", "best"]
     augment: AugmentParams
 
-    def share(self, world: int) -> int:
-        """How many photos of a batch are each process's. Raises StageError where they cannot be shared out."""
+    def local_batch_size(self, world: int) -> int:
+        """Photos of a batch in each process. Raises StageError where they cannot be shared out."""
         if self.batch_size % (parts := world * self.accumulate):
             raise StageError(
                 f"params.yaml: train.batch_size: {self.batch_size} cannot be shared out among {world} processes with "

@@ -33,7 +33,7 @@ from stages.train.devices import is_portable
 from stages.train.distributed import Ranks
 from stages.train.params import Params
 
-DIGEST = 32  # bytes of a sha256
+DIGEST_BYTES = 32  # of a sha256
 KEPT = 2  # states: the last and, should that be damaged, the one before
 ABANDONED = 30 * 86_400.0  # seconds after which nobody goes on with a state
 
@@ -61,8 +61,9 @@ class RecoveryStore:
         self.wait()
         for path in reversed(self._states()):
             content = path.read_bytes()
-            if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
-                state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
+            digest, pickled = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+            if hashlib.sha256(pickled).digest() == digest:
+                state: dict[str, Any] = torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=True)
                 return state
             aside = path.with_suffix(".damaged")
             with suppress(FileNotFoundError):  # another node did it, in a shared folder
@@ -77,8 +78,8 @@ class RecoveryStore:
         """Copy a tree of numbers, texts and tensors; a thread writes the copy while training goes on. A full disk is a
         warning."""
         self.wait()
-        buffer = io.BytesIO(bytes(DIGEST))
-        buffer.seek(DIGEST)
+        buffer = io.BytesIO(bytes(DIGEST_BYTES))
+        buffer.seek(DIGEST_BYTES)
         torch.save(state, buffer)
         self._writing = self._writer.submit(self._write, buffer.getbuffer())
         self.saved = time.monotonic()
@@ -86,7 +87,7 @@ class RecoveryStore:
     def _write(self, content: memoryview) -> None:
         states = self._states()
         number = int(states[-1].stem) + 1 if states else 0
-        content[:DIGEST] = hashlib.sha256(content[DIGEST:]).digest()
+        content[:DIGEST_BYTES] = hashlib.sha256(content[DIGEST_BYTES:]).digest()
         try:
             assert self.folder is not None
             write_bytes(self.folder / f"{number:08}.pt", content)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stages.common.base.errors import StageError
 from stages.common.base.paths import GROUPS
-from stages.common.base.photos import CLEAN, DIRTY, Origin, Photo
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL, Origin, Photo
 from stages.common.pixels.photo_set import Images, PhotoSet
 from stages.train.params import TrainParams
 
@@ -37,10 +37,10 @@ def hold_out(
     small = (g for g in ranked if all(n <= max(1, share * total[label]) for label, n in counts[g].items()))
     held = {group for group in small if draws[group] < share}
     fit = set(ranked) - held
-    for label in (CLEAN, DIRTY):
+    for label in (CLEAN_LABEL, DIRTY_LABEL):
         _ensure(label, held, fit, ranked, counts)
         _ensure(label, fit, held, ranked[::-1], counts)
-    for label, name in ((CLEAN, "clean"), (DIRTY, "dirty")):
+    for label, name in ((CLEAN_LABEL, "clean"), (DIRTY_LABEL, "dirty")):
         if not all(any(counts[group][label] for group in side) for side in (fit, held)):
             cars = sum(label in count for count in counts.values())
             raise StageError(
@@ -81,7 +81,7 @@ def chances(labels: NDArray[np.int64], origins: Sequence[Origin], params: TrainP
     """
     chance, cars = np.empty(len(labels)), np.array([origin.group for origin in origins])
     sources = np.unique([origin.source for origin in origins], return_inverse=True)[1]
-    for label, share in ((CLEAN, 1 - params.dirty_share), (DIRTY, params.dirty_share)):
+    for label, share in ((CLEAN_LABEL, 1 - params.dirty_share), (DIRTY_LABEL, params.dirty_share)):
         members = labels == label
         _, car, photos = np.unique(cars[members], return_inverse=True, return_counts=True)
         weight = 1 / photos[car]
@@ -101,7 +101,7 @@ def epoch_order(
     none: every photo once.
     """
     rng = np.random.default_rng([params.seed, 1, epoch])
-    clean, dirty = np.flatnonzero(labels == CLEAN), np.flatnonzero(labels == DIRTY)
+    clean, dirty = np.flatnonzero(labels == CLEAN_LABEL), np.flatnonzero(labels == DIRTY_LABEL)
     if params.sampler == "weighted":
         order = rng.choice(len(labels), len(labels), p=chances(labels, origins, params))
     elif params.sampler == "oversample":
@@ -134,7 +134,7 @@ class Batches:
         self, labels: NDArray[np.int64], origins: Sequence[Origin], params: TrainParams, rank: int, world: int
     ) -> None:
         self.labels, self.origins, self.params = labels, origins, params
-        share = params.share(world)
+        share = params.local_batch_size(world)
         self.mine = slice(rank * share, (rank + 1) * share)
         self.begin(0, 0)
 

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from stages.common.base.errors import StageError
 from stages.common.base.paths import BACKBONE
-from stages.common.base.photos import CLEAN, DIRTY
+from stages.common.base.photos import CLEAN_LABEL, DIRTY_LABEL
 from stages.common.network.model import Normalise, check_image_size, classifier_prefixes, create
 from stages.train import augment
 from stages.train.distributed import Ranks
@@ -108,7 +108,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model)
         # Not once an epoch: the state, which the first process saves alone at any step, holds the losses of all.
-        return self.ranks.mean(torch.stack(losses).sum())
+        return self.ranks.all_reduce_mean(torch.stack(losses).sum())
 
     def loss(self, images: Tensor, labels: Tensor, draws: Tensor) -> Tensor:
         """The mean loss of augmented photos, uint8 `[N, S, S, 3]` on the device."""
@@ -140,10 +140,10 @@ def class_weights(labels: NDArray[np.int64], params: TrainParams) -> Tensor:
     """
     weights = torch.ones(2)
     if params.class_weights == "auto":
-        for label in (CLEAN, DIRTY):
+        for label in (CLEAN_LABEL, DIRTY_LABEL):
             weights[label] = len(labels) / (2 * int((labels == label).sum()))
     elif params.class_weights != "none":
-        weights[CLEAN], weights[DIRTY] = params.class_weights
+        weights[CLEAN_LABEL], weights[DIRTY_LABEL] = params.class_weights
     return weights
 
 

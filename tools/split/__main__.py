@@ -16,18 +16,18 @@ from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import write_csv
 from stages.common.base.params import load
-from stages.common.base.photos import DIRTY, SPLITS, Photo, list_photos
+from stages.common.base.photos import DIRTY_LABEL, SPLITS, Photo, list_photos
 from stages.split_check.check import find_links
 from stages.split_check.groups import Group, components, id_of
 from stages.split_check.groups import groups as groups_of
 from stages.split_check.outlook import outlook
 from stages.split_check.params import Params
+from stages.split_check.policy import bounded
 from stages.split_check.scan import ScannedPhoto, scan
 from tools.split.copying import check_target, copy
 from tools.split.shares import Shares, assign
 
 PLAN = Path("artifacts/split_plan.csv")
-LISTED = 50  # files named in a message
 
 
 def read_shares(text: str) -> Shares:
@@ -57,9 +57,9 @@ def find_photos(source: Path) -> list[Photo]:
 
 def usable(scanned: Sequence[ScannedPhoto], *, skip: bool) -> list[ScannedPhoto]:
     """The photos that can be read. Raises StageError naming those that cannot, or says that they are left out."""
-    broken = [f"  {one.name}: {one.problem}" for one in scanned if one.problem is not None]
+    broken = [f"{one.name}: {one.problem}" for one in scanned if one.problem is not None]
     if broken:
-        text = f"{len(broken)} files cannot be read:\n{_first(broken)}"
+        text = f"{len(broken)} files cannot be read:{_lines(broken)}"
         if not skip:
             raise StageError(f"{text}\nRemove them, or leave them out with SKIP_UNREADABLE=1.")
         print(f"WARNING: {text}\nThey are left out.")
@@ -68,15 +68,14 @@ def usable(scanned: Sequence[ScannedPhoto], *, skip: bool) -> list[ScannedPhoto]
 
 def warn_of_conflicts(groups: Iterable[Group]) -> None:
     """Say which photos stand under both labels: wherever they go, split_check will stop at them."""
-    conflicts = ["  " + " = ".join(group.names[:LISTED]) for group in groups if group.kind == "conflict"]
+    conflicts = [" = ".join(bounded(group.names)) for group in groups if group.kind == "conflict"]
     if conflicts:
         told = f"{len(conflicts)} photos stand under both labels; keep each under the right one"
-        print(f"WARNING: {told}:\n{_first(conflicts)}")
+        print(f"WARNING: {told}:{_lines(conflicts)}")
 
 
-def _first(lines: list[str]) -> str:
-    more = [f"  and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return "\n".join([*lines[:LISTED], *more])
+def _lines(texts: list[str]) -> str:
+    return "".join(f"\n  {text}" for text in bounded(texts))
 
 
 def table(split_of: Mapping[str, str], group_of: Mapping[str, str]) -> str:
@@ -131,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     split_of = assign(groups, {one.name: CLASSES[one.photo.label] for one in scanned}, args.shares, args.seed)
     group_of = {name: members[0] for members in groups for name in members}
     print(table(split_of, group_of))
-    print(outlook((split_of[one.name], group_of[one.name]) for one in scanned if one.photo.label == DIRTY))
+    print(outlook((split_of[one.name], group_of[one.name]) for one in scanned if one.photo.label == DIRTY_LABEL))
     write_csv(PLAN, ("path", "split", "group"), ((name, split_of[name], group_of[name]) for name in sorted(split_of)))
     print(f"{PLAN} says where each photo goes.")
     if args.copy:

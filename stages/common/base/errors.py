@@ -24,5 +24,5 @@ def run_stage(name: str, main: Callable[[], None]) -> None:
         print(f"\n{name}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        print(f"\n{name}: interrupted", file=sys.stderr)
         sys.exit(130)  # what shells expect

@@ -10,7 +10,8 @@ is one module, in that module:
     class Params: model: str; train: TrainParams
 
 `load(Params)` hands it those keys and no others, so a stage cannot read what dvc.yaml does not declare: the `params:`
-of the stage there are the names of these fields, which tests/test_pipeline.py checks.
+of the stage there are the names of these fields, which tests/test_pipeline.py checks. `data` and `runtime` change no
+output, and are not declared; but for `data.car_regex`, of split_check.
 """
 
 import difflib
@@ -69,7 +70,7 @@ class Data:
     root: Annotated[str, Field(min_length=1)]
     cache: Literal["none", "ram", "disk"]
     cache_gb: Annotated[float, Field(gt=0)]
-    car_regex: IdRegex | None = None
+    car_regex: IdRegex | None
 
 
 @strict

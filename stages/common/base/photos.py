@@ -19,12 +19,12 @@ from stages.common.base.paths import EXCLUSIONS, GROUPS, PREDICTIONS, TRAIN_PHOT
 T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
-CLEAN, DIRTY = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
+CLEAN_LABEL, DIRTY_LABEL = CLASSES.index("clean"), CLASSES.index("dirty")  # the labels, also the model's outputs
 
 
 @dataclass(frozen=True, order=True)
 class Photo:
-    """One photo: `name` is its path below the data folder, such as `val/clean/0007.jpg`; `label` CLEAN or DIRTY."""
+    """One photo: `name` is its path below the data folder, such as `val/clean/0007.jpg`; `label` is one of the two."""
 
     name: str
     label: int
@@ -108,7 +108,7 @@ def read_predictions(split: str) -> Predictions:
     """The predictions of a split. Raises StageError naming file and row."""
 
     def parse(row: dict[str, str]) -> tuple[Any, ...]:
-        is_clean, p_clean = CLASSES.index(row["label"]) == CLEAN, float(row["p_clean"])
+        is_clean, p_clean = CLASSES.index(row["label"]) == CLEAN_LABEL, float(row["p_clean"])
         if not 0 <= p_clean <= 1:
             raise ValueError(f"p_clean is {p_clean}, not in [0, 1]")
         return row["path"], is_clean, p_clean, [float(row[x]) for x in Measures._fields], row["group"], row["source"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError
-from stages.common.base.photos import CLEAN
+from stages.common.base.photos import CLEAN_LABEL
 
 
 def create(name: str) -> nn.Module:
@@ -102,5 +102,5 @@ class Normalise(nn.Module):
 
 def clean_logit(outputs: Tensor) -> Tensor:
     """The logit of clean against dirty, `[N]`, from a model's outputs `[N, 2]`."""
-    sign = outputs.new_tensor([1.0 if label == CLEAN else -1.0 for label in range(len(CLASSES))])
+    sign = outputs.new_tensor([1.0 if label == CLEAN_LABEL else -1.0 for label in range(len(CLASSES))])
     return (outputs * sign).sum(1)

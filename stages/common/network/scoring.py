@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from serving.inference.photo.cores import usable_cores
 from stages.common.base.errors import StageError
 from stages.common.network.model import Normalise, clean_logit
-from stages.common.pixels.photo_set import PhotoSet
+from stages.common.pixels.photo_set import PhotoSet, batch_size
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # <malloc.h>
 
@@ -76,7 +76,6 @@ def score(
     normalise: Normalise,
     photos: PhotoSet,
     *,
-    batch_size: int,
     num_workers: int,
     precision: torch.dtype = torch.float32,
 ) -> NDArray[np.float64]:
@@ -85,7 +84,8 @@ def score(
     `precision`: of autocast; float32 is off (on a GPU torch makes convolutions TF32 unless `pick_device` chose it).
     """
     device = next(model.parameters()).device
-    batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]
+    step = batch_size(photos.size)
+    batches = [range(start, min(start + step, len(photos))) for start in range(0, len(photos), step)]
     loaded = loader(photos, batches, device, num_workers)
     logits = [torch.empty(0, dtype=torch.float64)]
     model.eval()

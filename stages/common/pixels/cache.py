@@ -24,8 +24,8 @@ from serving.inference.photo import decode
 
 # With RESIZE_RULE, which changes when the code makes other pixels, whatever may change one: the libraries that decode.
 DECODER = hashlib.sha256(f"{PIL.__version__} {pillow_heif.__version__}".encode()).hexdigest()[:12]
-DIGEST = 64  # hex digits of a sha256
-LINE = DIGEST + 1
+HEX_DIGITS = 64  # hex digits of a sha256
+LINE = HEX_DIGITS + 1
 
 
 class PixelCache:

@@ -101,7 +101,7 @@ class PhotoSet:
             yield self.pixels(range(start, min(start + count, len(self))))
 
     def outputs(self, run: Callable[[Images], NDArray[np.floating]], title: str = "") -> NDArray[np.float64]:
-        """What a network says of every photo in order, `[N]`; `run` takes a batch. `title` shows a progress bar."""
+        """What a network says of every photo, `[N]` or `[N, K]`; `run` takes a batch. `title` shows a progress bar."""
         count = -(-len(self) // batch_size(self.size))
         batches = tqdm(self.batches(), title, count, unit="batch", disable=None if title else True)
         return np.concatenate([run(batch) for batch in batches]).astype(np.float64)
