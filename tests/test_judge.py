@@ -236,6 +236,7 @@ def test_judged_photos_become_training_photos(
     smaller = io.BytesIO()
     Image.open(io.BytesIO(held)).save(smaller, "PNG")
     shown |= {4: held, 5: smaller.getvalue(), 6: next(workspace.data.glob("train/dirty/*.jpg")).read_bytes(), 7: b"?"}
+    shown[10] = smaller.getvalue()[:-500]  # its header can be read
     book, store = Book(Path("judgements.csv")), Folder(Path("audit"))
     for number, data in shown.items():
         store.put(name(number), data)
@@ -247,6 +248,7 @@ def test_judged_photos_become_training_photos(
         book.add(name(number, "f" * 16), "Ann", verdict)
     with Repo.init(no_scm=True):
         adopt.main(["judgements.csv", "audit"])
+        assert "2 left out: unreadable" in capsys.readouterr().out
         assert not list(workspace.data.rglob("audit-*"))
         adopt.main(["judgements.csv", "audit", "--apply"])
         expected = {f"train/dirty/audit-{0:016x}.jpg", *(f"train/clean/audit-{number:016x}.jpg" for number in (2, 3))}

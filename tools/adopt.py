@@ -69,7 +69,8 @@ def fetch(verdicts: dict[str, str], store: Store, root: Path, staging: Path) -> 
 
 def choose(new: list[ScannedPhoto], old: list[ScannedPhoto], params: Params) -> tuple[list[str], Counter[str]]:
     """The names of the new photos that may go to train, and why the others may not."""
-    names, taken, left = {one.name for one in new}, [], Counter[str]()
+    names, taken = {one.name for one in new if one.problem is None}, list[str]()
+    left = Counter(unreadable=len(new) - len(names))
     scanned = [one for one in (*old, *new) if one.problem is None]
     links = find_links(scanned, params.split_check, params.data.car_regex)
     conflicting = {name for group in groups(scanned, links) if group.kind == "conflict" for name in group.names}
