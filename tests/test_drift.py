@@ -129,6 +129,17 @@ def test_alarms(folder: Path, clean: int, dirty: int, lighter: float, alarm: str
         assert report["now"]["dirty_share"] == pytest.approx(dirty / (clean + dirty), abs=0.04)
 
 
+def test_one_of_many_sources_has_changed(folder: Path) -> None:
+    rows = Path(predictions("bad.csv", 700, 300, 1.5)).read_text().splitlines()[1:-11]
+    good = Path(predictions("good.csv", 850, 150)).read_text().splitlines()[1:-11]
+    sources = [f"{number}{row[1:]}" for number in range(8) for row in (good if number else rows)]
+    Path("now.csv").write_text("\n".join([",".join(HEADER), *sources]) + "\n")
+    with pytest.raises(SystemExit):
+        main(["now.csv", "--source", "^([0-9])/"])
+    alarms = [one for one in json.loads(Path("reports/drift.json").read_text())["alarms"] if one[0] != "a"]
+    assert len(alarms) == 1 and alarms[0].startswith("0: other scores")
+
+
 def test_the_table_of_the_certificate(folder: Path) -> None:
     certificate = Certificate.read()
     assert certificate.covers == pytest.approx(0.2402, abs=1e-3)  # odds of 0.25 scaled by (1/0.95 - 1) / (1/0.96 - 1)

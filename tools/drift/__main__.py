@@ -112,7 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
         if args.photos and not any(Quality._fields[0] in one for one in report["over_time"].values()):
             raise StageError(f"{args.photos} holds none of the photos that were tried; the first is {rows[0].path!r}")
         if args.source:
-            report["sources"] = {name: drift.rows(part) for name, part in split_by(rows, args.source).items()}
+            sources = split_by(rows, args.source)
+            report["sources"] = {name: drift.rows(part, len(sources)) for name, part in sources.items()}
     if abs(threshold - certificate.t_clean) > 1e-6:
         raise StageError(
             f"{args.predictions} has T_clean {threshold:.6f}, {REPORTS}/threshold.json {certificate.t_clean:.6f}: they "

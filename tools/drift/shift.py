@@ -100,16 +100,19 @@ class Explained(NamedTuple):
     each: tuple[float, float, float]
 
 
-def explained(clean: Scores, dirty: Scores, now: Scores, edges: ArrayLike, rng: np.random.Generator) -> Explained:
-    """Is it a mere change of the share? `edges` are those of the bins."""
+def explained(
+    clean: Scores, dirty: Scores, now: Scores, edges: ArrayLike, rng: np.random.Generator, draws: int = DRAWS
+) -> Explained:
+    """Is it a mere change of the share? `edges` are those of the bins. No p-value is below 3 / `draws` where one of the
+    tests sees it alone."""
     distance, share = _distance(clean.bins, dirty.bins, now.bins)
     mixture = share * dirty.bins / dirty.photos + (1 - share) * clean.bins / clean.photos
     kinds = ((clean, clean.bins), (dirty, dirty.bins), (now, mixture))
-    drawn = [rng.multinomial(int(kind.photos), bins / bins.sum(), DRAWS) for kind, bins in kinds]
+    drawn = [rng.multinomial(int(kind.photos), bins / bins.sum(), draws) for kind, bins in kinds]
     counts = [np.vstack([kind.bins, draws]) for (kind, _), draws in zip(kinds, drawn, strict=True)]
     moves = np.abs(_moves(counts[0], counts[1], counts[2], _middles(edges)))
-    measures = np.vstack([_distance(*counts)[0], moves])  # [3, 1 + DRAWS], the first of what was found
-    p_values = (measures[:, None] >= measures[:, :, None]).mean(-1)
+    measures = np.vstack([_distance(*counts)[0], moves])  # [3, 1 + draws], the first of what was found
+    p_values = stats.rankdata(-measures, "max", axis=-1) / (1 + draws)
     least = p_values.min(0)
     any_change, dirty_moved, clean_moved = p_values[:, 0].tolist()
     return Explained(float(distance), float((least <= least[0]).mean()), (any_change, dirty_moved, clean_moved))
@@ -168,7 +171,7 @@ def _middles(edges: ArrayLike) -> Floats:
 def _distance(clean: ArrayLike, dirty: ArrayLike, now: ArrayLike) -> tuple[Floats, Floats]:
     """Counts `[B, K]` -> the distance to the nearest mixture, and its share of dirty cars, `[B]`; or without B."""
     curves = [np.cumsum(counts, -1) / np.sum(counts, -1, keepdims=True) for counts in (clean, dirty, now)]
-    low, high, here = (curve[..., None, :-1] for curve in curves)
-    mixture = low + _SHARES[:, None] * (high - low)
-    apart = (np.abs(here - mixture) / np.sqrt(mixture * (1 - mixture) + 1e-3)).max(-1)
+    low, high, here = (curve[..., :-1] for curve in curves)
+    mixtures = (low + share * (high - low) for share in _SHARES)  # one at a time: they need less memory
+    apart = np.stack([(np.abs(here - m) / np.sqrt(m * (1 - m) + 1e-3)).max(-1) for m in mixtures], -1)
     return apart.min(-1), _SHARES[apart.argmin(-1)]
