@@ -256,6 +256,14 @@ def test_what_fits_no_path_is_told(folder: Path) -> None:
     assert "brightness" in blocks["<0>"] and "brightness" not in blocks["other"]
 
 
+def test_a_source_whose_name_is_not_utf_8(folder: Path) -> None:
+    content = Path(predictions("now.csv", 500, 500)).read_bytes()
+    Path("now.csv").write_bytes(content.replace(b"a/", b"stra\xdfe/"))
+    with pytest.raises(SystemExit):
+        main(["now.csv", "--source", "^([^/]+)/"])
+    assert r"stra\xdfe" in Path("reports/drift.html").read_text()
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://", "http://127.0.0.1:9/a b"])
 def test_a_service_that_is_down(folder: Path, url: str) -> None:
     with pytest.raises(StageError, match="metrics"):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from serving.batch.results import printable
 from serving.batch.scorer import Row
 from serving.inference.model.quality import Quality
 from serving.inference.photo.errors import PhotoError
@@ -48,7 +49,7 @@ def split_by(rows: Sequence[Row], regex: str | None) -> dict[str, list[Row]]:
         return {str(part[0]): [rows[i] for i in part] for part in np.array_split(np.arange(len(rows)), blocks)}
     found: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(id_of(row.path, regex) or "other", []).append(row)
+        found.setdefault(printable(id_of(row.path, regex) or "other"), []).append(row)
     if list(found) == ["other"]:
         raise StageError(f"{regex!r} captures nothing of any path; the first is {rows[0].path!r}")
     return dict(sorted(found.items()))
