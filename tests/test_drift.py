@@ -264,10 +264,12 @@ def test_a_source_whose_name_is_not_utf_8(folder: Path) -> None:
     assert r"stra\xdfe" in Path("reports/drift.html").read_text()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://", "http://127.0.0.1:9/a b"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://", "http://127.0.0.1:9/a b", "http://[bad"])
 def test_a_service_that_is_down(folder: Path, url: str) -> None:
-    with pytest.raises(StageError, match="metrics"):
+    with pytest.raises(StageError, match=r"metrics.*STATUS_TOKEN is not set"):
         main([url])
+    with pytest.raises(SystemExit):
+        main([url, "--source", "(a)"])
 
 
 BAD_ROWS = ("a,clean,high,0.754,", "a,clean,nan,0.754,", "a,clean,1.5,0.754,", "a,clean,0.9,nan,")

@@ -96,6 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     report: Report = {"predictions": args.predictions, "target": certificate.target, "covers": certificate.covers}
     report |= {"over_time": {}, "sources": {}}
     if args.predictions.startswith(("http://", "https://")):
+        if args.source or args.time or args.photos:
+            parser.error("--source, --time and --photos take a file of predictions: a service counts all photos as one")
         now, edges, threshold, rates, reloaded = read_metrics(args.predictions)
         drift = Drift(certificate, edges)
         report["now"] = {"photos": int(now.photos), "refused": rates, **drift.now(now)}

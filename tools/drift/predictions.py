@@ -60,9 +60,9 @@ def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float], boo
 
     STATUS_TOKEN of the environment is sent. Raises StageError.
     """
-    address, token = url.removesuffix("/metrics").rstrip("/") + "/metrics", os.environ.get("STATUS_TOKEN")
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+    address, token = url.rstrip("/").removesuffix("/metrics").rstrip("/") + "/metrics", os.environ.get("STATUS_TOKEN")
     try:
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             families = text_string_to_metric_families(answer.read().decode())
             samples = [sample for family in families for sample in family.samples]
@@ -71,7 +71,8 @@ def read_metrics(url: str) -> tuple[Scores, Floats, float, dict[str, float], boo
         answers = [s for s in samples if s.name == "dirtycar_requests_total" and "/predict/" in s.labels["path"]]
         threshold = next(s.value for s in samples if s.name == "dirtycar_t_clean")
     except (OSError, HTTPException, ValueError, KeyError, StopIteration) as error:
-        raise StageError(f"{address} gives no metrics of this service: {error!r}") from error
+        sent = "sent" if token else "not set"
+        raise StageError(f"{address} gives no metrics of this service: {error!r}; STATUS_TOKEN is {sent}") from error
     if not labels.total():
         raise StageError(f"{address}: the service has given no verdict yet")
     failed = sum(s.value for s in answers if s.labels["status"] in OF_THE_PHOTO)
