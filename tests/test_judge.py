@@ -202,11 +202,16 @@ def test_the_book_mends_what_was_cut_short_and_keeps_no_half_line(
     with pytest.raises(OSError, match="space"):
         book.add(name(1), "Ann", "clean")
     assert path.read_bytes() == whole and book.left([name(1)], "Ann", 1) == [name(1)]
-    for other in ("something,else\n1,2\n", f"photo,judge,verdict\n{name(0)},Ann,clean\n"):
-        path.write_text(other)
+    others = (
+        "something,else\n1,2\n",
+        f"photo,judge,verdict\n{name(0)},Ann,clean\n",
+        whole.decode().replace("\n", "\r"),
+    )
+    for other in others:
+        path.write_bytes(other.encode())
         with pytest.raises(StageError, match="columns"):
             Book(path)
-        assert path.read_text() == other
+        assert path.read_bytes() == other.encode()
 
 
 @pytest.mark.parametrize("left", [0, 7, 41, 42])

@@ -29,7 +29,7 @@ class Book:
             return
         for row in read_rows(path):
             self._judges[row["photo"]].add(row["judge"])
-        if content.decode("utf-8-sig").splitlines()[0] != ",".join(COLUMNS):
+        if content.decode("utf-8-sig").partition("\n")[0].rstrip("\r") != ",".join(COLUMNS):  # \r alone ends no line
             raise StageError(f"{path}: lines can be added to the columns {', '.join(COLUMNS)} alone, in this order")
         os.truncate(path, content.rfind(b"\n") + 1)  # a last line that was cut short
 
