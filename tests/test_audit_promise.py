@@ -114,7 +114,7 @@ def test_the_forecast_is_about_right(precision: float, tmp_path: Path) -> None:
     assert half + found.judgements_until_next == pytest.approx(from_the_start, rel=0.4)
 
 
-def test_two_judges(tmp_path: Path) -> None:
+def test_two_judges(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "judgements.csv"
     path.write_text(
         "photo,judge,verdict\na,ann,clean\nb,ann,dirty\nc,ann,clean\nd,ann,unsure\ne,ann,clean\n"
@@ -124,6 +124,7 @@ def test_two_judges(tmp_path: Path) -> None:
     assert (one.dirty.tolist(), one.unsure, one.waiting) == ([False, True, False, False], 1, 0)
     assert (two.dirty.tolist(), two.unsure, two.waiting) == ([False, True], 2, 1)
     assert (two.twice, two.agree) == (3, 2) and two.kappa == pytest.approx(0.4)
+    assert caplog.messages[0].endswith("left out: torn,ann,cle")
 
 
 def test_the_last_model_is_audited_unless_another_is_named(tmp_path: Path) -> None:
@@ -145,11 +146,12 @@ def test_the_last_model_is_audited_unless_another_is_named(tmp_path: Path) -> No
         ("photo,verdict,share\na,clean,1\nb,clean,5%\n", "line 3"),
         ("photo,verdict,share\na,clean,nan\n", "line 2"),
         ("\0\xff", "columns"),
+        ("photo,verdict\nZo\udceb,clean\n", "UTF-8"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(text: str, named: str, tmp_path: Path) -> None:
     path = tmp_path / "judgements.csv"
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
     with pytest.raises(StageError, match=named) as error:
         read(path)
     assert str(path) in str(error.value)

@@ -2,10 +2,13 @@
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages.common.base.errors import StageError
+
+log = logging.getLogger(__name__)
 
 
 def read_table(
@@ -19,10 +22,12 @@ def read_table(
     try:
         text = path.read_bytes().decode("utf-8-sig", errors)
         if journal and "\n" in text:
-            text = text[: text.rfind("\n") + 1]
+            text, _, torn = text.rpartition("\n")
+            if torn:
+                log.warning("%s: the last line has no end, so it was cut short and is left out: %s", path, torn)
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         if not set(columns) <= set(reader.fieldnames or ()):
             raise StageError(f"{path}: the first line must name the columns {', '.join(columns)}, separated by commas")
         return [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StageError(f"cannot read {path}: {error}") from error
+        raise StageError(f"cannot read {path} as a CSV file in UTF-8: {error}") from error
