@@ -92,6 +92,16 @@ def test_a_changed_share_is_accounted_for(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:1001] + [line.replace("0.05", "0.005") for line in lines[1001:]]) + "\n")
     assert audit(read(path), TARGET, 0.95).precision == pytest.approx(1 - 100 / 11_000)
+    with path.open("a") as file:
+        file.writelines(f"u{i},ann,unsure,0.05,v1,\n" for i in range(300))
+    assert audit(read(path), TARGET, 0.95).precision_if_unsure_are_dirty == pytest.approx(1 - 400 / 11_300)
+
+
+def test_a_forecast_goes_by_the_weighted_precision(tmp_path: Path) -> None:
+    lines = judgements(tmp_path, (["clean"] * 14 + ["dirty"]) * 10 + ["clean"] * 50).read_text().splitlines()
+    path = tmp_path / "judgements.csv"
+    path.write_text("\n".join([*lines[:151], *(line.replace("0.05", "0.005") for line in lines[151:])]) + "\n")
+    assert audit(read(path), 0.96, 0.95).likely_next == "holds"  # 95 % of those judged are clean, 98 % by their weights
 
 
 @pytest.mark.parametrize("precision", [0.975, 0.85])
@@ -121,8 +131,8 @@ def test_two_judges(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         "a,bob,clean\nb,bob,dirty\nc,bob,dirty\nd,bob,clean\na,ann,dirty\na,ann,clean\ntorn,ann,cle"
     )
     one, two = read(path), read(path, judges=2)
-    assert (one.dirty.tolist(), one.unsure, one.waiting) == ([False, True, False, False], 1, 0)
-    assert (two.dirty.tolist(), two.unsure, two.waiting) == ([False, True], 2, 1)
+    assert (one.dirty.tolist(), len(one.unsure), one.waiting) == ([False, True, False, False], 1, 0)
+    assert (two.dirty.tolist(), len(two.unsure), two.waiting) == ([False, True], 2, 1)
     assert (two.twice, two.agree) == (3, 2) and two.kappa == pytest.approx(0.4)
     assert caplog.messages[0].endswith("left out: torn,ann,cle")
 
@@ -145,6 +155,7 @@ def test_the_last_model_is_audited_unless_another_is_named(tmp_path: Path) -> No
         ("photo,verdict\na,Clean!\n", "line 2"),
         ("photo,verdict,share\na,clean,1\nb,clean,5%\n", "line 3"),
         ("photo,verdict,share\na,clean,nan\n", "line 2"),
+        ("photo,verdict,share\na,clean,0.01\nb,clean,\n", "weights need all"),
         ("\0\xff", "columns"),
         ("photo,verdict\nZo\udceb,clean\n", "UTF-8"),
     ],

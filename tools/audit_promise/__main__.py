@@ -50,7 +50,8 @@ class Audit:
 def audit(outcomes: Outcomes, target: float, confidence: float) -> Audit:
     """The answer, from scratch: the same judgements give the same one however often it was asked."""
     level, dirty = 1 - confidence, outcomes.dirty
-    weights, kind = np.unique(outcomes.share.min(initial=1) / outcomes.share, return_inverse=True)
+    least, unsure = outcomes.share.min(initial=1), outcomes.unsure
+    weights, kind = np.unique(least / outcomes.share, return_inverse=True)
     bad = np.bincount(kind, dirty, len(weights))
     good = np.bincount(kind, ~dirty, len(weights))
     low, high = rate_low(good, bad, weights, level / 2), 1 - rate_low(bad, good, weights, level / 2)
@@ -63,17 +64,17 @@ def audit(outcomes: Outcomes, target: float, confidence: float) -> Audit:
     likely, more = None, None
     if answer == OPEN and len(dirty):
         # Drawn towards the target, since few judgements say little.
-        rate = (len(dirty) - dirty.sum() + target) / (len(dirty) + 1)
+        rate = (float(weights @ good) + target) / (total + 1)
         if rate > target:
             bets = log_wealth(good, bad, weights, target)
             likely, more = HOLDS, judgements_until(bets, np.log(2 / level), target, rate)
         else:
             bets = np.log(alarm.bets * alarm.bets.size)
             likely, more = BROKEN, judgements_until(bets, np.log(1 / level), 1 - target, 1 - rate)
-    worst = float(good.sum()) / (len(dirty) + outcomes.unsure) if len(dirty) + outcomes.unsure else None
+    worst = float(weights @ good / (total + (least / unsure).sum())) if len(dirty) + len(unsure) else None
     first = int(rung[0]) if len(rung) else None
     return Audit(
-        answer, target, confidence, outcomes.model, judged=len(dirty), dirty=int(dirty.sum()), unsure=outcomes.unsure,
+        answer, target, confidence, outcomes.model, judged=len(dirty), dirty=int(dirty.sum()), unsure=len(unsure),
         precision=precision, precision_low=low, precision_high=high, precision_if_unsure_are_dirty=worst,
         alarm_wealth=float(wealth.max(initial=1)), alarm_at=None if first is None else first + 1,
         alarm_time=None if first is None else outcomes.judged_at[first] or None,

@@ -27,7 +27,7 @@ class Outcomes:
     judged_at: list[str]
     model: str
     other_models: int  # judgements
-    unsure: int  # photos that a judge could not tell, or that judges see differently
+    unsure: NDArray[np.float64]  # share of each photo that a judge could not tell, or that judges see differently
     waiting: int  # photos that fewer judges have seen than are asked for
     twice: int  # photos that two judges or more have a clear opinion of
     agree: int  # of those: they have the same one
@@ -49,19 +49,21 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
         raise StageError(
             f"{path} has no judgements of model {model!r}, but of {sorted({row['model'] for row in rows})}"
         )
+    if len({row["share"] == "" for row in chosen}) > 1:
+        raise StageError(f"{path}: of model {model!r} some lines have a share and some have none: weights need all")
     said = defaultdict[str, dict[str, str]](dict)
     complete: dict[str, dict[str, str]] = {}  # the row that made a photo count
     for row in chosen:
         said[row["photo"]][row["judge"]] = row["verdict"]
         if len(said[row["photo"]]) == judges:
             complete.setdefault(row["photo"], row)
-    counted, unsure = [], 0
+    counted, unsure = [], list[float]()
     for photo, row in complete.items():
         verdicts = set(list(said[photo].values())[:judges])
         if len(verdicts) == 1 and UNSURE not in verdicts:
             counted.append((row, verdicts == {DIRTY}))
         else:
-            unsure += 1
+            unsure.append(float(row["share"] or 1))
     clear = [[v for v in by.values() if v != UNSURE] for by in said.values()]
     pairs = [(v[0], v[1]) for v in clear if len(v) >= 2]
     undefined = len({verdict for pair in pairs for verdict in pair}) < 2
@@ -69,7 +71,7 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
         dirty=np.array([dirty for _, dirty in counted], bool),
         share=np.array([float(row["share"] or 1) for row, _ in counted]),
         judged_at=[row["judged_at"] for row, _ in counted],
-        model=model, other_models=len(rows) - len(chosen), unsure=unsure, waiting=len(said) - len(complete),
+        model=model, other_models=len(rows) - len(chosen), unsure=np.array(unsure), waiting=len(said) - len(complete),
         twice=len(pairs), agree=sum(a == b for a, b in pairs),
         kappa=None if undefined else float(cohen_kappa_score(*zip(*pairs, strict=True))),
     )  # fmt: skip
