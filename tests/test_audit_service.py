@@ -92,7 +92,9 @@ def test_a_full_disk_harms_no_verdict(
     assert send(app, CLEAN)[0]["audit"] and len(files(tmp_path)) == 1  # the thread lives
 
 
-def test_a_slow_disk_holds_a_bounded_amount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_disk_holds_a_bounded_amount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(auditing, "WAITING_BYTES", 1000)
     disk = threading.Event()
     monkeypatch.setattr(Folder, "put", lambda *_: disk.wait(20))
@@ -100,8 +102,9 @@ def test_a_slow_disk_holds_a_bounded_amount(tmp_path: Path, monkeypatch: pytest.
     started = time.monotonic()
     assert all(auditor.mark(b"x" * 400, 0.9, "m") for _ in range(100))
     assert time.monotonic() - started < 20 and auditor._queue.qsize() <= 2
+    assert not auditor.flush(0.1) and "not all photos to judge are kept" in caplog.text
     disk.set()
-    auditor.flush()
+    assert auditor.flush()
 
 
 def test_a_batch_waits_in_vain_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

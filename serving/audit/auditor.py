@@ -98,6 +98,8 @@ class Auditor:
         deadline = time.monotonic() + seconds
         while (waiting := self._room.free < WAITING_BYTES) and time.monotonic() < deadline:
             time.sleep(0.01)
+        if waiting:
+            log.error("AUDIT_DIR is too slow: not all photos to judge are kept")
         return not waiting
 
     def _work(self, store: Store) -> None:
