@@ -22,6 +22,7 @@ from tools import adopt
 from tools.audit_promise.__main__ import main as audit
 from tools.audit_promise.judgements import COLUMNS, read
 from tools.judge.__main__ import create_app
+from tools.judge.__main__ import main as judge
 from tools.judge.book import Book
 
 HOSTS = ["localhost", "127.0.0.1"]
@@ -230,6 +231,12 @@ def test_two_judges_at_once_are_shown_different_photos(tmp_path: Path) -> None:
     assert book.left(names, "Bob", 1) == [names[2], names[0]]
     book.add(names[2], "Bob", "clean")
     assert book.left(names, "Bob", 1) == [names[0]]  # Ann has gone home
+
+
+def test_nobody_cannot_judge(kept: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.judge.__main__.make_server", pytest.fail)
+    with pytest.raises(SystemExit):
+        judge([str(kept.path), "--out", str(tmp_path / "judgements.csv"), "--judges", "0"])
 
 
 def test_judged_photos_become_training_photos(

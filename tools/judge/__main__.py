@@ -109,12 +109,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than yourself can then judge")
     parser.add_argument("--port", type=int, default=8002)
     args = parser.parse_args(arguments)
+    if args.judges < 1:
+        parser.error("--judges is 1 or more")
     store = open_store(args.audit_dir)
     hosts = list(LOCAL) if args.host in LOCAL else None
     app = create_app(store, Book(args.out), args.judges, hosts)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each request
     server = make_server(args.host, args.port, app, threaded=True)
-    print(f"Judge on http://{args.host}:{args.port} ; judgements go to {args.out}. Ctrl-C ends it.", file=sys.stderr)
+    print(f"Judge on http://{args.host}:{server.port} ; judgements go to {args.out}. Ctrl-C ends it.", file=sys.stderr)
     server.serve_forever()
 
 
