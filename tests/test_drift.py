@@ -210,6 +210,7 @@ def test_one_class_alone_has_an_estimate(folder: Path, share: float) -> None:
 def test_few_photos_and_few_dirty_cars_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([predictions("now.csv", 3, 0)])
     assert "no alarm\nfewer than 50 verdicts" in capsys.readouterr().out
+    assert "their nearest mixture" not in Path("reports/drift.html").read_text()
     main([predictions("now.csv", 970, 30)])
     assert "no alarm\nfew dirty cars" in capsys.readouterr().out
     main([predictions("now.csv", 2400, 600)])

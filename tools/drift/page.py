@@ -33,9 +33,9 @@ def log_odds(p: Any) -> Floats:
 
 def render(report: dict[str, Any], edges: Floats, clean: Scores, dirty: Scores, now: Scores) -> str:
     """The page as HTML."""
-    share = report["now"].get("dirty_share", 0.0)
     spread = {name: np.cumsum(one.bins)[:-1] / one.photos for name, one in (("clean", clean), ("dirty", dirty))}
-    spread["expected"] = share * spread["dirty"] + (1 - share) * spread["clean"]
+    if (share := report["now"].get("dirty_share")) is not None:
+        spread["expected"] = share * spread["dirty"] + (1 - share) * spread["clean"]
     if now.photos:
         spread["now"] = np.cumsum(now.bins)[:-1] / now.photos
     blocks = report["over_time"]
