@@ -8,8 +8,6 @@ from pathlib import Path
 
 from stages.common.base.errors import StageError
 
-log = logging.getLogger(__name__)
-
 
 def read_table(
     path: Path, columns: Sequence[str], *, journal: bool = False, errors: str = "strict"
@@ -24,7 +22,7 @@ def read_table(
         if journal and "\n" in text:
             text, _, torn = text.rpartition("\n")
             if torn:
-                log.warning("%s: the last line has no end, so it was cut short and is left out: %s", path, torn)
+                logging.getLogger(__name__).warning("%s: its last line has no end, and is left out: %s", path, torn)
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         if not set(columns) <= set(reader.fieldnames or ()):
             raise StageError(f"{path}: the first line must name the columns {', '.join(columns)}, separated by commas")

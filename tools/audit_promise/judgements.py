@@ -1,6 +1,7 @@
 """judgements.csv -> the outcomes that count, in the order they were judged."""
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +47,7 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
     model = rows[-1]["model"] if model is None else model
     chosen = [row for row in rows if row["model"] == model]
     if not chosen:
-        raise StageError(
-            f"{path} has no judgements of model {model!r}, but of {sorted({row['model'] for row in rows})}"
-        )
+        raise StageError(f"{path} has judgements of {sorted({row['model'] for row in rows})}, none of model {model!r}")
     if len({row["share"] == "" for row in chosen}) > 1:
         raise StageError(f"{path}: of model {model!r} some lines have a share and some have none: weights need all")
     said = defaultdict[str, dict[str, str]](dict)
@@ -92,17 +91,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     for line, cells in read_table(path, REQUIRED, journal=True):
         row = {name: cells.get(name, "").strip() for name in COLUMNS}
         if not row["photo"] or row["verdict"] not in VERDICTS:
-            raise StageError(
-                f"{path}, line {line}: verdict must be one of {', '.join(VERDICTS)} of a photo, found {row}"
-            )
-        if row["share"] and not _is_share(row["share"]):
-            raise StageError(f"{path}, line {line}: share must be above 0 and at most 1, found {row['share']!r}")
-        found.append(row)
+            raise StageError(f"{path}, line {line}: verdict must be {', '.join(VERDICTS)} of a photo, found {row}")
+        with suppress(ValueError):
+            if 0 < float(row["share"] or 1) <= 1:
+                found.append(row)
+                continue
+        raise StageError(f"{path}, line {line}: share must be above 0 and at most 1, found {row['share']!r}")
     return found
-
-
-def _is_share(text: str) -> bool:
-    try:
-        return 0 < float(text) <= 1
-    except ValueError:
-        return False

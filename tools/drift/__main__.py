@@ -83,12 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.drift", description=__doc__)
     parser.add_argument("predictions", help="a CSV or Parquet file of serving.batch, or the URL of a service")
-    parser.add_argument(
-        "--source", metavar="REGEX", type=regex, help="captures the camera, yard or customer from a path"
-    )
-    parser.add_argument(
-        "--time", metavar="REGEX", type=regex, help="captures what sorts by time from a path; else in file order"
-    )
+    parser.add_argument("--source", metavar="REGEX", type=regex, help="captures camera, yard or customer from a path")
+    parser.add_argument("--time", metavar="REGEX", type=regex, help="captures what sorts by time; else in file order")
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="where the paths begin: quality over time")
     parser.add_argument("--out", type=Path, default=REPORTS / "drift.json", help="and a page .html beside it")
     args = parser.parse_args(arguments)
@@ -102,9 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
         drift = Drift(certificate, edges)
         report["now"] = {"photos": int(now.photos), "refused": rates, **drift.now(now)}
         if reloaded:
-            report["now"]["note"] = (
-                "the model was reloaded since the service started: some counts may be of another one"
-            )
+            report["now"]["note"] = "the service has reloaded its model since it started: some counts may be of another"
     else:
         rows, threshold = read_file(Path(args.predictions))
         drift = Drift(certificate)
@@ -125,8 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     report["alarms"] = alarms(report, certificate.target)
     page = render(report, drift.edges, drift.clean, drift.dirty, now)
     write_atomically({args.out: json_bytes(report), args.out.with_suffix(".html"): page.encode()})
-    told = [*(report["alarms"] or ["no alarm"]), *([report["now"]["note"]] if "note" in report["now"] else [])]
-    print(*told, f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")
+    notes = filter(None, [report["now"].get("note")])
+    print(*(report["alarms"] or ["no alarm"]), *notes, f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")
     if report["alarms"]:
         sys.exit(3)
 
