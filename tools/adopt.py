@@ -98,13 +98,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     params = load(Params)
     root, store = Path(params.data.root), open_store(args.audit_dir)
-    verdicts = unanimous(args.judgements)
+    verdicts, doubtful = unanimous(args.judgements)
     with tempfile.TemporaryDirectory(prefix=".adopt.", dir=root.resolve().parent) as folder:
         staging = Path(folder)
         photos, left = fetch(verdicts, store, root, staging)
         existing = [photo for split in SPLITS for photo in list_photos(root, split)]
         taken, refused = choose(scan(staging, photos), scan(root, existing), params) if photos else ([], Counter())
-        for why, count in (left + refused).items():
+        for why, count in (Counter({"unsure, or judges differ": doubtful}) + left + refused).items():
             print(f"{count:6} left out: {why}")
         for label, count in Counter(name.split("/")[1] for name in taken).items():
             print(f"{count:6} {label} to {root}/train/{label}")

@@ -6,6 +6,7 @@ looked at after every judgement. Exit code 0: holds or open, 3: broken, 1: there
 
 The CSV has the columns photo and verdict (clean, dirty, unsure), and may have judge, model, judged_at and share: the
 fraction of photos called clean that is judged. Where it changed, a photo counts in the precision for all it stands for.
+Photos that are unsure, or that judges see differently, count in no answer; what they might change is said beside it.
 """
 
 import argparse

@@ -76,13 +76,15 @@ def read(path: Path, judges: int = 1, model: str | None = None) -> Outcomes:
     )  # fmt: skip
 
 
-def unanimous(path: Path) -> dict[str, str]:
-    """The photos that all their judges call clean, or all dirty, with that verdict. Raises StageError."""
+def unanimous(path: Path) -> tuple[dict[str, str], int]:
+    """The photos that all their judges call clean, or all dirty, with that verdict; and the number of others. Raises
+    StageError."""
     said = defaultdict[str, dict[str, str]](dict)
     for row in read_rows(path):
         said[row["photo"]][row["judge"]] = row["verdict"]
     found = {photo: set(by.values()) for photo, by in said.items()}
-    return {photo: next(iter(v)) for photo, v in found.items() if len(v) == 1 and UNSURE not in v}
+    clear = {photo: next(iter(v)) for photo, v in found.items() if len(v) == 1 and UNSURE not in v}
+    return clear, len(found) - len(clear)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
