@@ -36,11 +36,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.inputs import make_models, make_photos
-from serving.batch import job, load, photos
+from serving import stores
+from serving.batch import job, load
 from serving.batch.folder import Folder
-from serving.batch.photos import Photo
 from serving.batch.scorer import Row
 from serving.batch.sources import find
+from serving.stores import Photo
 from tests.support import ray_cluster, store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +113,7 @@ def rates(count: int, rounds: int, before: str | None, only: str, folder: Path) 
         server = psutil.Process().children()[0]
         for name in numbers:
             for path in (folder / name).iterdir():
-                obstore.put(*photos.split(f"{bucket}/{name}/{path.name}"), path)
+                obstore.put(*stores.split(f"{bucket}/{name}/{path.name}"), path)
         for turn in range(rounds):
             for way in ways[:: (-1) ** turn]:
                 costs = []

@@ -18,8 +18,8 @@ from serving.audit import auditor as auditing
 from serving.audit import bucket
 from serving.audit.auditor import Auditor
 from serving.audit.kept import Folder, Kept, parse
-from serving.batch.photos import ReadError
 from serving.settings import Settings, SettingsError
+from serving.stores import ReadError
 from serving.web import state
 from tests.support.live import photo
 from tests.support.onnx_models import Pair, write_pair

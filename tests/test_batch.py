@@ -23,9 +23,9 @@ from obstore.exceptions import GenericError
 
 from serving.batch import __main__ as batch
 from serving.batch import lists, load, predict, predict_many, results, scorer, sheet, sources
-from serving.batch.photos import Photo
 from serving.inference.model import golden
 from serving.inference.model.predictor import Predictor
+from serving.stores import Photo
 from tests.support.jobs import score
 from tests.support.live import ROOT, environment, photo, wait_until
 from tests.support.onnx_models import Pair, write_pair

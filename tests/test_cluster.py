@@ -11,7 +11,8 @@ import obstore
 import pyarrow.parquet as pq
 import pytest
 
-from serving.batch import job, photos, status
+from serving import stores
+from serving.batch import job, status
 from serving.batch.folder import Folder
 from tests.support import ray_cluster, store
 from tests.support.jobs import each_once, score
@@ -43,14 +44,14 @@ def bucket(source: Path, port: int, request: pytest.FixtureRequest, monkeypatch:
     use(monkeypatch, store.environment(port))
     prefix = f"s3://{store.BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}"
     for path in source.iterdir():
-        obstore.put(*photos.split(f"{prefix}/in/{path.name}"), path)
+        obstore.put(*stores.split(f"{prefix}/in/{path.name}"), path)
     return prefix
 
 
 def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    photos.store.cache_clear()
+    stores.store.cache_clear()
 
 
 def fetched(url: str, into: Path) -> Path:
@@ -140,7 +141,7 @@ def test_archives_lists_and_patterns_in_a_store(bucket: str, source: Path, tmp_p
         "bucket,key\n" + "".join(f"{store.BUCKET},{bucket.rpartition('/')[2]}/in/{n:02}.jpg\n" for n in (1, 2))
     )
     for path in (tmp_path / "a.tar", listed):
-        obstore.put(*photos.split(f"{bucket}/{path.name}"), path)
+        obstore.put(*stores.split(f"{bucket}/{path.name}"), path)
     every = ray_cluster.PHOTOS
     for name, count in {"a.tar": every, "list.csv": 2, "in/*5.jpg": 3, "in/07.jpg": 1, "*.tar": every}.items():
         assert score(f"{bucket}/{name}", tmp_path / "out.parquet") == 0

@@ -12,9 +12,9 @@ import pytest
 from serving.batch import __main__ as batch
 from serving.batch import cluster, job, manifest
 from serving.batch.folder import Folder
-from serving.batch.photos import Photo, ReadError
 from serving.batch.scorer import Reader
 from serving.inference.verdict.errors import UserError
+from serving.stores import Photo, ReadError
 from tests.support.jobs import each_once, score
 from tests.support.live import photo
 from tests.support.onnx_models import write_pair

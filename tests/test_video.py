@@ -14,9 +14,9 @@ import pytest
 from obstore.store import MemoryStore
 from PIL import Image
 
-from serving.batch import photos
+from serving import stores
 from serving.batch import video as videos
-from serving.batch.photos import ReadError
+from serving.stores import ReadError
 from tests.support.jobs import score
 from tests.support.onnx_models import write_pair
 
@@ -147,7 +147,7 @@ def test_a_process_that_is_killed_is_replaced(video: Path) -> None:
 def test_a_video_in_a_store_is_read_by_ranges(out: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore()
     store.put("videos/gate.mp4", video.read_bytes())
-    monkeypatch.setattr(photos, "store", lambda _: store)
+    monkeypatch.setattr(stores, "store", lambda _: store)
     for source in "s3://bucket/videos/gate.mp4", "s3://bucket/videos/":
         assert score(source, out) == 0
         assert pd.read_csv(out)["p_clean"].tolist() == pytest.approx([0, 100 / 255, 200 / 255], abs=0.03)

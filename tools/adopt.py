@@ -13,10 +13,10 @@ from pathlib import Path
 
 from serving.audit.auditor import Store, open_store
 from serving.audit.kept import parse
-from serving.batch.photos import ReadError, reading
 from serving.inference.photo.decode import open_photo
 from serving.inference.photo.errors import PhotoError
 from serving.inference.verdict.rule import CLASSES
+from serving.stores import ReadError, reading
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.params import load
 from stages.common.base.photos import SPLITS, Photo, list_photos

@@ -18,16 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from serving.audit.bucket import Bucket
 from serving.audit.kept import Folder, Kept
 from serving.engine.budget import Budget
 from serving.process import metrics
 from serving.settings import Settings, SettingsError
+from serving.stores import STORES
 
 log = logging.getLogger(__name__)
 
 WAITING_BYTES = 64 * 1024 * 1024  # of photos that wait for the disk; more are marked, but not kept
 HOUR = 3600.0
-STORES = ("s3://", "gs://", "az://")
 
 _random = random.SystemRandom()  # processes that fork share the state of any other
 
@@ -52,8 +53,6 @@ def start_auditor(settings: Settings, *, patient: bool = False) -> Auditor | Non
 def open_store(place: str) -> Store:
     """The store at a place. Raises SettingsError for no writable folder, UserError for a package that is missing."""
     if place.startswith(STORES):
-        from serving.audit.bucket import Bucket  # needs an optional package
-
         return Bucket(place)
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK) or not os.path.isdir(place):
         raise SettingsError(f"AUDIT_DIR={place} is not a folder that this process can write to; make it, or mount it")

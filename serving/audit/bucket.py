@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serving.audit.kept import first_day, parse
-from serving.batch.photos import extra, reading, split
+from serving.stores import extra, reading, split
 
 
 class Bucket:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from serving.batch.photos import Photo
 from serving.batch.scorer import Row, Scorer
 from serving.batch.sources import find
 from serving.engine import deployment
 from serving.settings import Settings
+from serving.stores import Photo
 
 
 def load(model: str | Path | None = None, *, workers: int | None = None) -> Scorer:

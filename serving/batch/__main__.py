@@ -20,10 +20,10 @@ from serving.batch import Row, Scorer, cluster, job, load, results, sheet, statu
 from serving.batch.arguments import PROGRAM, parse
 from serving.batch.folder import Folder
 from serving.batch.lists import local
-from serving.batch.photos import URLS, Photo
 from serving.batch.sources import find, sample
 from serving.inference.verdict.errors import UserError
 from serving.near_misses import near_misses
+from serving.stores import URLS, Photo
 
 log = logging.getLogger(__name__)
 

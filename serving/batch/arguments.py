@@ -9,8 +9,8 @@ from pathlib import Path
 
 from serving.batch.cluster import EMBEDDED
 from serving.batch.lists import local
-from serving.batch.photos import URLS
 from serving.batch.results import ENDINGS
+from serving.stores import URLS
 
 PROGRAM = "python -m serving.batch"
 DESCRIPTION = """\

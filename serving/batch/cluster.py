@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from serving.batch import job
 from serving.batch.folder import Folder
 from serving.batch.job import Tick
-from serving.batch.photos import extra
 from serving.batch.scorer import Scorer
 from serving.engine import deployment
 from serving.inference.verdict.errors import UserError
 from serving.settings import Settings
+from serving.stores import extra
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.batch.lists import local
-from serving.batch.photos import STORES, extra, failing, parsing, split
 from serving.inference.verdict.errors import UserError
+from serving.stores import STORES, extra, failing, parsing, split
 from serving.whole import unfinished, whole
 
 JOB = "_job.json"  # the first file of a job's folder

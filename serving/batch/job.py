@@ -20,11 +20,11 @@ from typing import Any
 
 from serving.batch import manifest
 from serving.batch.folder import JOB, Folder
-from serving.batch.photos import UNAVAILABLE, Photo
 from serving.batch.results import table
 from serving.batch.scorer import Row, Scorer
 from serving.engine.deployment import Deployment
 from serving.inference.verdict.errors import UserError
+from serving.stores import UNAVAILABLE, Photo
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from serving.batch.photos import UNAVAILABLE, Photo, ReadError, extra, failing, open_file, parsing, reading
 from serving.inference.verdict.errors import UserError
+from serving.stores import UNAVAILABLE, Photo, ReadError, extra, failing, open_file, parsing, reading
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from serving.batch.folder import Folder
-from serving.batch.photos import Photo, extra, parsing
 from serving.inference.verdict.errors import UserError
+from serving.stores import Photo, extra, parsing
 
 SEGMENTS, TOTALS = "manifest", "_manifest.json"
 

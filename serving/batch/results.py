@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.batch.photos import Photo, extra, failing
 from serving.batch.scorer import Row, Scorer
 from serving.engine.cars import judge
 from serving.engine.deployment import Deployment
 from serving.inference.verdict.errors import UserError
 from serving.inference.verdict.rule import UNUSABLE, Rule
+from serving.stores import Photo, extra, failing
 from serving.whole import whole
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from serving.audit.auditor import start_auditor
 from serving.batch import video
-from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, open_file, reading, split
 from serving.engine.deployment import Deployment
 from serving.fetch.client import Fetcher
 from serving.fetch.policy import UrlError, UrlRefused
@@ -29,6 +28,7 @@ from serving.inference.photo.errors import PhotoError
 from serving.inference.photo.header import Header
 from serving.inference.verdict.rule import CLEAN
 from serving.settings import Settings
+from serving.stores import STORES, URLS, Photo, ReadError, extra, open_file, reading, split
 
 BATCH_CPU = 4  # nobody waits for a single photo here: a few per cent cheaper than the service's calls
 BUFFERED = 32  # batches per thread that may be done before their turn, so that one slow photo holds up no core

@@ -14,12 +14,12 @@ from pathlib import Path
 import jinja2
 from PIL import ExifTags, Image
 
-from serving.batch.photos import Photo, failing
 from serving.batch.scorer import Row, Scorer
 from serving.inference.photo.decode import open_photo
 from serving.inference.photo.errors import PhotoError
 from serving.inference.verdict.errors import UserError
 from serving.inference.verdict.rule import CLEAN, DIRTY, UNCERTAIN, UNUSABLE
+from serving.stores import Photo, failing
 from serving.whole import whole
 
 TEMPLATE = Path(__file__).with_name("sheet.html")

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from serving.batch.folder import JOB
 from serving.batch.lists import LISTS, listed, local, members
-from serving.batch.photos import STORES, URLS, Photo, ReadError, extra, reading, split
 from serving.batch.video import VIDEOS, frames
 from serving.inference.verdict.errors import UserError
+from serving.stores import STORES, URLS, Photo, ReadError, extra, reading, split
 
 _WILD = frozenset("*?[")
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from serving.batch import manifest
 from serving.batch.folder import JOB, Folder
 from serving.batch.job import PART, SUCCESS, part
-from serving.batch.photos import Photo, extra, failing, open_file, parsing
 from serving.batch.scorer import Row
 from serving.inference.verdict.errors import UserError
+from serving.stores import Photo, extra, failing, open_file, parsing
 
 FOOTER = 64 * 1024  # bytes read at once of a part whose totals are wanted
 READERS = 32  # of footers

@@ -21,9 +21,9 @@ from multiprocessing import Pipe
 from typing import BinaryIO
 
 from serving.batch import frames as child
-from serving.batch.photos import UNAVAILABLE, Photo, ReadError, extra, open_file, reading
 from serving.inference.photo.cores import usable_cores
 from serving.inference.photo.header import MAX_PIXELS, MIB
+from serving.stores import UNAVAILABLE, Photo, ReadError, extra, open_file, reading
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts")
 FRAGMENT = "#t="

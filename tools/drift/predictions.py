@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.batch.photos import extra
 from serving.batch.scorer import Row
 from serving.inference.verdict.rule import CLEAN, UNCERTAIN, UNUSABLE
+from serving.stores import extra
 from stages.common.base.errors import StageError
 from tools.drift.shift import Floats, Scores
 from tools.table import read_table

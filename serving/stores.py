@@ -1,4 +1,4 @@
-"""Where photos lie, files of disks and object stores, and what goes wrong with them."""
+"""Files of disks and object stores: where photos lie, and what goes wrong with reading them."""
 
 from __future__ import annotations
 
