@@ -134,7 +134,7 @@ def test_two_judges(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert (one.dirty.tolist(), len(one.unsure), one.waiting) == ([False, True, False, False], 1, 0)
     assert (two.dirty.tolist(), len(two.unsure), two.waiting) == ([False, True], 2, 1)
     assert (two.twice, two.agree) == (3, 2) and two.kappa == pytest.approx(0.4)
-    assert caplog.messages[0].endswith("left out: torn,ann,cle")
+    assert caplog.messages[0].endswith("left out: 'torn,ann,cle'")
 
 
 def test_the_last_model_is_audited_unless_another_is_named(tmp_path: Path) -> None:

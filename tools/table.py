@@ -22,7 +22,7 @@ def read_table(
         if journal and "\n" in text:
             text, _, torn = text.rpartition("\n")
             if torn:
-                logging.getLogger(__name__).warning("%s: its last line has no end, and is left out: %s", path, torn)
+                logging.getLogger(__name__).warning("%s: its last line has no end, and is left out: %r", path, torn)
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         if not set(columns) <= set(reader.fieldnames or ()):
             raise StageError(f"{path}: the first line must name the columns {', '.join(columns)}, separated by commas")
