@@ -69,6 +69,13 @@ def test_only_photos_called_clean_are_drawn_and_nothing_else_is_kept(pair: Pair,
     assert "are not kept" not in page and 'id="kept" hidden' not in page and "90 days" in page
 
 
+def test_another_threshold_is_another_promise(pair: Pair, tmp_path: Path) -> None:
+    send(make(pair, AUDIT_SHARE="1", AUDIT_DIR=str(tmp_path)), CLEAN)
+    answer = send(make(pair, AUDIT_SHARE="1", AUDIT_DIR=str(tmp_path), THRESH="0.3"), CLEAN)[0]
+    models = [fact.model for fact in map(parse, Folder(tmp_path).names()) if fact]
+    assert models == [answer["model"], answer["model"] + "-T0.300000"]
+
+
 def test_the_share_is_drawn_at_random(pair: Pair, tmp_path: Path) -> None:
     auditor = Auditor(0.25, Folder(tmp_path), 90)
     marked = sum(auditor.mark(b"photo", 0.99, "m") for _ in range(2000))

@@ -1,5 +1,6 @@
 """Scoring a folder: order, bad files, resuming."""
 
+import base64
 import csv
 import io
 import os
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from obstore.exceptions import GenericError
+from PIL import ExifTags, Image
 
 from serving.batch import __main__ as batch
 from serving.batch import lists, load, predict, predict_many, results, scorer, sheet, sources
@@ -509,3 +511,11 @@ def test_the_sheet_shows_the_worst_first_and_needs_nothing_else(
         scores = [float(text) for text in re.findall(r'title="p_clean">([\d.]+)', page)]
         assert len(scores) == 12 and scores == sorted(scores) and page.count("data:image/jpeg") == 12
         assert "&lt;b&gt;" in page and "<b>.jpg" not in page and not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_thumbnail_has_the_aspect_of_its_photo(pair: Pair, tmp_path: Path) -> None:
+    exif, name = Image.Exif(), str(tmp_path / "turned.tif")
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (400, 200)).save(name, exif=exif)
+    thumbnail = sheet._thumbnail(Photo(name, name), load(pair.model))
+    assert thumbnail and Image.open(io.BytesIO(base64.b64decode(thumbnail))).size == (100, 200)

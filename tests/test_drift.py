@@ -235,6 +235,9 @@ def test_a_score_of_zero_in_parquet_is_a_verdict(folder: Path) -> None:
     columns = {"path": ["a"], "label": ["dirty"], "p_clean": [0.0], "threshold": [T], "error": [None]}
     write_table(pa.table(columns), "now.parquet")
     assert read_file(Path("now.parquet"))[0][0].p_clean == 0
+    write_table(pa.table(columns | {"path": [7]}), "now.parquet")
+    with pytest.raises(StageError, match="path 7 is no text"):
+        read_file(Path("now.parquet"))
 
 
 @pytest.mark.parametrize("regex", ["(", "no group"])

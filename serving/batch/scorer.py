@@ -150,7 +150,7 @@ class Scorer:
         if self._auditor is not None:
             for row, file in zip(rows, files, strict=True):
                 if row.label == CLEAN and row.p_clean is not None and isinstance(file, bytes):
-                    self._auditor.mark(file, row.p_clean, self.deployment.version)
+                    self._auditor.mark(file, row.p_clean, self.deployment.decision)
         return rows
 
     def _row(self, path: str, scores: list[float], header: Header | None) -> Row:

@@ -56,7 +56,9 @@ def _thumbnail(photo: Photo, scorer: Scorer) -> str | None:
         file = scorer.read(photo)
         pixels = scorer.deployment.pixels(file)
         header = open_photo(file, max_pixels=scorer.settings.max_pixels)
-        turned = header.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        exif = Image.Exif()
+        exif.load(header.info.get("exif", b""))  # a TIFF has none: its size is that of the upright photo
+        turned = exif.get(ExifTags.Base.Orientation) in _TURNED
     except (PhotoError, UserError):
         return None
     width, height = reversed(header.size) if turned else header.size

@@ -61,6 +61,12 @@ class Deployment:
         return f"{self.predictor.metadata.model}-{self.predictor.sha256[:12]}"
 
     @property
+    def decision(self) -> str:
+        """Names what the precision of clean is of: the version, and T_clean where it is not the model's own."""
+        replaced = self.rule.t_clean != self.predictor.embedded.rule.t_clean
+        return f"{self.version}-T{self.rule.t_clean:.6f}" if replaced else self.version
+
+    @property
     def certified(self) -> bool:
         """Whether the precision of clean verdicts is proven: it is for the model's own T_clean, and for
         photos that its own limit does not refuse."""

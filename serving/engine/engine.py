@@ -80,7 +80,7 @@ class Engine:
         """The verdict, and whether its photo was sampled."""
         if isinstance(verdict, PhotoError) or self.auditor is None:
             return verdict
-        mark = partial(self.auditor.mark, photo, verdict.p_clean, verdict.deployment.version)
+        mark = partial(self.auditor.mark, photo, verdict.p_clean, verdict.deployment.decision)
         return replace(verdict, audit=verdict.label == CLEAN and mark())
 
     def failure(self) -> Exception | None:

@@ -45,6 +45,8 @@ def _row(row: Mapping[str, Any]) -> Row:
     p_clean, threshold = (None if row[name] in ("", None) else float(row[name]) for name in ("p_clean", "threshold"))
     if not all(0 <= value <= 1 for value in (p_clean, threshold) if value is not None):
         raise ValueError(f"{row['path']}: p_clean {p_clean}, threshold {threshold}")
+    if not isinstance(row["path"], str):
+        raise ValueError(f"path {row['path']!r} is no text")
     return Row(row["path"], row["label"] or "", p_clean, threshold, row["error"] or "")
 
 
