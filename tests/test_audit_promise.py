@@ -1,12 +1,14 @@
 """Does the promise hold? The three answers on planted judgements, and the guarantee behind them by simulation."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stages.common.base.errors import StageError
+from tests.support.workspace import ROOT
 from tools.audit_promise.__main__ import audit, main
 from tools.audit_promise.betting import FRACTIONS, Alarm, gains, rate_low
 from tools.audit_promise.judgements import read
@@ -102,6 +104,17 @@ def test_a_forecast_goes_by_the_weighted_precision(tmp_path: Path) -> None:
     path = tmp_path / "judgements.csv"
     path.write_text("\n".join([*lines[:151], *(line.replace("0.05", "0.005") for line in lines[151:])]) + "\n")
     assert audit(read(path), 0.96, 0.95).likely_next == "holds"  # 95 % of those judged are clean, 98 % by their weights
+
+
+def test_the_target_is_that_of_the_report_in_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a service that runs the released model there are no other outputs of the pipeline."""
+    (tmp_path / "reports").mkdir()
+    shutil.copy(ROOT / "reports/threshold.json", tmp_path / "reports")
+    monkeypatch.chdir(tmp_path)
+    main([str(judgements(tmp_path, ["clean"] * 3))])
+    assert "open: neither proven nor broken at a target of 95%" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("precision", [0.975, 0.85])
