@@ -249,6 +249,8 @@ def test_expressions_that_capture_nothing(folder: Path, regex: str, capsys: pyte
 
 def test_what_fits_no_path_is_told(folder: Path) -> None:
     now = predictions("now.csv", 90, 10)
+    with pytest.raises(SystemExit):
+        main([now, "--out", "drift.html"])
     with pytest.raises(StageError, match="captures nothing of any path"):
         main([now, "--source", "(camera[0-9]+)"])
     with pytest.raises(StageError, match="holds none of the photos"):
@@ -280,7 +282,8 @@ BAD_ROWS = ("a,clean,high,0.754,", "a,clean,nan,0.754,", "a,clean,1.5,0.754,", "
 
 
 @pytest.mark.parametrize(
-    "text", ["", "path,label\na,clean\n", *(f"{','.join(HEADER)}\n{row}\n" for row in ("", *BAD_ROWS))]
+    "text",
+    ["", "path,label\na,clean\n", *(f"{','.join(HEADER)}\n{row}\n" for row in ("", "a,clean,1,1,,b", *BAD_ROWS))],
 )
 def test_files_that_are_no_predictions(folder: Path, text: str) -> None:
     Path("now.csv").write_text(text)

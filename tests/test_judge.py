@@ -215,6 +215,15 @@ def test_the_book_mends_what_was_cut_short_and_keeps_no_half_line(
         assert path.read_bytes() == other.encode()
 
 
+def test_a_judgement_is_not_glued_to_a_line_that_an_editor_left_open(tmp_path: Path) -> None:
+    path = tmp_path / "judgements.csv"
+    book = Book(path)
+    book.add(name(0), "Ann", "clean")
+    path.write_bytes(path.read_bytes().rstrip())
+    book.add(name(1), "Ann", "dirty")
+    assert read(path).dirty.tolist() == [False, True]
+
+
 @pytest.mark.parametrize("left", [0, 7, 41, 42])
 def test_a_first_line_that_was_cut_short_is_written_again(left: int, tmp_path: Path) -> None:
     path = tmp_path / "judgements.csv"

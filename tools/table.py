@@ -26,6 +26,9 @@ def read_table(
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         if not set(columns) <= set(reader.fieldnames or ()):
             raise StageError(f"{path}: the first line must name the columns {', '.join(columns)}, separated by commas")
-        return [(reader.line_num, row) for row in reader]
+        rows = [(reader.line_num, row) for row in reader]
+        if longer := [number for number, row in rows if None in row]:
+            raise StageError(f"{path}, line {longer[0]}: it has more cells than the first line")
+        return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise StageError(f"cannot read {path} as a CSV file in UTF-8: {error}") from error

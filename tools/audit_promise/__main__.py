@@ -5,7 +5,8 @@ happens with a probability of at most 1 - confidence, ever, while the promise ho
 looked at after every judgement. Exit code 0: holds or open, 3: broken, 1: there is no answer, the message says why.
 
 The CSV has the columns photo and verdict (clean, dirty, unsure), and may have judge, model, judged_at and share: the
-fraction of photos called clean that is judged. Where it changed, a photo counts in the precision for all it stands for.
+fraction of photos called clean that is judged. Where it changed, a photo counts in the precision for all it stands for;
+the confidence holds for shares that are chosen without regard to the judgements.
 Photos that are unsure, or that judges see differently, count in no answer; what they might change is said beside it.
 """
 

@@ -88,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="where the paths begin: quality over time")
     parser.add_argument("--out", type=Path, default=REPORTS / "drift.json", help="and a page .html beside it")
     args = parser.parse_args(arguments)
+    if args.out.suffix == ".html":
+        parser.error("--out names the JSON file; the page is written beside it")
     certificate = Certificate.read()
     report: Report = {"predictions": args.predictions, "target": certificate.target, "covers": certificate.covers}
     report |= {"over_time": {}, "sources": {}}
@@ -114,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     if abs(threshold - certificate.t_clean) > 1e-6:
         raise StageError(
             f"{args.predictions} has T_clean {threshold:.6f}, {REPORTS}/threshold.json {certificate.t_clean:.6f}: they "
-            "are of two models; check out the commit of the model that is in service"
+            "are of two models, or THRESH was set; check out the commit of the model that is in service"
         )
     report["alarms"] = alarms(report, certificate.target)
     page = render(report, drift.edges, drift.clean, drift.dirty, now)

@@ -55,10 +55,12 @@ class Book:
             self._judges[name].add(judge)
 
     def _append(self, *rows: Sequence[str]) -> None:
-        with self._path.open("ab", buffering=0) as file:
+        with self._path.open("a+b", buffering=0) as file:
             start = file.tell()
             first, *others = rows if start else (COLUMNS, *rows)  # the file may have been moved away
-            line = csv_bytes(first, others)
+            file.seek(max(0, start - 1))
+            torn = file.read(1) not in (b"", b"\n")  # as some editors save a last line
+            line = b"\n" * torn + csv_bytes(first, others)
             try:
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
