@@ -16,7 +16,7 @@ from serving.engine.deployment import load
 from serving.engine.engine import Engine
 from serving.fetch.client import Fetcher
 from serving.process import reload, watchdog
-from serving.process.reload import Store
+from serving.process.reload import ModelStore
 from serving.settings import Settings
 from serving.web import car, middleware, predict, problems, state
 from serving.web.explain import explain
@@ -73,7 +73,7 @@ def _start(settings: Settings) -> AppState:
     return AppState(settings, engine, fetcher, Budget(settings.max_bytes_in_flight), fetching, store)
 
 
-def _start_engine(settings: Settings, store: Store | None) -> Engine:
+def _start_engine(settings: Settings, store: ModelStore | None) -> Engine:
     """An engine on the server's current model, which it then follows; outside of a server, on the configured files."""
     auditor = start_auditor(settings)
     if store is None:

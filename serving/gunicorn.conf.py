@@ -44,7 +44,7 @@ from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 from serving.front.handshakes import refuse_handshakes  # noqa: E402
 from serving.near_misses import near_misses  # noqa: E402
 from serving.process import cards, logs, metrics  # noqa: E402
-from serving.process.reload import Reloader, ReloadError, Store  # noqa: E402
+from serving.process.reload import ModelStore, Reloader, ReloadError  # noqa: E402
 from serving.settings import Settings, SettingsError  # noqa: E402
 
 _log = logging.getLogger("serving.server")
@@ -58,7 +58,7 @@ try:
     _settings = Settings.from_env()
 except SettingsError as error:
     _stop(error)
-_store = Store(_shared)
+_store = ModelStore(_shared)
 
 
 @atexit.register

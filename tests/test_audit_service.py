@@ -17,7 +17,7 @@ from serving.app import create_app
 from serving.audit import auditor as auditing
 from serving.audit import bucket
 from serving.audit.auditor import Auditor
-from serving.audit.kept import Folder, Kept, parse
+from serving.audit.kept import Kept, KeptFolder, parse
 from serving.settings import Settings, SettingsError
 from serving.stores import ReadError
 from serving.web import state
@@ -63,7 +63,7 @@ def test_only_photos_called_clean_are_drawn_and_nothing_else_is_kept(pair: Pair,
     assert [path.read_bytes() for path in kept] == [CLEAN, CLEAN]
     names = [str(path.relative_to(tmp_path)) for path in kept]
     facts = [parse(name) for name in names]
-    assert sorted(Folder(tmp_path).names()) == names == [fact.name for fact in facts if fact]
+    assert sorted(KeptFolder(tmp_path).names()) == names == [fact.name for fact in facts if fact]
     assert facts[0] and (facts[0].p_clean, facts[0].share, facts[0].model) == (1.0, 1.0, answers[0]["model"])
     page = app.test_client().get("/").text
     assert "are not kept" not in page and 'id="kept" hidden' not in page and "90 days" in page
@@ -72,12 +72,12 @@ def test_only_photos_called_clean_are_drawn_and_nothing_else_is_kept(pair: Pair,
 def test_another_threshold_is_another_promise(pair: Pair, tmp_path: Path) -> None:
     send(make(pair, AUDIT_SHARE="1", AUDIT_DIR=str(tmp_path)), CLEAN)
     answer = send(make(pair, AUDIT_SHARE="1", AUDIT_DIR=str(tmp_path), THRESH="0.3"), CLEAN)[0]
-    models = [fact.model for fact in map(parse, Folder(tmp_path).names()) if fact]
+    models = [fact.model for fact in map(parse, KeptFolder(tmp_path).names()) if fact]
     assert models == [answer["model"], answer["model"] + "-T0.300000"]
 
 
 def test_the_share_is_drawn_at_random(pair: Pair, tmp_path: Path) -> None:
-    auditor = Auditor(0.25, Folder(tmp_path), 90)
+    auditor = Auditor(0.25, KeptFolder(tmp_path), 90)
     marked = sum(auditor.mark(b"photo", 0.99, "m") for _ in range(2000))
     auditor.flush()
     assert marked == len(files(tmp_path)) and 400 < marked < 600  # 5 sigma
@@ -104,8 +104,8 @@ def test_a_slow_disk_holds_a_bounded_amount(
 ) -> None:
     monkeypatch.setattr(auditing, "WAITING_BYTES", 1000)
     disk = threading.Event()
-    monkeypatch.setattr(Folder, "put", lambda *_: disk.wait(20))
-    auditor = Auditor(1, Folder(tmp_path), 90)
+    monkeypatch.setattr(KeptFolder, "put", lambda *_: disk.wait(20))
+    auditor = Auditor(1, KeptFolder(tmp_path), 90)
     started = time.monotonic()
     assert all(auditor.mark(b"x" * 400, 0.9, "m") for _ in range(100))
     assert time.monotonic() - started < 20 and auditor._queue.qsize() <= 2
@@ -117,9 +117,9 @@ def test_a_slow_disk_holds_a_bounded_amount(
 def test_a_batch_waits_in_vain_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auditing, "WAITING_BYTES", 1000)
     disk, waited = threading.Event(), []
-    monkeypatch.setattr(Folder, "put", lambda *_: disk.wait(20))
+    monkeypatch.setattr(KeptFolder, "put", lambda *_: disk.wait(20))
     monkeypatch.setattr(Auditor, "flush", lambda _: bool(waited.append(1)))
-    auditor = Auditor(1, Folder(tmp_path), 90, patient=True)
+    auditor = Auditor(1, KeptFolder(tmp_path), 90, patient=True)
     assert all(auditor.mark(b"x" * 400, 0.9, "m") for _ in range(10)) and len(waited) == 1
     disk.set()
 
@@ -136,11 +136,11 @@ def test_an_object_store_that_is_down_harms_no_verdict(
     kept = [record.getMessage() for record in caplog.records if "could not be kept" in record.getMessage()]
     assert len(kept) == 1 and "127.0.0.1:9" in kept[0] and len(kept[0]) < 400
     with pytest.raises(ReadError):
-        list(bucket.Bucket("s3://yard/audit").names())
+        list(bucket.KeptBucket("s3://yard/audit").names())
 
 
 def test_photos_expire_and_other_files_do_not(tmp_path: Path) -> None:
-    folder, now = Folder(tmp_path), datetime.now(UTC)
+    folder, now = KeptFolder(tmp_path), datetime.now(UTC)
     for age in (0, 29, 31, 400):
         at = (now - timedelta(days=age)).strftime("%Y%m%dT%H%M%S.%fZ")
         folder.put(Kept(at, "0" * 16, 0.99, 1e-05, "hub:a/b_c-1").name, b"photo")
@@ -158,7 +158,7 @@ def test_an_object_store_keeps_them_too(pair: Pair, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bucket, "split", lambda url: (memory, url.split("/", 3)[3]))
     app = make(pair, AUDIT_SHARE="1", AUDIT_DIR="s3://yard/audit")
     send(app, CLEAN, DIRTY)
-    store = bucket.Bucket("s3://yard/audit")
+    store = bucket.KeptBucket("s3://yard/audit")
     store.put(Kept("20200101T000000.000000Z", "0" * 16, 0.99, 0.1, "m").name, b"old")
     obstore.put(memory, "audit/notes.txt", b"not ours")
     old, name = store.names()

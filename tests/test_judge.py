@@ -14,7 +14,7 @@ from PIL import Image
 from playwright import sync_api
 from werkzeug.serving import make_server
 
-from serving.audit.kept import Folder, Kept
+from serving.audit.kept import Kept, KeptFolder
 from stages.common.base.errors import StageError
 from tests.support.live import photo
 from tests.support.workspace import Workspace, jpeg
@@ -33,15 +33,15 @@ def name(number: int, digest: str | None = None) -> str:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path / "audit")
+def kept(tmp_path: Path) -> KeptFolder:
+    folder = KeptFolder(tmp_path / "audit")
     for number in range(25):
         folder.put(name(number), photo(10 * number, size=(640, 400)))
     return folder
 
 
 @pytest.fixture
-def page(browser: sync_api.Browser, kept: Folder, tmp_path: Path) -> Iterator[sync_api.Page]:
+def page(browser: sync_api.Browser, kept: KeptFolder, tmp_path: Path) -> Iterator[sync_api.Page]:
     app = create_app(kept, Book(tmp_path / "judgements.csv"), 2, HOSTS)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
@@ -65,7 +65,7 @@ def begin(page: sync_api.Page, judge: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_twenty_judgements_by_keyboard(page: sync_api.Page, kept: Folder, tmp_path: Path) -> None:
+def test_twenty_judgements_by_keyboard(page: sync_api.Page, kept: KeptFolder, tmp_path: Path) -> None:
     begin(page, "Ann")
     for number in range(20):
         sync_api.expect(page.locator("#status")).to_have_text(f"Ann · {number} judged now · {25 - number} left")
@@ -121,7 +121,7 @@ def test_no_verdict_before_its_photo_is_seen(page: sync_api.Page, tmp_path: Path
 
 
 def test_a_photo_that_is_gone_and_a_page_that_is_loaded_again(
-    page: sync_api.Page, kept: Folder, tmp_path: Path
+    page: sync_api.Page, kept: KeptFolder, tmp_path: Path
 ) -> None:
     names = list(kept.names())
     page.route(
@@ -170,13 +170,13 @@ def test_a_photo_that_is_gone_and_a_page_that_is_loaded_again(
         ("/next?judge=%00", 400),
     ],
 )
-def test_only_kept_photos_are_shown(path: str, status: int, kept: Folder, tmp_path: Path) -> None:
+def test_only_kept_photos_are_shown(path: str, status: int, kept: KeptFolder, tmp_path: Path) -> None:
     client = create_app(kept, Book(tmp_path / "judgements.csv"), 1, HOSTS).test_client()
     assert client.get(path).status_code == status
     assert client.get(path, headers={"Host": "evil.example"}).status_code == 400
 
 
-def test_a_judgement_is_json_about_a_kept_photo(kept: Folder, tmp_path: Path) -> None:
+def test_a_judgement_is_json_about_a_kept_photo(kept: KeptFolder, tmp_path: Path) -> None:
     client = create_app(kept, Book(tmp_path / "judgements.csv"), 1, HOSTS).test_client()
     good = {"photo": name(0), "judge": '=Ann,"\n', "verdict": "clean"}
     for body in ({**good, "verdict": "maybe"}, {**good, "photo": "x"}, [], {**good, "judge": ""}, good):
@@ -242,14 +242,14 @@ def test_two_judges_at_once_are_shown_different_photos(tmp_path: Path) -> None:
     assert book.left(names, "Bob", 1) == [names[0]]  # Ann has gone home
 
 
-def test_nobody_cannot_judge(kept: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_cannot_judge(kept: KeptFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tools.judge.__main__.make_server", pytest.fail)
     with pytest.raises(SystemExit):
         judge([str(kept.path), "--out", str(tmp_path / "judgements.csv"), "--judges", "0"])
 
 
 def test_judged_photos_become_training_photos(
-    workspace: Workspace, kept: Folder, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, kept: KeptFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(7)
     shown = {number: jpeg(rng, dirty=True) for number in range(4)}
@@ -258,7 +258,7 @@ def test_judged_photos_become_training_photos(
     Image.open(io.BytesIO(held)).save(smaller, "PNG")
     shown |= {4: held, 5: smaller.getvalue(), 6: next(workspace.data.glob("train/dirty/*.jpg")).read_bytes(), 7: b"?"}
     shown[10] = smaller.getvalue()[:-500]  # its header can be read
-    book, store = Book(Path("judgements.csv")), Folder(Path("audit"))
+    book, store = Book(Path("judgements.csv")), KeptFolder(Path("audit"))
     for number, data in shown.items():
         store.put(name(number), data)
         book.add(name(number), "Ann", "dirty" if number in (0, 6) else "clean")

@@ -14,7 +14,7 @@ import pytest
 
 from serving.process import logs
 from serving.process.metrics import LOG_LINES_DROPPED
-from serving.process.reload import Store
+from serving.process.reload import ModelStore
 
 
 @pytest.fixture
@@ -85,4 +85,4 @@ def test_metrics_take_their_room_ahead_or_leave_nothing(tmp_path: Path, disk: st
 
 def test_a_reason_that_did_not_fit_on_the_disk_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "refused").write_text("")
-    assert "disk is full" in str(Store(tmp_path).refused)
+    assert "disk is full" in str(ModelStore(tmp_path).refused)

@@ -28,7 +28,7 @@ def test_what_is_too_large_is_not_copied(tmp_path: Path, monkeypatch: pytest.Mon
         file.truncate(onnx_check.MAX_BYTES + 1)  # without taking any room
     for model, reason in ((large, "larger than"), (Path("/dev/zero"), "not a file")):
         with pytest.raises(reload.ReloadError, match=f"{model} is {reason}"):
-            reload.Store(tmp_path).publish(model, large)
+            reload.ModelStore(tmp_path).publish(model, large)
     assert not list(tmp_path.glob("model-*"))
 
 
@@ -38,8 +38,8 @@ def test_a_published_model_stays_where_the_folder_is_a_link(tmp_path: Path, monk
     model.write_bytes(b"a model")
     (tmp_path / "real").mkdir()
     link.symlink_to("real")
-    monkeypatch.setattr(reload.Store, "_try", lambda self, copy: None)
-    store = reload.Store(link)
+    monkeypatch.setattr(reload.ModelStore, "_try", lambda self, copy: None)
+    store = reload.ModelStore(link)
     for _ in range(3):
         store.publish(model, None)
         assert (store.current / "best.onnx").read_bytes() == b"a model"
@@ -68,7 +68,7 @@ def test_a_failed_reload_is_tried_again_with_growing_pauses(tmp_path: Path, monk
 
     loaded = point(tmp_path, "model-1")
     new = point(tmp_path, "model-2")
-    reload.follow(reload.Store(tmp_path), loaded, change)
+    reload.follow(reload.ModelStore(tmp_path), loaded, change)
     assert done.wait(10)
     assert tried == [new] * 5 and RELOADS.labels("failed")._value.get() == failed + 4
     assert pauses[:5] == [0.01, 0.02, 0.04, 0.05, 0.05]

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from serving.audit.auditor import Store, open_store
+from serving.audit.auditor import AuditStore, open_store
 from serving.audit.kept import parse
 from serving.inference.photo.decode import open_photo
 from serving.inference.photo.errors import PhotoError
@@ -30,7 +30,7 @@ from tools.shell import DVC, ask
 SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "HEIF": "heic", "TIFF": "tif"}
 
 
-def fetch(verdicts: dict[str, str], store: Store, root: Path, staging: Path) -> tuple[list[Photo], Counter[str]]:
+def fetch(verdicts: dict[str, str], store: AuditStore, root: Path, staging: Path) -> tuple[list[Photo], Counter[str]]:
     """Copy the judged photos that `root` does not hold to `staging`, as train photos; and why the others are left."""
     photos, left = [], Counter[str]()
     there = {path.stem for path in root.glob("*/*/audit-*")}

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from serving.audit.bucket import Bucket
-from serving.audit.kept import Folder, Kept
+from serving.audit.bucket import KeptBucket
+from serving.audit.kept import Kept, KeptFolder
 from serving.engine.budget import Budget
 from serving.process import metrics
 from serving.settings import Settings, SettingsError
@@ -33,7 +33,7 @@ HOUR = 3600.0
 _random = random.SystemRandom()  # processes that fork share the state of any other
 
 
-class Store(Protocol):
+class AuditStore(Protocol):
     """Where photos are kept; methods raise OSError or ReadError."""
 
     def put(self, name: str, photo: bytes) -> None: ...
@@ -50,13 +50,13 @@ def start_auditor(settings: Settings, *, patient: bool = False) -> Auditor | Non
     return Auditor(settings.audit_share, store, settings.audit_days, patient=patient)
 
 
-def open_store(place: str) -> Store:
+def open_store(place: str) -> AuditStore:
     """The store at a place. Raises SettingsError for no writable folder, UserError for a package that is missing."""
     if place.startswith(STORES):
-        return Bucket(place)
+        return KeptBucket(place)
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK) or not os.path.isdir(place):
         raise SettingsError(f"AUDIT_DIR={place} is not a folder that this process can write to; make it, or mount it")
-    return Folder(Path(place))
+    return KeptFolder(Path(place))
 
 
 class Auditor:
@@ -65,7 +65,7 @@ class Auditor:
     A `patient` one waits for a slow disk instead of losing photos, for programs in which nobody waits for a verdict.
     """
 
-    def __init__(self, share: float, store: Store | None, days: int, *, patient: bool = False) -> None:
+    def __init__(self, share: float, store: AuditStore | None, days: int, *, patient: bool = False) -> None:
         self._share, self._store, self._days, self._patient = share, store, days, patient
         self._room = Budget(WAITING_BYTES)
         self._queue: queue.SimpleQueue[tuple[Kept, bytes]] = queue.SimpleQueue()
@@ -101,7 +101,7 @@ class Auditor:
             log.error("AUDIT_DIR is too slow: not all photos to judge are kept")
         return not waiting
 
-    def _work(self, store: Store) -> None:
+    def _work(self, store: AuditStore) -> None:
         expired = float("-inf")
         while True:
             if time.monotonic() - expired > HOUR:
@@ -120,7 +120,7 @@ class Auditor:
             finally:
                 self._room.give(len(photo))
 
-    def _expire(self, store: Store) -> None:
+    def _expire(self, store: AuditStore) -> None:
         try:
             if deleted := store.expire(self._days):
                 log.info("deleted %d photos in AUDIT_DIR that are older than %d days", deleted, self._days)

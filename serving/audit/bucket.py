@@ -8,7 +8,7 @@ from serving.audit.kept import first_day, parse
 from serving.stores import extra, reading, split
 
 
-class Bucket:
+class KeptBucket:
     """Kept photos below a prefix such as s3://bucket/audit. Raises UserError where obstore is not installed; methods
     raise ReadError."""
 

@@ -53,7 +53,7 @@ def first_day(days: int) -> str:
     return (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
 
 
-class Folder:
+class KeptFolder:
     """Kept photos in a folder of this machine."""
 
     def __init__(self, path: Path) -> None:

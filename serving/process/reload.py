@@ -44,7 +44,7 @@ def files(folder: Path) -> tuple[Path, Path | None]:
     return folder / "best.onnx", threshold if threshold.exists() else None
 
 
-class Store:
+class ModelStore:
     """Copies of models in one folder: `current` is a link to the one in service."""
 
     def __init__(self, folder: Path) -> None:
@@ -157,7 +157,7 @@ def _copy(original: Path, file: Path, limit: int) -> None:
     shutil.copyfile(original, file)
 
 
-def follow(store: Store, loaded: Path, reload: Callable[[Path], None]) -> None:
+def follow(store: ModelStore, loaded: Path, reload: Callable[[Path], None]) -> None:
     """Start a thread that calls `reload` with the current copy's folder whenever it is another than `loaded`.
 
     The copy was tried before, so whatever `reload` raises comes from this process's state, such as a lack of memory: it
@@ -183,7 +183,7 @@ def follow(store: Store, loaded: Path, reload: Callable[[Path], None]) -> None:
     threading.Thread(target=watch, name="follow-model", daemon=True).start()
 
 
-def store_from_env() -> Store | None:
+def store_from_env() -> ModelStore | None:
     """The server's store, or None outside of it."""
     folder = os.environ.get(STORE)
-    return Store(Path(folder)) if folder else None
+    return ModelStore(Path(folder)) if folder else None

@@ -10,7 +10,7 @@ from flask import Flask, current_app
 from serving.engine.budget import Budget
 from serving.engine.engine import Engine
 from serving.fetch.client import Fetcher
-from serving.process.reload import Store
+from serving.process.reload import ModelStore
 from serving.settings import Settings
 
 KEY = "dirtycar"  # of an app's extensions
@@ -25,7 +25,7 @@ class AppState:
     fetcher: Fetcher
     bytes: Budget  # of bodies and fetched photos
     fetching: threading.BoundedSemaphore  # places for URLs that are being fetched
-    store: Store | None  # None outside of gunicorn
+    store: ModelStore | None  # None outside of gunicorn
 
 
 def current() -> AppState:

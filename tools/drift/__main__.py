@@ -27,7 +27,7 @@ from stages.split_check.groups import id_of
 from stages.split_check.scan import photo_stats
 from tools.drift.page import render
 from tools.drift.predictions import read_file, read_metrics
-from tools.drift.reference import FEWEST, SURE, Certificate, Drift, Report
+from tools.drift.reference import FEWEST, SURE, Certificate, Reference, Report
 
 BLOCKS = 12  # of the rows, where no time is given
 LOOKED_AT = 40  # photos of each block whose quality is measured
@@ -97,29 +97,29 @@ def main(arguments: list[str] | None = None) -> None:
         if args.source or args.time or args.photos:
             parser.error("--source, --time and --photos take a file of predictions: a service counts all photos as one")
         now, edges, threshold, rates, reloaded = read_metrics(args.predictions)
-        drift = Drift(certificate, edges)
-        report["now"] = {"photos": int(now.photos), "refused": rates, **drift.now(now)}
+        reference = Reference(certificate, edges)
+        report["now"] = {"photos": int(now.photos), "refused": rates, **reference.now(now)}
         if reloaded:
             report["now"]["note"] = "the service has reloaded its model since it started: some counts may be of another"
     else:
         rows, threshold = read_file(Path(args.predictions))
-        drift = Drift(certificate)
-        now = drift.scores([row.p_clean for row in rows if row.p_clean is not None])
-        report["now"] = drift.rows(rows)
+        reference = Reference(certificate)
+        now = reference.scores([row.p_clean for row in rows if row.p_clean is not None])
+        report["now"] = reference.rows(rows)
         for name, part in split_by(rows, args.time).items():
-            report["over_time"][name] = drift.rows(part) | (quality(part, args.photos) if args.photos else {})
+            report["over_time"][name] = reference.rows(part) | (quality(part, args.photos) if args.photos else {})
         if args.photos and not any(Quality._fields[0] in one for one in report["over_time"].values()):
             raise StageError(f"{args.photos} holds none of the photos that were tried; the first is {rows[0].path!r}")
         if args.source:
             sources = split_by(rows, args.source)
-            report["sources"] = {name: drift.rows(part, len(sources)) for name, part in sources.items()}
+            report["sources"] = {name: reference.rows(part, len(sources)) for name, part in sources.items()}
     if abs(threshold - certificate.t_clean) > 1e-6:
         raise StageError(
             f"{args.predictions} has T_clean {threshold:.6f}, {REPORTS}/threshold.json {certificate.t_clean:.6f}: they "
             "are of two models, or THRESH was set; check out the commit of the model that is in service"
         )
     report["alarms"] = alarms(report, certificate.target)
-    page = render(report, drift.edges, drift.clean, drift.dirty, now)
+    page = render(report, reference.edges, reference.clean, reference.dirty, now)
     write_atomically({args.out: json_bytes(report), args.out.with_suffix(".html"): page.encode()})
     notes = filter(None, [report["now"].get("note")])
     print(*(report["alarms"] or ["no alarm"]), *notes, f"{args.out.with_suffix('.html')} shows the curves.", sep="\n")

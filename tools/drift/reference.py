@@ -52,8 +52,8 @@ class Certificate:
         return 1 / (1 + self.ratio_high / (1 / self.target - 1))
 
 
-class Drift:
-    """The reference, which is val and test together, and what present photos look like beside it."""
+class Reference:
+    """The predictions on val and test, and what present photos look like beside them."""
 
     def __init__(self, certificate: Certificate, edges: Floats | None = None) -> None:
         """`edges` of the bins, where present scores come in bins. Raises StageError for no predictions."""

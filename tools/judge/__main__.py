@@ -15,7 +15,7 @@ from flask import Flask, Response, jsonify, request, send_from_directory
 from werkzeug.exceptions import BadRequest, NotFound
 from werkzeug.serving import make_server
 
-from serving.audit.auditor import Store, open_store
+from serving.audit.auditor import AuditStore, open_store
 from serving.audit.kept import parse
 from serving.inference.photo.decode import open_photo, upright_rgb
 from serving.inference.photo.errors import PhotoError
@@ -30,7 +30,7 @@ AHEAD = 3  # photos that a browser loads before their turn
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 
 
-def create_app(store: Store, book: Book, judges: int, hosts: list[str] | None) -> Flask:
+def create_app(store: AuditStore, book: Book, judges: int, hosts: list[str] | None) -> Flask:
     """The page's application. `hosts`: the only names it answers to, so that no other site's page can reach it."""
     app = Flask(__name__, static_folder="static")
     app.config["TRUSTED_HOSTS"] = hosts
@@ -78,7 +78,7 @@ def _judge(name: Any) -> str:
     return name.strip()
 
 
-def _kept(store: Store, name: str) -> bytes:
+def _kept(store: AuditStore, name: str) -> bytes:
     """The bytes of a kept photo, and of no other file."""
     if parse(name) is None:
         raise NotFound
