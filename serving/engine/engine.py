@@ -74,14 +74,7 @@ class Engine:
                     metrics.UNUSABLE.labels(verdict.reason).inc()
         if self.auditor is None:
             return verdicts
-        return [self._audited(photo, verdict) for photo, verdict in zip(photos, verdicts, strict=True)]
-
-    def _audited(self, photo: bytes, verdict: Verdict | PhotoError) -> Verdict | PhotoError:
-        """The verdict, and whether its photo was sampled."""
-        if isinstance(verdict, PhotoError) or self.auditor is None:
-            return verdict
-        mark = partial(self.auditor.mark, photo, verdict.p_clean, verdict.deployment.decision)
-        return replace(verdict, audit=verdict.label == CLEAN and mark())
+        return [_audited(self.auditor, photo, verdict) for photo, verdict in zip(photos, verdicts, strict=True)]
 
     def failure(self) -> Exception | None:
         """What keeps a built-in photo from going through the whole path, if anything; tried at most once a second."""
@@ -124,6 +117,14 @@ class Engine:
             return [_verdict(results[i], found[i], started + seconds, deployment) for i in range(len(photos))]
         finally:
             self.batcher.drop(list(results.values()))  # after a failure: nobody waits for what has not begun
+
+
+def _audited(auditor: Auditor, photo: bytes, verdict: Verdict | PhotoError) -> Verdict | PhotoError:
+    """The verdict, and whether its photo is to be judged by people."""
+    if isinstance(verdict, PhotoError):
+        return verdict
+    marked = verdict.label == CLEAN and auditor.mark(photo, verdict.p_clean, verdict.deployment.decision)
+    return replace(verdict, audit=marked)
 
 
 def _submit_decoded(

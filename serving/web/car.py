@@ -53,7 +53,7 @@ def _judge(photos: Sequence[bytes | UrlError]) -> Response:
     sent = list(dict.fromkeys(photo for photo in photos if isinstance(photo, bytes)))
     scored = dict(zip(sent, state.engine.predict(sent), strict=True))
     if busy := next((result for result in scored.values() if isinstance(result, DecodersBusy)), None):
-        raise busy  # a car is not judged without a view that was sent
+        return as_problem(busy).response()  # a car is not judged without a view that was sent
     # A photo sent twice is one view: a second one would lower the threshold and show nothing more.
     results = [photo if isinstance(photo, UrlError) else scored.pop(photo, None) for photo in photos]
     verdicts = [result for result in results if isinstance(result, Verdict)]
