@@ -81,7 +81,7 @@ def test_compose_runs_it_without_rights_on_a_gpu_with_every_setting_and_a_proxy(
     assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
     assert service["volumes"] == ["./artifacts:/app/artifacts:ro"]
     assert service["read_only"] and service["tmpfs"] == ["/tmp"]
-    assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+    assert service["deploy"]["resources"]["limits"].keys() == {"memory", "pids"}
     assert service["env_file"] == [{"path": ".env", "required": False}]
     ours = {"HOST": "0.0.0.0", "PORT": 8000, "HEALTH_PORT": 8001}
     assert service["environment"] == ours | {"REQUIRE_CERTIFIED": "${REQUIRE_CERTIFIED:-1}"}
