@@ -77,6 +77,21 @@ def test_an_empty_class_and_a_missing_split_are_named(workspace: Workspace) -> N
     workspace.refuses("split_check", "val/dirty", "No such file")
 
 
+@pytest.mark.parametrize("defect", ["few", "unreadable", "one car"])
+def test_too_few_cars_for_a_later_stage_stop_the_first(mended: Workspace, defect: str) -> None:
+    if defect == "few":
+        for photo in list(mended.data.glob("train/dirty/*.jpg"))[1:]:
+            photo.unlink()
+    for photo in list(mended.data.glob("val/*/*.jpg")):
+        if defect == "one car":
+            photo.rename(photo.with_name(f"car1_view{photo.stem}.jpg"))
+        elif defect == "unreadable" and photo.parent.name == "clean":
+            photo.write_bytes(b"")
+    words = {"few": "train/dirty: 1 cars", "unreadable": "val/clean: 0 cars", "one car": "val: 1 cars"}
+    mended.refuses("split_check", words[defect])
+    assert not Path(REPORT).exists()
+
+
 def test_a_name_that_is_not_utf8_and_a_linked_folder_are_named(workspace: Workspace) -> None:
     source = workspace.data / "val/clean/000.jpg"
     odd = Path(os.fsdecode(os.fsencode(source.parent) + b"/T\xfcr.jpg"))

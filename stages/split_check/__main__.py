@@ -29,7 +29,8 @@ def main() -> None:
     checked = check(scan(root, photos), params.split_check, params.data.car_regex)
     findings = Findings.of(checked, params.data.root)
     findings.write()  # before stopping: that is when it is needed most
-    if not checked.stops:
+    stops = [*map(str, checked.stops), *checked.lacking]
+    if not stops:
         write_atomically(
             {
                 EXCLUSIONS: csv_bytes(["path", "reason"], ((one.path, one.reason) for one in checked.excluded)),
@@ -43,8 +44,8 @@ def main() -> None:
         write_page()
     except StageError as error:  # a list of an earlier audit, which the gate does not hang on
         print(f"WARNING: {PAGE} was not written: {error}")
-    if checked.stops:
-        text = "\n".join(map(str, checked.stops))
+    if stops:
+        text = "\n".join(stops)
         raise StageError(
             f"the photos in {root} are not fit to train on\n{text}\n{FINDINGS} has all of it. Mend the photos, then "
             f"`dvc add {root}` and `dvc repro`; or see `split_check` in params.yaml."

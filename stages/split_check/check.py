@@ -1,8 +1,10 @@
 """Everything that is checked: a pure function of the scanned photos and of the params."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from serving.inference.verdict.rule import CLASSES
 from stages.split_check.drift import Drift, find_drift
 from stages.split_check.groups import JOINING, Group, Link, exact_links, group_table, groups, id_links, id_of
 from stages.split_check.near.search import near_links
@@ -10,6 +12,10 @@ from stages.split_check.params import SplitCheckParams
 from stages.split_check.policy import Exclusion, Ruling, exclusions, judge
 from stages.split_check.scan import ScannedPhoto
 from stages.split_check.shortcuts import Shortcut, find_shortcuts
+
+# Cars without which a later stage stops: train holds one of each class out.
+NEEDED = {"train/clean": 2, "train/dirty": 2, "val": 2}
+NEEDED |= dict.fromkeys(("val/clean", "val/dirty", "test/clean", "test/dirty"), 1)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,20 @@ class Checked:
     def stops(self) -> list[Ruling]:
         """What stands against training."""
         return [ruling for ruling in self.rulings if ruling.policy == "fail"]
+
+    @property
+    def lacking(self) -> list[str]:
+        """The folders with too few cars, in words."""
+        cars = defaultdict[str, set[str]](set)
+        for one in self.usable:
+            for folder in (one.split, f"{one.split}/{CLASSES[one.photo.label]}"):
+                cars[folder].add(self.group_of[one.name])
+        return [
+            f"{folder}: {len(cars[folder])} cars or sessions that are not left out, at least {needed} needed; add "
+            "photos of others, or mend data.car_regex"
+            for folder, needed in NEEDED.items()
+            if len(cars[folder]) < needed
+        ]
 
 
 def find_links(scanned: Sequence[ScannedPhoto], params: SplitCheckParams, car_regex: str | None = None) -> list[Link]:
