@@ -92,6 +92,12 @@ def test_too_few_cars_for_a_later_stage_stop_the_first(mended: Workspace, defect
     assert not Path(REPORT).exists()
 
 
+def test_a_folder_where_no_photo_can_be_read_is_named(mended: Workspace) -> None:
+    for photo in mended.data.rglob("*.jpg"):
+        photo.write_bytes(b"")
+    mended.refuses("split_check", "train/clean: 0 cars", "test/dirty: 0 cars")
+
+
 def test_a_name_that_is_not_utf8_and_a_linked_folder_are_named(workspace: Workspace) -> None:
     source = workspace.data / "val/clean/000.jpg"
     odd = Path(os.fsdecode(os.fsencode(source.parent) + b"/T\xfcr.jpg"))
