@@ -98,12 +98,16 @@ def test_a_folder_where_no_photo_can_be_read_is_named(mended: Workspace) -> None
     mended.refuses("split_check", "train/clean: 0 cars", "test/dirty: 0 cars")
 
 
-def test_a_name_that_is_not_utf8_and_a_linked_folder_are_named(workspace: Workspace) -> None:
+def test_a_name_that_no_list_can_hold_and_a_linked_folder_are_named(workspace: Workspace) -> None:
     source = workspace.data / "val/clean/000.jpg"
     odd = Path(os.fsdecode(os.fsencode(source.parent) + b"/T\xfcr.jpg"))
     shutil.copy(source, odd)
     workspace.refuses("split_check", r"b'val/clean/T\xfcr.jpg' is not UTF-8; rename the file")
     odd.unlink()
+    icon = source.with_name("Icon\r")
+    icon.touch()
+    workspace.refuses("split_check", r"'val/clean/Icon\r' holds a carriage return; rename or remove the file")
+    icon.unlink()
     (workspace.data / "val/clean/nas").symlink_to(workspace.data / "train/clean")
     workspace.refuses("split_check", "val/clean/nas is a link to a folder")
 

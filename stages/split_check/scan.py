@@ -115,6 +115,8 @@ def scan(root: Path, photos: Sequence[Photo]) -> list[ScannedPhoto]:
 
 
 def scan_photo(root: Path, photo: Photo) -> ScannedPhoto:
+    if "\r" in photo.name:  # such as the Icon\r of macOS; csv does not quote it, and so reads two rows
+        raise StageError(f"{root}: the name {photo.name!r} holds a carriage return; rename or remove the file")
     first = PurePosixPath(photo.name).parts[0]
     broken = ScannedPhoto(photo, first if first in SPLITS else "", 0, "", None, (), None)
     try:
