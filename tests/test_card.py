@@ -69,6 +69,14 @@ def test_a_model_that_is_not_certified_and_sources(copy: Workspace) -> None:
     )
 
 
+def test_a_card_of_a_dirty_verdict_alone_that_is_not_certified_says_why(copy: Workspace) -> None:
+    reports: dict[str, Any] = card.read_reports()
+    promise = reports["threshold"]["promise"]
+    promise |= {"clean": promise["clean"] | {"reason": None}, "dirty": {"reason": "too few clean cars"}}
+    text = card.render(reports, HAND, {}, FACTS)
+    assert "**Not certified**: too few clean cars\n" in text and "None" not in text
+
+
 def test_every_mistake_is_on_the_page(pipeline: Workspace, browser: sync_api.Browser) -> None:
     path = pipeline.folder / "reports/mistakes.html"
     rule = Predictor(pipeline.folder / "artifacts/best.onnx").threshold.rule
