@@ -64,7 +64,7 @@ def test_without_a_proof_the_best_threshold_and_the_reason_are_given() -> None:
 def test_scores_that_mislead_are_not_helped_by_more_photos() -> None:
     decision = choose(*photos(100, 100, -1.0))
     assert not decision.certified and decision.more_dirty is None
-    assert decision.recall_with_more is None and "too many dirty ones" in str(decision.reason)
+    assert decision.recall_with_more is None and "20 times as many" in str(decision.reason)
 
 
 @pytest.mark.parametrize(("present", "missing"), [(True, "dirty"), (False, "clean")])
@@ -112,6 +112,13 @@ def test_a_false_clean_limit_that_alone_is_out_of_reach_is_named_alone() -> None
     assert decision.reachable_false_clean_rate == pytest.approx(1 - 0.05 ** (1 / 60))
     assert decision.more_dirty is not None and 60 + decision.more_dirty >= 99
     assert "at most 0.03 of the dirty" in str(decision.reason)
+
+
+def test_a_few_photos_that_no_score_mixes_up_are_blamed_on_no_score() -> None:
+    decision = choose([True, False], [0.9, 0.1])
+    assert decision.more_dirty is None and str(decision.reason).endswith(
+        "20 times as many that score alike would hardly do"
+    )
 
 
 def test_what_it_takes_is_counted_in_cars() -> None:

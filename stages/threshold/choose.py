@@ -127,7 +127,7 @@ def _unproven(decision: Decision, cuts: Cuts, promise: Promise, foretell: bool) 
 def _need(more: Forecast | None, promise: Promise) -> str:
     accepted, other = promise.names
     if more is None:
-        return f"; even 20 times as many would hardly do: too many {other} ones score like {accepted} ones"
+        return "; even 20 times as many that score alike would hardly do"
     return (
         f"; {more.more_dirty} more {other} {promise.unit}, and {accepted} ones in proportion, would do with a chance "
         f"of {CHANCE:.0%} if they score alike, at a recall of about {more.recall:.2f}"
