@@ -60,7 +60,7 @@ def test_cars_that_leave_no_photo_of_a_class_are_named(workspace: Workspace) -> 
     predictions(workspace.folder, 60, 3, 3.0)  # one group each for clean cars, and one that a clean photo stands for
     one = {*range(30), 60, 61, 62}
     regroup(lambda i: "one" if i in one else str(i))
-    workspace.refuses("threshold", "val has 31 cars or sessions", "none of them is dirty", "data.car_regex")
+    workspace.refuses("threshold", "31 cars or sessions with usable photos", "none of them is dirty", "data.car_regex")
 
 
 def test_a_poor_model_is_said_not_to_be_certified(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,7 +55,7 @@ def decide(val: Predictions, params: ThresholdParams) -> dict[str, Decision]:
     counted = val.is_clean[one_per_car(val.groups, len(val.groups))]
     if counted.all() or not counted.any():
         raise StageError(
-            f"val has {len(counted)} cars or sessions (one photo each is used) and none of them is "
+            f"val has {len(counted)} cars or sessions with usable photos (one each is used) and none of them is "
             f"{'dirty' if counted.all() else 'clean'}; add such photos to val, or mend data.car_regex"
         )
     clean = decide_clean(val, params)
