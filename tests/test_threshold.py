@@ -121,6 +121,11 @@ def test_a_few_photos_that_no_score_mixes_up_are_blamed_on_no_score() -> None:
     )
 
 
+def test_a_target_below_all_that_are_tried_instead_is_compared_with_none() -> None:
+    clean, p = photos(3, 6, 0.0)
+    assert "a precision of 0.45 with" in str(choose(clean, p, target_precision=0.45).reason)
+
+
 def test_what_it_takes_is_counted_in_cars() -> None:
     clean, p = photos(60, 20, 1.5)
     cars = np.repeat(np.arange(80), 3)

@@ -103,8 +103,8 @@ def _unproven(decision: Decision, cuts: Cuts, promise: Promise, foretell: bool) 
     missing, precision, limit = [], None, None
     if precise(cuts, promise) < 0:
         precision = reachable_precision(cuts, promise)
-        can = "not even 0.5" if precision is None else f"but {precision:g} can be promised"
-        missing.append(f"a precision of {promise.target:g} ({can})")
+        can = " (not even 0.5)" if precision is None else f" (but {precision:g} can be promised)"
+        missing.append(f"a precision of {promise.target:g}{can if promise.target > LOWER_TARGETS[-1] else ''}")
     if within_limit(cuts, promise) < 0:
         limit = float(rate_high(cuts.dirty[0], cuts.n_dirty, promise.alpha))
         can = f"but {np.ceil(limit * 1000) / 1000:g} can be promised"
