@@ -56,6 +56,15 @@ def test_a_good_model_is_certified_and_a_lower_target_lowers_t(workspace: Worksp
     assert result()["T_clean"] < strict["T_clean"]
 
 
+def test_a_rate_that_has_nothing_to_divide_by_is_not_printed(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions(workspace.folder, 30, 3, -60.0)
+    result()
+    said = capsys.readouterr().out
+    assert "on test: photos 33, dirty_as_clean 3, precision_clean 0.9091" in said and "precision_dirty" not in said
+
+
 def test_cars_that_leave_no_photo_of_a_class_are_named(workspace: Workspace) -> None:
     predictions(workspace.folder, 60, 3, 3.0)  # one group each for clean cars, and one that a clean photo stands for
     one = {*range(30), 60, 61, 62}

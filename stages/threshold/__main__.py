@@ -150,7 +150,8 @@ def main() -> None:
     report = found | on_test | {"at_dirty_shares": tables.shares, "at_targets": tables.targets}
     write_atomically({**plots(tables), THRESHOLD: json_bytes(found, digits=None), REPORT: json_bytes(report)})
     certified = "certified" if found["certified"] else "NOT certified"
-    print(f"T_clean {rule.t_clean:.4f}, {certified} as one of {params.tries} (threshold.tries); on test: {turned_out}")
+    rates = ", ".join(f"{name} {round(value, 4)}" for name, value in turned_out.items() if value is not None)
+    print(f"T_clean {rule.t_clean:.4f}, {certified} as one of {params.tries} (threshold.tries); on test: {rates}")
 
 
 if __name__ == "__main__":
