@@ -58,12 +58,12 @@ def test_a_model_that_is_not_certified_and_sources(copy: Workspace) -> None:
         row["precision"] = None
     path = Path("artifacts/predictions/test.csv")
     header, *rows = path.read_text().splitlines()
-    path.write_text("\n".join([header, *(row + ("yard" if "dirty" in row else "") for row in rows)]))
+    path.write_text("\n".join([header, *(row + ("<b>|" if "dirty" in row else "") for row in rows)]))
     results = read_results(Rule(0.5))
     text = card.render(reports, HAND, by_source(results), FACTS)
     assert (
         "**Not certified**: too few dirty cars" in text
-        and "of yard |" in text
+        and "of &lt;b&gt;&#124; |" in text
         and "of other |" in text
         and "between them uncertain" in text
     )
