@@ -126,6 +126,12 @@ def test_a_folder_that_cannot_be_listed_is_named(workspace: Workspace, monkeypat
         list_photos(workspace.data, "val")
 
 
+def test_what_lies_beside_the_folders_of_the_layout_is_named(workspace: Workspace) -> None:
+    (workspace.data / "val/unsure").mkdir()
+    said = workspace.run("split_check").stdout
+    assert said.count("no stage reads") == 1 and "no stage reads data_cars/val/unsure, whose name" in said
+
+
 def test_hidden_files_are_no_photos_and_subfolders_are_searched(workspace: Workspace) -> None:
     (workspace.data / "train/clean/.DS_Store").write_bytes(b"x")
     (workspace.data / "train/clean/yard").mkdir()

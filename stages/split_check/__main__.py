@@ -6,6 +6,7 @@ place and content. The same photos give the same file, so nothing after it rerun
 
 from pathlib import Path
 
+from serving.inference.verdict.rule import CLASSES
 from stages.common.base.errors import StageError, run_stage
 from stages.common.base.files import csv_bytes, json_bytes, write_atomically
 from stages.common.base.params import load
@@ -51,6 +52,10 @@ def main() -> None:
             f"`dvc add {root}` and `dvc repro`; or see `split_check` in params.yaml."
         )
     print(findings.outlook)
+    for folder, names in {root: SPLITS, **{root / split: CLASSES for split in SPLITS}}.items():
+        for path in sorted(folder.glob("[!.]*")):
+            if path.name not in names:
+                print(f"WARNING: no stage reads {path}, whose name is none of {', '.join(names)}")
     for warning in findings.warnings:
         print(f"WARNING: {warning}")
 
