@@ -50,6 +50,13 @@ def test_a_report_that_lacks_something_is_an_error(copy: Workspace) -> None:
         card.render(reports, HAND, {}, FACTS)
 
 
+def test_too_few_cars_for_shortcuts_leave_them_out(copy: Workspace) -> None:
+    reports = card.read_reports()
+    assert "A trivial feature" in card.render(reports, HAND, {}, FACTS)
+    reports["split_check"]["shortcut_auc"] = {}
+    assert "A trivial feature" not in card.render(reports, HAND, {}, FACTS)
+
+
 def test_a_model_that_is_not_certified_and_sources(copy: Workspace) -> None:
     reports: dict[str, Any] = card.read_reports()
     reports["threshold"] |= {"certified": False, "T_low": 0.1}

@@ -47,7 +47,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, key: str, value: Any) -> None:
         load(Params, change(tmp_path, key, value))
 
 
-@pytest.mark.parametrize("key", ["train.lr", "train", "model", "data.root", "train.augment.flip"])
+@pytest.mark.parametrize("key", ["train.lr", "train", "model", "data.root", "train.augment.flip", "data.car_regex"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(ParamsError, match=f"{key}: missing"):
         load(Params, change(tmp_path, key, None, remove=True))
